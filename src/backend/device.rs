@@ -1,0 +1,132 @@
+//! The seam between the engine and a device.
+
+use crate::kernel::{Buffer, Call, Matrix};
+use crate::quant::DType;
+use std::fmt;
+
+/// What a device is, for users and for decisions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceInfo {
+    /// Adapter or processor name.
+    pub name: String,
+    /// Kind of device.
+    pub kind: DeviceKind,
+    /// API and driver, or SIMD path and thread count.
+    pub driver: String,
+    /// Largest single buffer, bytes.
+    pub buffer_bytes_max: u64,
+}
+
+/// Kinds of device, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceKind {
+    /// A GPU with its own memory.
+    DiscreteGpu,
+    /// A GPU that shares the host's memory.
+    IntegratedGpu,
+    /// A GPU handed through by a hypervisor, or one of unknown kind.
+    OtherGpu,
+    /// A graphics API emulated on the CPU (llvmpipe).
+    SoftwareGpu,
+    /// The CPU, native kernels.
+    Cpu,
+    /// The CPU, slow scalar kernels for tests.
+    Reference,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DeviceKind::DiscreteGpu => "discrete GPU",
+            DeviceKind::IntegratedGpu => "integrated GPU",
+            DeviceKind::OtherGpu => "GPU",
+            DeviceKind::SoftwareGpu => "software adapter",
+            DeviceKind::Cpu => "CPU",
+            DeviceKind::Reference => "reference",
+        })
+    }
+}
+
+/// Bytes a device holds, now and at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Allocated now.
+    pub bytes: u64,
+    /// Most ever allocated.
+    pub bytes_peak: u64,
+}
+
+impl MemoryUse {
+    /// Counts an allocation.
+    pub fn grow(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.bytes_peak = self.bytes_peak.max(self.bytes);
+    }
+
+    /// Counts a release.
+    pub fn shrink(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+    }
+}
+
+/// What can go wrong on a device that the caller could not have prevented.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// No such device, or none usable.
+    #[error("no usable device: {0}")]
+    Unavailable(String),
+    /// An allocation failed.
+    #[error("{device}: out of memory allocating {bytes} bytes for {what}")]
+    OutOfMemory {
+        /// Which device.
+        device: String,
+        /// What the memory was for.
+        what: String,
+        /// Bytes asked for.
+        bytes: u64,
+    },
+    /// The device stopped working.
+    #[error("device lost: {0}; rerun the same command to resume")]
+    Lost(String),
+}
+
+/// A device: owns buffers and matrices, runs calls in order.
+///
+/// **Invariance.** The bits of one row of a result depend on that row's operands alone, never on how
+/// many rows share the call or where a cache page lies.
+pub trait Device: Send {
+    /// What this device is.
+    fn info(&self) -> &DeviceInfo;
+
+    /// Allocates a zeroed buffer; `what` names it in errors.
+    fn alloc(&mut self, bytes: usize, what: &str) -> Result<Buffer, DeviceError>;
+
+    /// Releases a buffer.
+    fn free(&mut self, buffer: Buffer);
+
+    /// Takes a matrix in file order: `bytes` holds `rows` rows of `dtype.row_bytes(cols)` bytes.
+    fn load(
+        &mut self,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+        what: &str,
+    ) -> Result<Matrix, DeviceError>;
+
+    /// Releases a matrix.
+    fn unload(&mut self, matrix: Matrix);
+
+    /// Copies `bytes` into `buffer` at `offset` bytes (a multiple of 4, as is the length), after all calls so far.
+    fn write(&mut self, buffer: Buffer, offset: usize, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Copies out of `buffer` at `offset` bytes (a multiple of 4, as is the length), after all calls so far.
+    fn read(&mut self, buffer: Buffer, offset: usize, out: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Runs calls in order; may return before they finish.
+    fn run(&mut self, calls: &[Call]) -> Result<(), DeviceError>;
+
+    /// Bytes held.
+    fn memory(&self) -> MemoryUse;
+}

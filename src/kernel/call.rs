@@ -1,0 +1,175 @@
+//! The closed set of kernel calls. Activations are f32, row-major `[rows][width]`.
+
+use super::CacheLayout;
+use crate::quant::DType;
+
+/// Handle of a device buffer, given out by the device that owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Buffer(pub u32);
+
+/// Handle of a weight matrix `[rows = output features][cols = input features]` on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Which matrix of the device.
+    pub id: u32,
+    /// Storage type.
+    pub dtype: DType,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+}
+
+/// One of the matrices that share the input of a [`Call::Linear`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Projection {
+    /// The weight matrix.
+    pub weight: Matrix,
+    /// f32 per output feature, added to each row.
+    pub bias: Option<Buffer>,
+    /// Receives `[rows][weight.rows]`.
+    pub out: Buffer,
+}
+
+/// Which elements of a head rotate together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// `(2i, 2i+1)`: GGUF files of the `llama` architecture.
+    Adjacent,
+    /// `(i, i + rotary/2)`: GPT-NeoX, Hugging Face folders, every other GGUF here.
+    Halves,
+}
+
+/// Gate of a gated feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// Gelu by its tanh approximation.
+    GeluTanh,
+}
+
+/// One kernel call. Calls of a list run in order; a call sees what earlier ones wrote.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call {
+    /// `out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight`; `out` may be `x`.
+    RmsNorm {
+        /// `[rows][cols]`.
+        x: Buffer,
+        /// `[cols]` f32.
+        weight: Buffer,
+        /// `[rows][cols]`.
+        out: Buffer,
+        /// Number of rows.
+        rows: usize,
+        /// Elements of a row.
+        cols: usize,
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// `out = x * weight^T + bias` for each projection. Quantized weights see `x` rounded to 8 bits
+    /// per 32 columns of a row (the reference device does not round); float weights see it exact.
+    Linear {
+        /// `[rows][cols]`.
+        x: Buffer,
+        /// Number of rows.
+        rows: usize,
+        /// Input features, shared by all projections.
+        cols: usize,
+        /// The matrices.
+        projections: Vec<Projection>,
+    },
+    /// Rotates the first `2 * pairs` elements of each head of `x`, in place.
+    Rope {
+        /// `[rows][heads][head_dim]`.
+        x: Buffer,
+        /// `[rows][pairs][cos, sin]` f32, computed by the host.
+        angles: Buffer,
+        /// Number of rows.
+        rows: usize,
+        /// Heads of a row.
+        heads: usize,
+        /// Elements of a head.
+        head_dim: usize,
+        /// Rotated pairs of a head.
+        pairs: usize,
+        /// Which elements form a pair.
+        style: RopeStyle,
+    },
+    /// Stores each row's key and value in its cache slot, rounded to 16 bits.
+    Append {
+        /// `[rows][kv_heads * head_dim]`.
+        k: Buffer,
+        /// `[rows][kv_heads * head_dim]`.
+        v: Buffer,
+        /// One layer's pages.
+        cache: Buffer,
+        /// `[rows]` u32 cache slots.
+        slots: Buffer,
+        /// Number of rows.
+        rows: usize,
+        /// Shape of the pages.
+        layout: CacheLayout,
+    },
+    /// Causal grouped-query attention of each row over its own map; the streaming softmax runs over
+    /// tiles of [`super::PAGE_LEN`] logical positions counted from 0.
+    Attention {
+        /// `[rows][heads][head_dim]`.
+        q: Buffer,
+        /// One layer's pages.
+        cache: Buffer,
+        /// `[rows]` [`super::AttentionRow`].
+        map: Buffer,
+        /// u32 page table that the map points into.
+        pages: Buffer,
+        /// u32 cache slots that the map points into.
+        path: Buffer,
+        /// `[rows][heads][head_dim]`.
+        out: Buffer,
+        /// Number of rows.
+        rows: usize,
+        /// Query heads.
+        heads: usize,
+        /// Shape of the pages.
+        layout: CacheLayout,
+        /// Multiplies `q . k`.
+        scale: f32,
+        /// Last positions seen (sliding window), or 0 for all.
+        window: usize,
+    },
+    /// `out[i] = activation(gate[i]) * up[i]`; `out` may be `gate`.
+    Gate {
+        /// `[count]`.
+        gate: Buffer,
+        /// `[count]`.
+        up: Buffer,
+        /// `[count]`.
+        out: Buffer,
+        /// Elements.
+        count: usize,
+        /// The non-linearity.
+        activation: Activation,
+    },
+    /// `x[i] += y[i]`.
+    Add {
+        /// `[count]`.
+        x: Buffer,
+        /// `[count]`.
+        y: Buffer,
+        /// Elements.
+        count: usize,
+    },
+    /// `out[r] = x[index[r]]`.
+    Gather {
+        /// `[any][cols]`.
+        x: Buffer,
+        /// `[rows]` u32.
+        index: Buffer,
+        /// `[rows][cols]`.
+        out: Buffer,
+        /// Rows to copy.
+        rows: usize,
+        /// Elements of a row.
+        cols: usize,
+    },
+}

@@ -1,0 +1,73 @@
+//! The one description of a network that every architecture is turned into.
+
+use crate::kernel::{Activation, CacheLayout, RopeStyle};
+
+/// A decoder-only transformer with pre-norm, grouped-query attention and a gated feed-forward network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// Architecture as GGUF spells it: `llama`, `qwen2`, `qwen3`, `gemma3`.
+    pub architecture: String,
+    /// The file's own name for the model, for people.
+    pub name: String,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Rows of the embedding and of the output head.
+    pub vocab: usize,
+    /// Longest sequence the model was made for, positions.
+    pub context_len: usize,
+    /// Epsilon of every RMS norm.
+    pub norm_eps: f32,
+    /// Added to every norm weight as stored (1 in Hugging Face folders of gemma).
+    pub norm_offset: f32,
+    /// Multiplies embedding rows (gemma: sqrt(hidden)).
+    pub embed_scale: f32,
+    /// Whether the output head is the embedding matrix.
+    pub tied_head: bool,
+    /// Rotary frequency tables; layers point into it.
+    pub ropes: Vec<RopeSpec>,
+    /// The layers, in order.
+    pub layers: Vec<LayerSpec>,
+}
+
+/// Rotary position embedding of some layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeSpec {
+    /// Which elements rotate together.
+    pub style: RopeStyle,
+    /// Radians per position for each pair, scaling included.
+    pub inv_freq: Vec<f32>,
+}
+
+/// One layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerSpec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Width of the feed-forward network.
+    pub feed_forward: usize,
+    /// Sliding window in positions, or `None` for full attention.
+    pub window: Option<usize>,
+    /// Index into [`ModelSpec::ropes`].
+    pub rope: usize,
+    /// Multiplies `q . k`.
+    pub attention_scale: f32,
+    /// Gate of the feed-forward network.
+    pub activation: Activation,
+    /// Whether q, k and v have biases (qwen2).
+    pub qkv_bias: bool,
+    /// Whether each q and k head is normed before rotation (qwen3, gemma3).
+    pub qk_norm: bool,
+    /// Whether attention and feed-forward outputs are normed before the residual add (gemma3).
+    pub post_norms: bool,
+}
+
+impl LayerSpec {
+    /// Shape of this layer's KV cache.
+    pub fn cache(&self) -> CacheLayout {
+        CacheLayout { kv_heads: self.kv_heads, head_dim: self.head_dim }
+    }
+}

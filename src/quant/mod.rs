@@ -1,0 +1,13 @@
+//! Weight formats: what the bytes of a tensor mean, and the order devices keep them in.
+//! In: raw bytes of a GGUF or safetensors tensor. Out: f32 values, or the same bytes as packed tiles.
+//! Must never know: files, devices, layers.
+
+mod dequantize;
+mod dtype;
+mod pack;
+mod quantize;
+
+pub use dequantize::{dequantize_row, k_scale_min};
+pub use dtype::DType;
+pub use pack::{Packing, TILE_ROWS, pack, unpack_row};
+pub use quantize::quantize_row;
