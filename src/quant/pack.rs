@@ -34,7 +34,10 @@ pub struct Packing {
 impl Packing {
     /// Geometry of a `rows` x `cols` matrix of `dtype`; `cols` must fill whole blocks.
     pub fn new(dtype: DType, rows: usize, cols: usize) -> Packing {
-        assert!(cols.is_multiple_of(dtype.block_len()), "{cols} columns do not fill {dtype} blocks");
+        assert!(
+            cols.is_multiple_of(dtype.block_len()),
+            "{cols} columns do not fill {dtype} blocks"
+        );
         Packing { dtype, rows, cols }
     }
 
@@ -198,7 +201,11 @@ impl Packing {
                     let mut q = [0u8; 256];
                     for sub in 0..per_block {
                         let b = index * per_block + sub;
-                        self.gather_quants(&word, b, (&mut q[sub * 32..][..32]).try_into().unwrap());
+                        self.gather_quants(
+                            &word,
+                            b,
+                            (&mut q[sub * 32..][..32]).try_into().unwrap(),
+                        );
                     }
                     self.rebuild_block(&word, &half, index, &q, bytes);
                 }
@@ -253,9 +260,9 @@ impl Packing {
             }
             DType::Q4K | DType::Q5K => {
                 if self.dtype == DType::Q5K {
-                    bytes.extend((0..32).map(|i| {
-                        (0..8).fold(0u8, |h, j| h | (q[j * 32 + i] >> 4) << j)
-                    }));
+                    bytes.extend(
+                        (0..32).map(|i| (0..8).fold(0u8, |h, j| h | (q[j * 32 + i] >> 4) << j)),
+                    );
                 }
                 bytes.extend((0..128).map(|i| {
                     let at = i / 32 * 64 + i % 32;

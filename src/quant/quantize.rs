@@ -123,9 +123,9 @@ fn push_q6_k(x: &[f32], out: &mut Vec<u8>) {
         let (h, group, lane) = (i / 64, i % 64 / 32, i % 32);
         (at(h, group, lane) & 0xF) | (at(h, group + 2, lane) & 0xF) << 4
     }));
-    out.extend((0..64).map(|i| {
-        (0..4).fold(0u8, |top, g| top | (at(i / 32, g, i % 32) >> 4) << (2 * g))
-    }));
+    out.extend(
+        (0..64).map(|i| (0..4).fold(0u8, |top, g| top | (at(i / 32, g, i % 32) >> 4) << (2 * g))),
+    );
     out.extend(scales.iter().map(|&s| s as i8 as u8));
     out.extend(d.to_le_bytes());
 }
