@@ -7,7 +7,6 @@ use crate::sample::Sampler;
 use crate::schedule::{Batch, PagePool, Span};
 use crate::tokenizer::Tokenizer;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What stops the engine, or a request at the door.
@@ -74,15 +73,15 @@ pub struct EngineStats {
 }
 
 /// Runs requests to completion, as many at once as limits and cache allow.
-pub struct Engine {
+pub struct Engine<'t> {
     executor: Executor,
-    tokenizer: Arc<Tokenizer>,
+    tokenizer: &'t Tokenizer,
     config: EngineConfig,
     pool: PagePool,
     /// Oldest first; a preempted sequence comes back to the front.
-    waiting: VecDeque<Sequence>,
+    waiting: VecDeque<Sequence<'t>>,
     /// Oldest first.
-    active: Vec<Sequence>,
+    active: Vec<Sequence<'t>>,
     /// Requests that ended without a pass.
     done: Vec<Completion>,
     batch: Batch,
@@ -97,10 +96,10 @@ struct Share {
     prompt: bool,
 }
 
-impl Engine {
+impl<'t> Engine<'t> {
     /// An engine over a loaded model. The executor's workspace must hold `config.rows()` rows, and
     /// its cache at least one sequence of `config.context_len` positions.
-    pub fn new(executor: Executor, tokenizer: Arc<Tokenizer>, config: EngineConfig) -> Engine {
+    pub fn new(executor: Executor, tokenizer: &'t Tokenizer, config: EngineConfig) -> Engine<'t> {
         assert!(executor.config().rows >= config.rows());
         assert!(executor.cache_positions() >= config.context_len);
         Engine {
@@ -131,7 +130,7 @@ impl Engine {
             return Err(EngineError::NoSuchToken { token, vocab });
         }
         let empty = request.max_tokens == 0;
-        let sequence = Sequence::new(request, &self.tokenizer);
+        let sequence = Sequence::new(request, self.tokenizer);
         if empty {
             self.done.push(sequence.into_completion(FinishReason::Length));
         } else {

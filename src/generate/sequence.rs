@@ -6,7 +6,7 @@ use crate::kernel::PAGE_LEN;
 use crate::sample::{History, NoiseKey, Sampler};
 use crate::tokenizer::{Decoder, Tokenizer};
 
-pub(super) struct Sequence {
+pub(super) struct Sequence<'t> {
     request: Request,
     /// Prompt and output so far.
     pub(super) tokens: Vec<u32>,
@@ -16,11 +16,11 @@ pub(super) struct Sequence {
     pub(super) pages: Vec<u32>,
     history: History,
     scanner: StopScanner,
-    decoder: Decoder,
+    decoder: Decoder<'t>,
 }
 
-impl Sequence {
-    pub(super) fn new(mut request: Request, tokenizer: &Tokenizer) -> Sequence {
+impl<'t> Sequence<'t> {
+    pub(super) fn new(mut request: Request, tokenizer: &'t Tokenizer) -> Sequence<'t> {
         let history = if request.sampling.needs_history() {
             History::new(&request.prompt)
         } else {
@@ -68,25 +68,25 @@ impl Sequence {
         let noise = NoiseKey::new(request.sampling.seed, request.choice, self.tokens.len());
         let token = sampler.sample(&request.sampling, logits, &self.history, noise);
         if tokenizer.is_end(token) && !request.ignore_eos {
-            return self.end(tokenizer, FinishReason::Stop);
+            return self.end(FinishReason::Stop);
         }
         self.tokens.push(token);
         if request.sampling.needs_history() {
             self.history.push(token);
         }
-        if self.scanner.push(&self.decoder.push(tokenizer, token)) {
+        if self.scanner.push(&self.decoder.push(token)) {
             return Some(FinishReason::Stop);
         }
         let full = self.tokens.len() >= context_len;
         if full || self.generated().len() >= self.request.max_tokens {
-            return self.end(tokenizer, FinishReason::Length);
+            return self.end(FinishReason::Length);
         }
         None
     }
 
     /// Flushes held-back bytes; even they may complete a stop string.
-    fn end(&mut self, tokenizer: &Tokenizer, reason: FinishReason) -> Option<FinishReason> {
-        let stopped = self.scanner.push(&self.decoder.finish(tokenizer));
+    fn end(&mut self, reason: FinishReason) -> Option<FinishReason> {
+        let stopped = self.scanner.push(&self.decoder.finish());
         Some(if stopped { FinishReason::Stop } else { reason })
     }
 

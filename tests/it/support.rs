@@ -91,9 +91,14 @@ pub fn executor(model: &Model, kind: Kind, rows: usize, positions: usize) -> Opt
 }
 
 /// An engine over a fresh device whose cache holds `positions`.
-pub fn engine(model: &Model, kind: Kind, config: EngineConfig, positions: usize) -> Option<Engine> {
+pub fn engine(
+    model: &Model,
+    kind: Kind,
+    config: EngineConfig,
+    positions: usize,
+) -> Option<Engine<'_>> {
     let executor = executor(model, kind, config.rows(), positions)?;
-    Some(Engine::new(executor, Arc::clone(&model.tokenizer), config))
+    Some(Engine::new(executor, &model.tokenizer, config))
 }
 
 /// A greedy request that stops only at an end token.
@@ -110,7 +115,7 @@ pub fn greedy(id: u64, prompt: &[u32], max_tokens: usize) -> Request {
 }
 
 /// Runs requests to their end; completions in the order of their ids.
-pub fn complete(engine: &mut Engine, requests: Vec<Request>) -> Vec<Completion> {
+pub fn complete(engine: &mut Engine<'_>, requests: Vec<Request>) -> Vec<Completion> {
     requests.into_iter().for_each(|request| engine.submit(request).unwrap());
     let mut done = Vec::new();
     while !engine.is_idle() {
