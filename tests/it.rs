@@ -1,1 +1,4 @@
 //! Integration tests.
+
+#[path = "it/tokens.rs"]
+mod tokens;
