@@ -12,3 +12,6 @@ mod support;
 /// House rules: who may import whom, one home per dependency, sizes, twins of kernels.
 #[path = "it/tidy.rs"]
 mod tidy;
+/// Texts and conversations to ids.
+#[path = "it/tokens.rs"]
+mod tokens;
