@@ -1,1 +1,4 @@
 //! Integration tests.
+
+#[path = "it/kernels.rs"]
+mod kernels;
