@@ -1,5 +1,6 @@
 //! Every kernel of every device against the reference device: one body per call.
 
+use forebay::backend::cpu::CpuDevice;
 use forebay::backend::gpu::{Family, GpuDevice, Options, Selector, adapters};
 use forebay::backend::reference::ReferenceDevice;
 use forebay::backend::{Device, DeviceKind};
@@ -26,7 +27,8 @@ impl Noise {
 /// without one, `auto` (the default) says so and goes on.
 fn devices(test: &str) -> Vec<(String, Box<dyn Device>)> {
     let mode = std::env::var("FOREBAY_GPU").unwrap_or_else(|_| "auto".into());
-    let mut devices: Vec<(String, Box<dyn Device>)> = Vec::new();
+    let mut devices: Vec<(String, Box<dyn Device>)> =
+        vec![("cpu".into(), Box::new(CpuDevice::new(None).unwrap()))];
     if mode == "skip" {
         return devices;
     }
