@@ -6,6 +6,9 @@ mod golden;
 /// Token ids depend on the request alone.
 #[path = "it/invariance.rs"]
 mod invariance;
+/// Every kernel of the wgpu device against the reference.
+#[path = "it/kernels.rs"]
+mod kernels;
 /// Models, devices and engines for the other modules.
 #[path = "it/support.rs"]
 mod support;
