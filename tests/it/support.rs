@@ -12,16 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The four real models.
-pub const MODELS: [&str; 4] =
+pub(crate) const MODELS: [&str; 4] =
     ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma3-270m"];
 
 /// A file below `tests/`.
-pub fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
 }
 
 /// Path of a real model, or `None` (said aloud) where it has not been brought.
-pub fn model_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn model_path(name: &str) -> Option<PathBuf> {
     let cache = || env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let folder = env::var_os("FOREBAY_MODELS")
@@ -39,26 +39,26 @@ pub fn model_path(name: &str) -> Option<PathBuf> {
 
 /// An opened model with its tokenizer.
 #[derive(Clone)]
-pub struct Model {
-    pub files: Arc<ModelFiles>,
-    pub tokenizer: Arc<Tokenizer>,
+pub(crate) struct Model {
+    pub(crate) files: Arc<ModelFiles>,
+    pub(crate) tokenizer: Arc<Tokenizer>,
 }
 
 /// Opens a model file or folder.
-pub fn open(path: &Path) -> Model {
+pub(crate) fn open(path: &Path) -> Model {
     let files = ModelFiles::open(path.to_str().unwrap()).unwrap();
     let tokenizer = Tokenizer::new(&files.tokenizer_source().unwrap()).unwrap();
     Model { files: Arc::new(files), tokenizer: Arc::new(tokenizer) }
 }
 
 /// A real model, or `None` where it has not been brought.
-pub fn real(name: &str) -> Option<Model> {
+pub(crate) fn real(name: &str) -> Option<Model> {
     model_path(name).map(|path| open(&path))
 }
 
 /// A device of each kind under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Reference,
     Cpu,
     Gpu,
@@ -67,7 +67,7 @@ pub enum Kind {
 /// The adapter that tests of the gpu device use, or `None` (said aloud) where there is none.
 ///
 /// `FOREBAY_GPU=require` turns a missing adapter into a failure, `skip` skips without looking.
-pub fn adapter() -> Option<gpu::AdapterSummary> {
+pub(crate) fn adapter() -> Option<gpu::AdapterSummary> {
     let wish = env::var("FOREBAY_GPU").unwrap_or_else(|_| "auto".to_string());
     let found = (wish != "skip").then(gpu::adapters).into_iter().flatten().next();
     assert!(found.is_some() || wish != "require", "FOREBAY_GPU=require: there is no adapter");
@@ -78,7 +78,7 @@ pub fn adapter() -> Option<gpu::AdapterSummary> {
 }
 
 /// Opens a device, or `None` where there is no adapter.
-pub fn device(kind: Kind) -> Option<Box<dyn Device>> {
+pub(crate) fn device(kind: Kind) -> Option<Box<dyn Device>> {
     Some(match kind {
         Kind::Reference => Box::new(ReferenceDevice::new()),
         Kind::Cpu => Box::new(CpuDevice::new(None).unwrap()),
@@ -90,14 +90,14 @@ pub fn device(kind: Kind) -> Option<Box<dyn Device>> {
 }
 
 /// An executor over a fresh device.
-pub fn executor(model: &Model, kind: Kind, rows: usize, positions: usize) -> Option<Executor> {
+pub(crate) fn executor(model: &Model, kind: Kind, rows: usize, positions: usize) -> Option<Executor> {
     let config = ExecutorConfig { rows, pages: positions.div_ceil(PAGE_LEN) };
     let device = device(kind)?;
     Some(Executor::new(device, Arc::clone(&model.files), config, &mut |_, _| {}).unwrap())
 }
 
 /// An engine over a fresh device whose cache holds `positions`.
-pub fn engine(
+pub(crate) fn engine(
     model: &Model,
     kind: Kind,
     config: EngineConfig,
@@ -108,7 +108,7 @@ pub fn engine(
 }
 
 /// A greedy request that stops only at an end token.
-pub fn greedy(id: u64, prompt: &[u32], max_tokens: usize) -> Request {
+pub(crate) fn greedy(id: u64, prompt: &[u32], max_tokens: usize) -> Request {
     Request {
         id,
         prompt: prompt.to_vec(),
@@ -121,7 +121,7 @@ pub fn greedy(id: u64, prompt: &[u32], max_tokens: usize) -> Request {
 }
 
 /// Runs requests to their end; completions in the order of their ids.
-pub fn complete(engine: &mut Engine<'_>, requests: Vec<Request>) -> Vec<Completion> {
+pub(crate) fn complete(engine: &mut Engine<'_>, requests: Vec<Request>) -> Vec<Completion> {
     requests.into_iter().for_each(|request| engine.submit(request).unwrap());
     let mut done = Vec::new();
     while !engine.is_idle() {
