@@ -96,6 +96,16 @@ pub enum StoreError {
         /// Names of the missing ones.
         missing: String,
     },
+    /// A file of a folder.
+    #[error("{path}: {file} is missing; {remedy}")]
+    MissingFile {
+        /// The folder.
+        path: String,
+        /// The file.
+        file: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// Nothing found under the reference.
     #[error("model `{reference}` not found: {detail}")]
     NotFound {

@@ -109,8 +109,13 @@ impl ModelFiles {
     /// Opens what `reference` names: a GGUF file (any part of a split one), a Hugging Face folder, a folder
     /// with one GGUF model in it, or `org/repo[:file-or-quantization]` in the Hugging Face cache.
     pub fn open(reference: &str) -> Result<ModelFiles, StoreError> {
-        let path = super::reference::resolve(reference)?;
-        Ok(ModelFiles { opened: super::open_gguf::open(&path)? })
+        let path = super::reference::resolve(reference, |name| std::env::var(name).ok())?;
+        let opened = if path.is_dir() {
+            super::hugging_face::open(&path)?
+        } else {
+            super::open_gguf::open(&path)?
+        };
+        Ok(ModelFiles { opened })
     }
 
     /// The network.
@@ -170,6 +175,9 @@ impl ModelFiles {
 
     /// Where the tokenizer comes from; read again from the files, which no vocabulary outlives.
     pub fn tokenizer_source(&self) -> Result<TokenizerSource, StoreError> {
+        if self.opened.path.is_dir() {
+            return super::hugging_face::tokenizer(&self.opened.path);
+        }
         super::open_gguf::tokenizer(&self.opened.path, &*self.opened.sources[0])
     }
 

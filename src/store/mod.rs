@@ -7,6 +7,7 @@ mod files;
 mod fingerprint;
 pub mod gguf;
 mod hparams_gguf;
+mod hugging_face;
 mod open_gguf;
 mod parts;
 mod reference;
