@@ -78,6 +78,17 @@ pub enum StoreError {
         /// The type's name.
         found: String,
     },
+    /// A tensor that the architecture, as computed here, has no use for.
+    #[error(
+        "{path}: tensor `{tensor}` is not used by this architecture as forebay computes it, and \
+         results without it would be wrong; use another model"
+    )]
+    ExtraTensor {
+        /// The file or folder.
+        path: String,
+        /// The tensor's name.
+        tensor: String,
+    },
     /// Hyperparameters that make no network.
     #[error("{path}: {source}")]
     Model {

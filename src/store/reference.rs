@@ -3,9 +3,11 @@
 use super::error::StoreError;
 use std::path::{Path, PathBuf};
 
-/// How deep below a snapshot GGUF files are looked for (repositories with a folder per quantization).
+/// How deep below a snapshot GGUF files are looked for (repositories with a folder per
+/// quantization).
 const DEPTH: usize = 2;
-/// The quantization taken where a repository has several and the user names none (llama.cpp's choice).
+/// The quantization taken where a repository has several and the user names none (llama.cpp's
+/// choice).
 const DEFAULT_QUANT: &str = "Q4_K_M";
 
 /// The GGUF file or Hugging Face folder that `reference` names; `env` looks up variables.
@@ -99,8 +101,8 @@ fn snapshot(repo: &Path) -> Result<Option<PathBuf>, StoreError> {
     Ok(newest.map(|(_, path)| path))
 }
 
-/// A folder is a Hugging Face model if it has a config.json and weights, else it must hold the one GGUF
-/// model that `selector` picks.
+/// A folder is a Hugging Face model if it has a config.json and weights, else it must hold the one
+/// GGUF model that `selector` picks.
 fn resolve_folder(
     reference: &str,
     folder: &Path,

@@ -92,8 +92,8 @@ fn tiny(name: &str, file: &str) -> ModelFiles {
     ModelFiles::open(&path).expect("a valid fixture")
 }
 
-/// A Hugging Face folder and the GGUF file of the same weights: the same network but for the conventions
-/// of rotation and norms, and the same values.
+/// A Hugging Face folder and the GGUF file of the same weights: the same network but for the
+/// conventions of rotation and norms, and the same values.
 #[test]
 fn both_formats_give_the_same_network() {
     for name in ["llama", "qwen2", "qwen3", "gemma3"] {
@@ -125,12 +125,13 @@ fn both_formats_give_the_same_network() {
             }
         }
         assert!(folder.tensors().iter().all(|t| t.used) && gguf.tensors().iter().all(|t| t.used));
-        assert!(
-            matches!(folder.tokenizer_source(), Ok(TokenizerSource::HuggingFace { eos_ids, .. }) if eos_ids == [299])
-        );
-        assert!(
-            matches!(gguf.tokenizer_source(), Ok(TokenizerSource::Gguf(v)) if v.tokens.len() == 300)
-        );
+        match (folder.tokenizer_source(), gguf.tokenizer_source()) {
+            (
+                Ok(TokenizerSource::HuggingFace { eos_ids, .. }),
+                Ok(TokenizerSource::Gguf(vocab)),
+            ) => assert_eq!((eos_ids, vocab.tokens.len()), (vec![299], 300)),
+            other => panic!("{name}: {other:?}"),
+        }
     }
 }
 

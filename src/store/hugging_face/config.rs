@@ -65,15 +65,21 @@ impl<'a> Keys<'a> {
     }
 }
 
+/// What only the weights tell.
+pub(super) struct Found {
+    pub(super) embedding_rows: usize,
+    pub(super) head: bool,
+    pub(super) qkv_bias: bool,
+}
+
 /// Reads the hyperparameters of the config.json at `path`.
 ///
-/// `embedding_rows` and `has_head` come from the weights, `name` from the folder.
+/// `found` comes from the weights, `name` from the folder.
 pub(super) fn hf_hparams(
     path: &str,
     config: &Value,
     name: &str,
-    embedding_rows: usize,
-    has_head: bool,
+    found: &Found,
 ) -> Result<Hparams, StoreError> {
     let object = config
         .as_object()
@@ -84,8 +90,8 @@ pub(super) fn hf_hparams(
         .map_err(|source| StoreError::Model { path: path.to_string(), source })?;
     // Models that see images keep the language model's keys one level down.
     let keys = outer.object("text_config")?.unwrap_or(Keys { path, object });
-    refuse_unknown(family, &outer)?;
-    refuse_unknown(family, &keys)?;
+    refuse_unknown(&outer)?;
+    refuse_unknown(&keys)?;
     let gemma = family.name == "gemma3";
     // Keys that multimodal gemma configs leave out have transformers' defaults (Gemma3TextConfig).
     let needed = |key: &str, gemma_default: usize| match keys.size(key)? {
@@ -101,16 +107,15 @@ pub(super) fn hf_hparams(
     let head_dim = keys.size("head_dim")?.or(gemma.then_some(256));
     let hidden = needed("hidden_size", 2304)?;
     let tied = keys.flag("tie_word_embeddings")?.or(outer.flag("tie_word_embeddings")?);
+    let eps = keys.number("rms_norm_eps")?.or(gemma.then_some(1e-6));
+    let activation = keys.text("hidden_activation")?.or(keys.text("hidden_act")?);
+    let pattern = keys.size("sliding_window_pattern")?.or(keys.size("_sliding_window_pattern")?);
     let rope = rope(family, &keys)?;
-    let rotary_dim = rope.partial.map(|part| {
-        let head_dim = head_dim.unwrap_or(hidden.checked_div(heads).unwrap_or(0));
-        (head_dim as f64 * part) as usize
-    });
     Ok(Hparams {
         convention: Convention::HuggingFace,
         architecture: model_type.to_string(),
         name: name.to_string(),
-        vocab: keys.size("vocab_size")?.unwrap_or(embedding_rows),
+        vocab: keys.size("vocab_size")?.unwrap_or(found.embedding_rows),
         hidden,
         context_len: needed("max_position_embeddings", 131_072)?,
         layers: needed("num_hidden_layers", 26)?,
@@ -119,31 +124,26 @@ pub(super) fn hf_hparams(
         feed_forward: vec![needed("intermediate_size", 9216)?],
         key_dim: head_dim,
         value_dim: None,
-        rotary_dim,
-        norm_eps: match keys.number("rms_norm_eps")? {
-            None if gemma => 1e-6,
-            eps => eps.ok_or_else(|| keys.missing("rms_norm_eps"))?,
-        },
+        rotary_dim: rope.partial.map(|part| {
+            let head_dim = head_dim.unwrap_or(hidden.checked_div(heads).unwrap_or(0));
+            (head_dim as f64 * part) as usize
+        }),
+        norm_eps: eps.ok_or_else(|| keys.missing("rms_norm_eps"))?,
         rope_base: rope.base.or(gemma.then_some(1e6)),
         rope_base_local: rope.base_local,
         rope_scaling: rope.scaling,
         window: window(family, &keys)?,
-        window_pattern: match keys.size("sliding_window_pattern")? {
-            None => keys.size("_sliding_window_pattern")?,
-            pattern => pattern,
-        },
+        window_pattern: pattern,
         windowed_layers: layer_types(&keys)?,
         query_scalar: keys.number("query_pre_attn_scalar")?.or(gemma.then_some(256.0)),
-        activation: match keys.text("hidden_activation")? {
-            None => keys.text("hidden_act")?.map(str::to_string),
-            activation => activation.map(str::to_string),
-        },
-        tied_head: Some(tied.unwrap_or(family.hf_tied) || !has_head),
+        activation: activation.map(str::to_string),
+        qkv_bias: found.qkv_bias,
+        tied_head: Some(tied.unwrap_or(family.hf_tied) || !found.head),
     })
 }
 
 /// Features that change the result and that no supported family computes.
-fn refuse_unknown(family: &Family, keys: &Keys<'_>) -> Result<(), StoreError> {
+fn refuse_unknown(keys: &Keys<'_>) -> Result<(), StoreError> {
     for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if keys.value(key).is_some() {
             return Err(keys.unsupported(key, "use a model without it"));
@@ -153,11 +153,8 @@ fn refuse_unknown(family: &Family, keys: &Keys<'_>) -> Result<(), StoreError> {
         let remedy = "use the unquantized weights (F32, F16, BF16) or a GGUF file";
         return Err(keys.unsupported("quantization_config", remedy));
     }
-    for key in ["attention_bias", "mlp_bias", "use_bidirectional_attention"] {
-        let qkv = key == "attention_bias" && family.qkv_bias;
-        if keys.flag(key)? == Some(true) && !qkv {
-            return Err(keys.unsupported(key, "use a model without it"));
-        }
+    if keys.flag("use_bidirectional_attention")? == Some(true) {
+        return Err(keys.unsupported("use_bidirectional_attention", "attention is causal here"));
     }
     Ok(())
 }
@@ -195,7 +192,8 @@ struct Rope {
     partial: Option<f64>,
 }
 
-/// Transformers 4 has `rope_theta` and `rope_scaling`, 5 has `rope_parameters`, per kind of layer or not.
+/// Transformers 4 has `rope_theta` and `rope_scaling`, 5 has `rope_parameters`, per kind of layer
+/// or not.
 fn rope(family: &Family, keys: &Keys<'_>) -> Result<Rope, StoreError> {
     let mut rope = Rope {
         base: keys.number("rope_theta")?,
@@ -248,8 +246,9 @@ mod tests {
     use serde_json::json;
 
     fn spec(config: &Value) -> Result<ModelSpec, String> {
+        let found = Found { embedding_rows: 100, head: true, qkv_bias: false };
         let hparams =
-            hf_hparams("config.json", config, "test", 100, true).map_err(|e| e.to_string())?;
+            hf_hparams("config.json", config, "test", &found).map_err(|e| e.to_string())?;
         ModelSpec::from_hparams(&hparams).map_err(|e| e.to_string())
     }
 
@@ -287,7 +286,7 @@ mod tests {
         refuse("model_type", json!("mamba"), "`mamba` is not supported; supported: llama");
         refuse("rope_scaling", json!({"type": "yarn", "factor": 4}), "yarn");
         refuse("quantization_config", json!({"quant_method": "gptq"}), "gptq");
-        refuse("attention_bias", json!(true), "attention_bias");
+        refuse("use_bidirectional_attention", json!(true), "use_bidirectional_attention");
         refuse("hidden_act", json!("relu"), "relu");
         refuse("num_attention_heads", json!(0), "number of heads is 0");
         refuse("num_key_value_heads", json!(3), "divisor");

@@ -1,17 +1,17 @@
 //! Opens a Hugging Face folder.
 
-use super::config::hf_hparams;
+use super::config::{Found, hf_hparams};
 use super::weights::{Weights, read_file};
 use crate::model::{ModelSpec, Role, TensorId};
 use crate::store::error::StoreError;
-use crate::store::files::{Opened, places};
+use crate::store::files::{Opened, places, refuse_extra};
 use crate::store::fingerprint::fingerprint;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::Path;
 
-/// What tensor names may begin with instead of `model.`: models that also see images keep the language
-/// model apart, bare models drop the prefix.
+/// What tensor names may begin with instead of `model.`: models that also see images keep the
+/// language model apart, bare models drop the prefix.
 const PREFIXES: [&str; 4] = ["model.", "language_model.model.", "model.language_model.", ""];
 
 /// Opens the model in `folder`.
@@ -28,11 +28,14 @@ pub(in crate::store) fn open(folder: &Path) -> Result<Opened, StoreError> {
         .map_err(|e| StoreError::malformed(&shown_config, "content", "valid JSON", e))?;
     let weights = Weights::open(folder)?;
     let prefix = prefix(&weights);
-    let embedding = local_name(TensorId::global(Role::Embedding), false, prefix);
-    let rows = weights.tensors.get(&embedding).and_then(|e| e.shape.first().copied()).unwrap_or(0);
-    let head = local_name(TensorId::global(Role::Output), false, prefix);
-    let has_head = weights.tensors.contains_key(&head);
-    let hparams = hf_hparams(&shown_config, &config, &model_name(folder), rows, has_head)?;
+    let entry = |id: TensorId| weights.tensors.get(&local_name(id, false, prefix));
+    let rows = entry(TensorId::global(Role::Embedding)).and_then(|e| e.shape.first().copied());
+    let found = Found {
+        embedding_rows: rows.unwrap_or(0),
+        head: entry(TensorId::global(Role::Output)).is_some(),
+        qkv_bias: entry(TensorId::of_layer(0, Role::QueryBias)).is_some(),
+    };
+    let hparams = hf_hparams(&shown_config, &config, &model_name(folder), &found)?;
     let spec = ModelSpec::from_hparams(&hparams)
         .map_err(|source| StoreError::Model { path: shown_config, source })?;
     let post_norms = |id: TensorId| id.layer.is_some_and(|l| spec.layers[l as usize].post_norms);
@@ -40,6 +43,12 @@ pub(in crate::store) fn open(folder: &Path) -> Result<Opened, StoreError> {
     let places = places(&path, &spec, name, |name| weights.place(name))?;
     let used: HashSet<String> = spec.tensors().into_iter().map(name).collect();
     let listing = weights.listing(|name| used.contains(name));
+    // Old checkpoints store the rotary frequencies; some store a tied head.
+    let ignored = ["rotary_emb.inv_freq", "lm_head.weight"];
+    refuse_extra(&path, &listing, |name| {
+        (name.starts_with(prefix) || name.contains("lm_head."))
+            && !ignored.iter().any(|end| name.ends_with(end))
+    })?;
     let files: Vec<_> =
         weights.sources.iter().map(|s| &**s).zip(weights.header_lens.iter().copied()).collect();
     let fingerprint = fingerprint(&path, &config_bytes, &files)?;

@@ -198,7 +198,8 @@ fn read_header(source: &dyn Source, path: &str) -> Result<(u64, Metadata), Store
     }
     let mut json = vec![0; len as usize];
     source.read_at(8, &mut json).map_err(io)?;
-    // Deserialising checks that tensors follow each other without gaps and are as long as their shapes.
+    // Deserialising checks that tensors follow each other without gaps and are as long as their
+    // shapes.
     let metadata: Metadata = serde_json::from_slice(&json)
         .map_err(|e| wrong("header", "a valid safetensors header".into(), e.to_string()))?;
     let end = metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0);
@@ -251,7 +252,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_headers_never_panic(at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+        fn damaged_headers_never_panic(
+            at: prop::sample::Index,
+            byte: u8,
+            cut: prop::sample::Index,
+        ) {
             let mut bytes = file(HEADER, 16);
             let at = at.index(bytes.len());
             bytes[at] = byte;
