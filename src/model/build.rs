@@ -125,7 +125,7 @@ fn layer(
         rope: if window.is_some() { local_rope } else { 0 },
         attention_scale: 1.0 / (scalar as f32).sqrt(),
         activation: family.activation,
-        qkv_bias: family.qkv_bias,
+        qkv_bias: family.qkv_bias || hparams.qkv_bias,
         qk_norm: family.qk_norm,
         post_norms: family.post_norms,
     })

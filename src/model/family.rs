@@ -32,8 +32,8 @@ pub struct Family {
     pub window_pattern: Option<usize>,
     /// Rotary base of windowed layers, where the file is silent; `None`: as the other layers.
     pub local_rope_base: Option<f64>,
-    /// Number of layers of the member whose attention scale is 1/sqrt(hidden/heads) (GGUF files do not
-    /// say it; llama.cpp knows the 27B by its depth too).
+    /// Number of layers of the member whose attention scale is 1/sqrt(hidden/heads) (GGUF files do
+    /// not say it; llama.cpp knows the 27B by its depth too).
     pub query_scalar_by_hidden: Option<usize>,
 }
 

@@ -80,6 +80,8 @@ pub struct Hparams {
     pub query_scalar: Option<f64>,
     /// Gate of the feed-forward network, as the file calls it.
     pub activation: Option<String>,
+    /// Whether the file has biases of q, k and v; some llama-like models do.
+    pub qkv_bias: bool,
     /// Whether the output head is the embedding.
     pub tied_head: Option<bool>,
 }

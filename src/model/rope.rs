@@ -75,7 +75,8 @@ mod tests {
         rope_table(RopeStyle::Halves, 128, 500_000.0, &scaling).expect("valid").inv_freq
     }
 
-    /// transformers' `_compute_llama3_parameters` keeps pair 0, ramps in the middle, divides the tail.
+    /// transformers' `_compute_llama3_parameters` keeps pair 0, ramps in the middle, divides the
+    /// tail.
     #[test]
     fn llama3_scaling_keeps_high_and_divides_low_frequencies() {
         let plain = table(RopeScaling::None);

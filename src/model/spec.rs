@@ -3,7 +3,8 @@
 use super::{Role, TensorId};
 use crate::kernel::{Activation, CacheLayout, RopeStyle};
 
-/// A decoder-only transformer with pre-norm, grouped-query attention and a gated feed-forward network.
+/// A decoder-only transformer with pre-norm, grouped-query attention and a gated feed-forward
+/// network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
     /// Architecture as GGUF spells it: `llama`, `qwen2`, `qwen3`, `gemma3`.
@@ -92,7 +93,8 @@ impl LayerSpec {
         roles
     }
 
-    /// Rows and columns of this layer's tensor `role` in a model `hidden` wide; vectors have one row.
+    /// Rows and columns of this layer's tensor `role` in a model `hidden` wide; vectors have one
+    /// row.
     fn shape(&self, role: Role, hidden: usize) -> (usize, usize) {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         match role {
@@ -123,7 +125,8 @@ impl ModelSpec {
         ids
     }
 
-    /// Rows (output features) and columns of a tensor of [`ModelSpec::tensors`]; vectors have one row.
+    /// Rows (output features) and columns of a tensor of [`ModelSpec::tensors`]; vectors have one
+    /// row.
     pub fn shape(&self, id: TensorId) -> (usize, usize) {
         match (id.layer, id.role) {
             (Some(layer), role) => self.layers[layer as usize].shape(role, self.hidden),

@@ -143,8 +143,8 @@ impl TensorId {
 
     /// Name in Hugging Face folders.
     ///
-    /// `post_norms`: whether the layer norms its outputs too ([`super::LayerSpec::post_norms`]), which
-    /// changes what `post_attention_layernorm` means.
+    /// `post_norms`: whether the layer norms its outputs too ([`super::LayerSpec::post_norms`]),
+    /// which changes what `post_attention_layernorm` means.
     pub fn hf_name(&self, post_norms: bool) -> String {
         match self.layer {
             Some(layer) => format!("model.layers.{layer}.{}", self.role.hf_stem(post_norms)),

@@ -78,6 +78,17 @@ pub enum StoreError {
         /// The type's name.
         found: String,
     },
+    /// A tensor that the architecture, as computed here, has no use for.
+    #[error(
+        "{path}: tensor `{tensor}` is not used by this architecture as forebay computes it, and \
+         results without it would be wrong; use another model"
+    )]
+    ExtraTensor {
+        /// The file or folder.
+        path: String,
+        /// The tensor's name.
+        tensor: String,
+    },
     /// Hyperparameters that make no network.
     #[error("{path}: {source}")]
     Model {
@@ -95,6 +106,16 @@ pub enum StoreError {
         count: usize,
         /// Names of the missing ones.
         missing: String,
+    },
+    /// A file of a folder.
+    #[error("{path}: {file} is missing; {remedy}")]
+    MissingFile {
+        /// The folder.
+        path: String,
+        /// The file.
+        file: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// Nothing found under the reference.
     #[error("model `{reference}` not found: {detail}")]

@@ -98,6 +98,24 @@ pub(super) fn places(
     Ok(places)
 }
 
+/// Refuses a model with tensors that the network does not use: leaving them out would change
+/// results.
+///
+/// `matters` says which names belong to the language model.
+pub(super) fn refuse_extra(
+    path: &str,
+    listing: &[TensorListing],
+    matters: impl Fn(&str) -> bool,
+) -> Result<(), StoreError> {
+    match listing.iter().find(|tensor| !tensor.used && matters(&tensor.name)) {
+        None => Ok(()),
+        Some(tensor) => Err(StoreError::ExtraTensor {
+            path: path.to_string(),
+            tensor: tensor.name.chars().take(128).collect(),
+        }),
+    }
+}
+
 /// A model on disk: a GGUF file (or its parts), or a Hugging Face folder.
 ///
 /// Every tensor the network needs was found, and its shape checked, when this value exists.
@@ -106,11 +124,17 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Opens what `reference` names: a GGUF file (any part of a split one), a Hugging Face folder, a folder
-    /// with one GGUF model in it, or `org/repo[:file-or-quantization]` in the Hugging Face cache.
+    /// Opens what `reference` names: a GGUF file (any part of a split one), a Hugging Face folder,
+    /// a folder with one GGUF model in it, or `org/repo[:file-or-quantization]` in the Hugging Face
+    /// cache.
     pub fn open(reference: &str) -> Result<ModelFiles, StoreError> {
-        let path = super::reference::resolve(reference)?;
-        Ok(ModelFiles { opened: super::open_gguf::open(&path)? })
+        let path = super::reference::resolve(reference, |name| std::env::var(name).ok())?;
+        let opened = if path.is_dir() {
+            super::hugging_face::open(&path)?
+        } else {
+            super::open_gguf::open(&path)?
+        };
+        Ok(ModelFiles { opened })
     }
 
     /// The network.
@@ -170,11 +194,14 @@ impl ModelFiles {
 
     /// Where the tokenizer comes from; read again from the files, which no vocabulary outlives.
     pub fn tokenizer_source(&self) -> Result<TokenizerSource, StoreError> {
+        if self.opened.path.is_dir() {
+            return super::hugging_face::tokenizer(&self.opened.path);
+        }
         super::open_gguf::tokenizer(&self.opened.path, &*self.opened.sources[0])
     }
 
-    /// Identifies the model: SHA-256 in hexadecimal over config.json, the header and length of every
-    /// file, and 64 pages sampled over its data. Moving or renaming files keeps it.
+    /// Identifies the model: SHA-256 in hexadecimal over config.json, the header and length of
+    /// every file, and 64 pages sampled over its data. Moving or renaming files keeps it.
     pub fn fingerprint(&self) -> String {
         self.opened.fingerprint.clone()
     }

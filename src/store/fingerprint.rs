@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 const SAMPLES: u64 = 64;
 const PAGE: u64 = 4096;
 
-/// SHA-256 over `config`, and over each file's length, header and [`SAMPLES`] pages spread evenly over its
-/// data (all of it where it is smaller), in hexadecimal.
+/// SHA-256 over `config`, and over each file's length, header and [`SAMPLES`] pages spread evenly
+/// over its data (all of it where it is smaller), in hexadecimal.
 ///
 /// `files` holds each file's source and the length of its header.
 pub(super) fn fingerprint(

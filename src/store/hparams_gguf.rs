@@ -69,13 +69,14 @@ impl<'a> Keys<'a> {
 
 /// Reads the hyperparameters of a header.
 ///
-/// `vocab` and `tied_head` come from the tensors, `rope_factors` is the content of
+/// `vocab`, `tied_head` and `qkv_bias` come from the tensors, `rope_factors` is the content of
 /// `rope_freqs.weight`, if the file has it.
 pub(super) fn gguf_hparams(
     path: &str,
     header: &GgufHeader,
     vocab: usize,
     tied_head: bool,
+    qkv_bias: bool,
     rope_factors: Option<Vec<f32>>,
 ) -> Result<Hparams, StoreError> {
     let key = "general.architecture";
@@ -116,6 +117,7 @@ pub(super) fn gguf_hparams(
         windowed_layers,
         query_scalar: None,
         activation: None,
+        qkv_bias,
         tied_head: Some(tied_head),
     })
 }

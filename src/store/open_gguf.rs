@@ -1,7 +1,7 @@
 //! Opens a GGUF model.
 
 use super::error::StoreError;
-use super::files::{Opened, Place, TensorInfo, TensorListing, places};
+use super::files::{Opened, Place, TensorInfo, TensorListing, places, refuse_extra};
 use super::fingerprint::fingerprint;
 use super::gguf::{GgufHeader, GgufTensor};
 use super::hparams_gguf::gguf_hparams;
@@ -29,7 +29,8 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
     let places = places(&shown, &spec, |id| id.gguf_name(), find)?;
     check_vocabulary(&shown, parts.header(), spec.vocab)?;
     let used: HashSet<String> = spec.tensors().iter().map(TensorId::gguf_name).collect();
-    let listing = parts.tensors().map(|(_, tensor)| list(tensor, &used)).collect();
+    let listing: Vec<_> = parts.tensors().map(|(_, tensor)| list(tensor, &used)).collect();
+    refuse_extra(&shown, &listing, |_| true)?;
     let metadata = parts.header().metadata.iter();
     let metadata = metadata.map(|(key, value)| (key.clone(), value.display())).collect();
     let files: Vec<_> =
@@ -58,7 +59,8 @@ fn read_spec(
     let embedding = TensorId::global(Role::Embedding).gguf_name();
     let vocab = find(&embedding)?.map_or(0, |place| place.info.rows);
     let tied_head = find(&TensorId::global(Role::Output).gguf_name())?.is_none();
-    let hparams = gguf_hparams(path, parts.header(), vocab, tied_head, rope_factors)?;
+    let qkv_bias = find(&TensorId::of_layer(0, Role::QueryBias).gguf_name())?.is_some();
+    let hparams = gguf_hparams(path, parts.header(), vocab, tied_head, qkv_bias, rope_factors)?;
     if vocab == 0 {
         let architecture = hparams.architecture;
         return Err(StoreError::MissingTensor {

@@ -86,3 +86,78 @@ fn gemma3_opens() {
     assert!((base(spec.layers[5].rope) / 1e6 - 1.0).abs() < 1e-3);
     assert_eq!(spec.layers[0].attention_scale, 1.0 / 16.0);
 }
+
+fn tiny(name: &str, file: &str) -> ModelFiles {
+    let path = format!("{}/tests/fixtures/tiny/{name}/{file}", env!("CARGO_MANIFEST_DIR"));
+    ModelFiles::open(&path).expect("a valid fixture")
+}
+
+/// A Hugging Face folder and the GGUF file of the same weights: the same network but for the
+/// conventions of rotation and norms, and the same values.
+#[test]
+fn both_formats_give_the_same_network() {
+    for name in ["llama", "qwen2", "qwen3", "gemma3"] {
+        let (folder, gguf) = (tiny(name, ""), tiny(name, "model.gguf"));
+        let (mut a, mut b) = (folder.spec().clone(), gguf.spec().clone());
+        assert_eq!(a.norm_offset, if name == "gemma3" { 1.0 } else { 0.0 });
+        let adjacent = if name == "llama" { RopeStyle::Adjacent } else { RopeStyle::Halves };
+        assert_eq!((a.ropes[0].style, b.ropes[0].style), (RopeStyle::Halves, adjacent));
+        for spec in [&mut a, &mut b] {
+            spec.name.clear();
+            spec.norm_offset = 0.0;
+            for rope in &mut spec.ropes {
+                rope.style = RopeStyle::Halves;
+                // Factors were rounded to f32 on their way through the file.
+                let round = |f: &mut f32| *f = (*f * 1e6).round() / 1e6;
+                rope.inv_freq.iter_mut().for_each(round);
+            }
+        }
+        assert_eq!(a, b, "{name}");
+        for id in a.tensors() {
+            let permuted = name == "llama" && matches!(id.role, Role::Query | Role::Key);
+            let values = |files: &ModelFiles| files.read_vector(id).expect("readable");
+            let (x, y) = (values(&folder), values(&gguf));
+            if permuted {
+                assert_ne!(x, y, "{name} {id:?} is stored for adjacent pairs");
+                assert_eq!(unpermuted(&y, a.hidden, a.layers[0].head_dim), x);
+            } else {
+                assert_eq!(x, y, "{name} {id:?}");
+            }
+        }
+        assert!(folder.tensors().iter().all(|t| t.used) && gguf.tensors().iter().all(|t| t.used));
+        match (folder.tokenizer_source(), gguf.tokenizer_source()) {
+            (
+                Ok(TokenizerSource::HuggingFace { eos_ids, .. }),
+                Ok(TokenizerSource::Gguf(vocab)),
+            ) => assert_eq!((eos_ids, vocab.tokens.len()), (vec![299], 300)),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+/// Rows of each head from adjacent pairs back to halves.
+fn unpermuted(values: &[f32], cols: usize, head_dim: usize) -> Vec<f32> {
+    let rows = values.len() / cols;
+    let source = |row: usize| {
+        let (head, within) = (row / head_dim, row % head_dim);
+        let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
+        head * head_dim + 2 * pair + half
+    };
+    (0..rows).flat_map(|row| &values[source(row) * cols..][..cols]).copied().collect()
+}
+
+#[test]
+fn rows_are_bounded_and_ranges_are_exact() {
+    let files = tiny("llama", "model.gguf");
+    let id = TensorId::of_layer(1, Role::Up);
+    let (mut all, mut some) = (Vec::new(), Vec::new());
+    files.read(id, 0..64, &mut all).expect("all rows");
+    files.read(id, 3..5, &mut some).expect("two rows");
+    assert_eq!(some, all[3 * 256..5 * 256]);
+    let error = files.read(id, 60..65, &mut some).expect_err("too many").to_string();
+    assert!(error.contains("rows 60..65 of `blk.1.ffn_up.weight`") && error.contains("has 64"));
+    assert!(files.read(TensorId::of_layer(9, Role::Up), 0..1, &mut some).is_err());
+    assert_eq!(files.total_bytes(), files.tensors().iter().map(|t| t.bytes).sum::<u64>() - 32);
+    fn shared<T: Send + Sync>(_: &T) {}
+    shared(&files);
+}

@@ -1,9 +1,12 @@
-//! Reads little-endian values front to back; no length is believed before it was compared with what is
-//! left of the file.
+//! Reads little-endian values front to back; no length is believed before it was compared with what
+//! is left of the file.
 
 use crate::store::error::StoreError;
 use crate::store::source::Source;
 
+/// Most items that anything in a header may count, whatever the length of the file: keys, tensors,
+/// elements of an array, bytes of a text.
+const COUNT_MAX: u64 = 1 << 26;
 /// Bytes fetched at once.
 const WINDOW: usize = 1 << 20;
 
@@ -44,10 +47,14 @@ impl<'a> Cursor<'a> {
 
     /// Checks that `count` items of at least `bytes` each can still follow.
     pub(super) fn room_for(&self, what: &str, count: u64, bytes: u64) -> Result<usize, StoreError> {
-        let most = self.left() / bytes.max(1);
+        let most = (self.left() / bytes.max(1)).min(COUNT_MAX);
         match usize::try_from(count) {
             Ok(n) if count <= most => Ok(n),
-            _ => Err(self.wrong(what, format!("a count of at most {most} (to the end)"), count)),
+            _ => Err(self.wrong(
+                what,
+                format!("a count of at most {most} (it must fit in the file)"),
+                count,
+            )),
         }
     }
 

@@ -1,4 +1,4 @@
-//! GGUF files (ggml docs/gguf.md), versions 2 and 3: headers read with every length bounded, and a writer.
+//! GGUF files (ggml docs/gguf.md), versions 2 and 3: bounded headers, and a writer.
 //! In: a [`super::Source`]. Out: [`GgufHeader`]. The data section is never touched here.
 
 mod cursor;

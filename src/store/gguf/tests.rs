@@ -125,7 +125,10 @@ fn doubled_names_and_deep_arrays_are_refused() {
 
 proptest! {
     #[test]
-    fn random_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..600), valid: bool) {
+    fn random_bytes_never_panic(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..600),
+        valid: bool,
+    ) {
         if valid && bytes.len() > 24 {
             bytes[..8].copy_from_slice(b"GGUF\x03\0\0\0");
             bytes[9..16].fill(0);
@@ -135,7 +138,9 @@ proptest! {
     }
 
     #[test]
-    fn flipped_bytes_never_panic(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+    fn flipped_bytes_never_panic(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
         let mut bytes = file();
         for (index, value) in flips {
             let at = index.index(bytes.len());

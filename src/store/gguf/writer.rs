@@ -37,8 +37,8 @@ impl TensorPlan {
     }
 }
 
-/// Writes a header at once and tensors one after the other, so that a model larger than memory can be
-/// written from a stream.
+/// Writes a header at once and tensors one after the other, so that a model larger than memory can
+/// be written from a stream.
 pub struct GgufWriter<W: Write> {
     out: W,
     tensors: Vec<TensorPlan>,
@@ -76,7 +76,8 @@ impl<W: Write> GgufWriter<W> {
         Ok(GgufWriter { out, tensors, current: 0, written: 0 })
     }
 
-    /// Appends bytes to the data of the current tensor; full tensors are padded and the next begins.
+    /// Appends bytes to the data of the current tensor; full tensors are padded and the next
+    /// begins.
     ///
     /// A call may not span two tensors.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
