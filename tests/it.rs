@@ -15,6 +15,9 @@ mod support;
 /// House rules: who may import whom, one home per dependency, sizes, twins of kernels.
 #[path = "it/tidy.rs"]
 mod tidy;
+/// Small models of every architecture against an independent implementation.
+#[path = "it/tiny.rs"]
+mod tiny;
 /// Texts and conversations to ids.
 #[path = "it/tokens.rs"]
 mod tokens;
