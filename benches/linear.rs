@@ -1,7 +1,7 @@
 //! Linear layers of the cpu device: CSV of GFLOP/s and weight GB/s per shape, type and rows of x.
 //!
-//! `cargo bench --bench linear [-- FILTER]`; a line is kept if it contains FILTER. The best of
-//! several runs is printed, since other programs may be using the machine.
+//! `cargo bench --bench linear [-- [FILTER] [--threads=N]]`; a line is kept if it contains FILTER.
+//! The best of several runs is printed, since other programs may be using the machine.
 
 use forebay::backend::Device;
 use forebay::backend::cpu::CpuDevice;
@@ -23,8 +23,9 @@ const COLD_BYTES: usize = 96 << 20;
 
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with("--")).unwrap_or_default();
+    let threads = std::env::args().find_map(|arg| arg.strip_prefix("--threads=")?.parse().ok());
     let mut out = std::io::stdout().lock();
-    let mut device = CpuDevice::new(None).expect("a cpu device");
+    let mut device = CpuDevice::new(threads).expect("a cpu device");
     writeln!(out, "device,k,n,type,m,gflops,weight_gbs,us").expect("stdout");
     let name = device.info().driver.replace(',', " ");
     for (cols, rows) in SHAPES {

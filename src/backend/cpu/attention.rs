@@ -265,7 +265,10 @@ impl Work<'_> {
     ) {
         // SAFETY: within this thread's scratch.
         unsafe {
-            let mut sums: [S::F; N] = std::array::from_fn(|i| S::load(out.add(d + i * LANES)));
+            let mut sums = [S::splat(0.0); N];
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = S::load(out.add(d + i * LANES));
+            }
             for at in seen {
                 let weight = S::splat(weights[at]);
                 let value = self.tile.add(at * self.padded + d);

@@ -172,8 +172,10 @@ unsafe fn expand_scales<S: Simd>(
                     let index = packing.super_at() / 32 + (first + i) / 8;
                     let d = S::load_f16(tile.slice::<[u16; LANES]>(index, 1)[0].as_ptr());
                     for half in 0..2 {
-                        let code: [f32; LANES] =
-                            std::array::from_fn(|lane| f32::from(codes[2 * lane + half]));
+                        let mut code = [0.0f32; LANES];
+                        for (lane, code) in code.iter_mut().enumerate() {
+                            *code = f32::from(codes[2 * lane + half]);
+                        }
                         let scale = S::mul(d, S::load(code.as_ptr()));
                         S::store(to.scales[i][half].as_mut_ptr(), scale);
                     }
@@ -187,8 +189,10 @@ unsafe fn expand_scales<S: Simd>(
 /// The low and the high f16 of sixteen words.
 #[inline(always)]
 unsafe fn halves<S: Simd>(words: &[u32; LANES]) -> (S::F, S::F) {
-    let low = words.map(|w| w as u16);
-    let high = words.map(|w| (w >> 16) as u16);
+    let (mut low, mut high) = ([0u16; LANES], [0u16; LANES]);
+    for i in 0..LANES {
+        (low[i], high[i]) = (words[i] as u16, (words[i] >> 16) as u16);
+    }
     // SAFETY: both arrays have sixteen halves.
     unsafe { (S::load_f16(low.as_ptr()), S::load_f16(high.as_ptr())) }
 }
@@ -207,13 +211,18 @@ unsafe fn k_scales<S: Simd>(
     const FOUR: u32 = 0x0F0F_0F0F;
     const TOP: u32 = 0x3030_3030;
     let [a, b, c] = codes else { return };
-    let scales: [[u32; LANES]; 2] =
-        [a.map(|a| a & SIX), std::array::from_fn(|i| c[i] & FOUR | a[i] >> 2 & TOP)];
-    let minima: [[u32; LANES]; 2] =
-        [b.map(|b| b & SIX), std::array::from_fn(|i| c[i] >> 4 & FOUR | b[i] >> 2 & TOP)];
+    let (mut scales, mut minima) = ([[0u32; LANES]; 2], [[0u32; LANES]; 2]);
+    for i in 0..LANES {
+        (scales[0][i], minima[0][i]) = (a[i] & SIX, b[i] & SIX);
+        scales[1][i] = c[i] & FOUR | a[i] >> 2 & TOP;
+        minima[1][i] = c[i] >> 4 & FOUR | b[i] >> 2 & TOP;
+    }
     for j in 0..8 {
-        let code = |from: &[[u32; LANES]; 2]| from[j / 4].map(|w| (w >> (j % 4 * 8) & 63) as f32);
-        let (scale, minimum) = (code(&scales), code(&minima));
+        let (mut scale, mut minimum) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for i in 0..LANES {
+            scale[i] = (scales[j / 4][i] >> (j % 4 * 8) & 63) as i32 as f32;
+            minimum[i] = (minima[j / 4][i] >> (j % 4 * 8) & 63) as i32 as f32;
+        }
         // SAFETY: sixteen lanes each.
         unsafe {
             let scale = S::mul(d, S::load(scale.as_ptr()));
@@ -252,9 +261,11 @@ pub(super) unsafe fn expand_floats<S: Simd>(
                     S::store(to.as_mut_ptr(), odd);
                 }
             } else {
-                to[0] = words.map(|w| f32::from_bits(w << 16));
-                if let Some(to) = to.get_mut(1) {
-                    *to = words.map(|w| f32::from_bits(w & 0xFFFF_0000));
+                for (to, w) in to[0].iter_mut().zip(words) {
+                    *to = f32::from_bits(w << 16);
+                }
+                for (to, w) in to.get_mut(1).into_iter().flatten().zip(words) {
+                    *to = f32::from_bits(w & 0xFFFF_0000);
                 }
             }
         }

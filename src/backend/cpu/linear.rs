@@ -122,8 +122,9 @@ impl Tile<'_> {
     unsafe fn floats<S: Simd>(&self, x: Span, bench: &mut Bench) {
         let packing = &self.product.packing;
         let weights = self.weights();
-        for first in (0..packing.cols).step_by(FLOAT_CHUNK) {
-            let count = FLOAT_CHUNK.min(packing.cols - first);
+        let cols = packing.cols;
+        for first in (0..cols).step_by(FLOAT_CHUNK) {
+            let count = FLOAT_CHUNK.min(cols - first);
             let floats = &mut bench.floats[..count];
             // SAFETY: row pointers are checked for `count` columns; sums has the group's rows.
             unsafe {
@@ -132,14 +133,12 @@ impl Tile<'_> {
                 while start < self.end {
                     let len = group_len(start, self.rows);
                     let sums = bench.sums[start - self.start..][..len].as_mut_ptr();
-                    let row = |r: usize| {
-                        x.at::<f32>((start + r) * packing.cols + first, count).cast_const()
-                    };
+                    let rows = x.at::<f32>(start * cols + first, (len - 1) * cols + count);
                     match len {
-                        8 => multiply_floats::<S, 8>(floats, row, sums),
-                        4 => multiply_floats::<S, 4>(floats, row, sums),
-                        2 => multiply_floats::<S, 2>(floats, row, sums),
-                        _ => multiply_floats::<S, 1>(floats, row, sums),
+                        8 => multiply_floats::<S, 8>(floats, rows, cols, sums),
+                        4 => multiply_floats::<S, 4>(floats, rows, cols, sums),
+                        2 => multiply_floats::<S, 2>(floats, rows, cols, sums),
+                        _ => multiply_floats::<S, 1>(floats, rows, cols, sums),
                     }
                     start += len;
                 }
@@ -189,10 +188,16 @@ impl Group<'_> {
     unsafe fn multiply<S: Simd, const KIND: u8, const R: usize>(&self) {
         // SAFETY: the maker of the group gave pointers to R rows of `count` blocks.
         unsafe {
-            let mut sums: [S::F; R] = std::array::from_fn(|r| S::load(self.sums.add(r).cast()));
+            let mut sums = [S::splat(0.0); R];
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = S::load(self.sums.add(r).cast());
+            }
             for b in 0..self.count {
                 let quants = self.weights.quants[b].as_ptr();
-                let w: [S::W; 8] = std::array::from_fn(|g| S::load_bytes(quants.add(g * 64)));
+                let mut w = [S::load_bytes(quants); 8];
+                for (g, w) in w.iter_mut().enumerate() {
+                    *w = S::load_bytes(quants.add(g * 64));
+                }
                 let scale = S::load(self.weights.scales[b][0].as_ptr());
                 for (r, sum) in sums.iter_mut().enumerate() {
                     let cell = b * R + r;
@@ -248,17 +253,20 @@ unsafe fn dot<S: Simd, const N: usize, const KIND: u8>(
 #[inline(always)]
 unsafe fn multiply_floats<S: Simd, const R: usize>(
     weights: &[[f32; LANES]],
-    row: impl Fn(usize) -> *const f32,
+    rows: *const f32,
+    stride: usize,
     to: *mut [f32; LANES],
 ) {
     // SAFETY: each row has as many columns as there are weights; `to` has R rows.
     unsafe {
-        let rows: [*const f32; R] = std::array::from_fn(row);
-        let mut sums: [S::F; R] = std::array::from_fn(|r| S::load(to.add(r).cast()));
+        let mut sums = [S::splat(0.0); R];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum = S::load(to.add(r).cast());
+        }
         for (k, w) in weights.iter().enumerate() {
             let w = S::load(w.as_ptr());
-            for (sum, row) in sums.iter_mut().zip(&rows) {
-                *sum = S::fma(S::splat(row.add(k).read()), w, *sum);
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = S::fma(S::splat(rows.add(r * stride + k).read()), w, *sum);
             }
         }
         for (r, sum) in sums.into_iter().enumerate() {

@@ -81,21 +81,25 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn sum_rows(v: &[__m512; LANES]) -> __m512 {
         unsafe {
-            let by8: [__m512; 8] = std::array::from_fn(|i| {
+            // Vectors of 8, 4 and 2 partial sums per row.
+            let mut by8 = [_mm512_setzero_ps(); 8];
+            for (i, to) in by8.iter_mut().enumerate() {
                 let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(v[i], v[i + 8]);
                 let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(v[i], v[i + 8]);
-                _mm512_add_ps(low, high)
-            });
-            let by4: [__m512; 4] = std::array::from_fn(|i| {
+                *to = _mm512_add_ps(low, high);
+            }
+            let mut by4 = [_mm512_setzero_ps(); 4];
+            for (i, to) in by4.iter_mut().enumerate() {
                 let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(by8[i], by8[i + 4]);
                 let high = _mm512_shuffle_f32x4::<0b11_01_11_01>(by8[i], by8[i + 4]);
-                _mm512_add_ps(low, high)
-            });
-            let by2: [__m512; 2] = std::array::from_fn(|i| {
+                *to = _mm512_add_ps(low, high);
+            }
+            let mut by2 = [_mm512_setzero_ps(); 2];
+            for (i, to) in by2.iter_mut().enumerate() {
                 let (a, b) = (_mm512_castps_pd(by4[i]), _mm512_castps_pd(by4[i + 2]));
                 let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
-                _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
-            });
+                *to = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+            }
             let low = _mm512_shuffle_ps::<0x88>(by2[0], by2[1]);
             let high = _mm512_shuffle_ps::<0xDD>(by2[0], by2[1]);
             let order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
