@@ -3,9 +3,9 @@
 //! Rows go in groups of 8, 4, 2 or 1 ([`group_len`]). A group's element is `[block][row in group]`:
 //! 32 i8 quants, one f32 scale, and per kind of weight one correction (see [`Correction`]).
 
-use super::buffer::Span;
 use super::math::ROUNDER;
 use super::simd::{Simd, Task};
+use super::span::Span;
 use std::ops::Range;
 
 /// Columns that share a scale.

@@ -1,8 +1,8 @@
 //! Attention of one row and one key/value head: its query heads share each key and value.
 
-use super::buffer::Span;
 use super::math::exp;
 use super::simd::{LANES, Simd, Task, sum};
+use super::span::Span;
 use crate::kernel::{AttentionRow, CacheLayout, PAGE_LEN};
 use std::ops::Range;
 

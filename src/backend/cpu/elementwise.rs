@@ -1,8 +1,8 @@
 //! Kernels that touch each element once or twice: norm, RoPE, cache append, gates, sums, gathers.
 
-use super::buffer::Span;
 use super::math::sigmoid;
 use super::simd::{LANES, Simd, Task, sum};
+use super::span::Span;
 use crate::kernel::{Activation, CacheLayout, RopeStyle};
 use half::f16;
 use std::ops::Range;

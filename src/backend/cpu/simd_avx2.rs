@@ -24,6 +24,10 @@ impl Simd for Avx2 {
     const BYTE_BIAS: u8 = 0;
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(v: f32) -> F {
         unsafe { [_mm256_set1_ps(v); 2] }
     }
@@ -134,6 +138,37 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> I {
         unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, w: I) {
+        unsafe {
+            _mm256_storeu_si256(p.cast(), w[0]);
+            _mm256_storeu_si256(p.add(32).cast(), w[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn field<const BY: i32>(w: I, mask: u8) -> I {
+        unsafe {
+            let (by, mask) = (_mm256_set1_epi32(BY.abs()), _mm256_set1_epi8(mask as i8));
+            let mut out = w;
+            for w in &mut out {
+                let moved =
+                    if BY < 0 { _mm256_sllv_epi32(*w, by) } else { _mm256_srlv_epi32(*w, by) };
+                *w = _mm256_and_si256(moved, mask);
+            }
+            out
+        }
+    }
+    #[inline(always)]
+    unsafe fn or(a: I, b: I) -> I {
+        unsafe { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn flip(w: I, bits: u8) -> I {
+        unsafe {
+            let bits = _mm256_set1_epi8(bits as i8);
+            [_mm256_xor_si256(w[0], bits), _mm256_xor_si256(w[1], bits)]
+        }
     }
     /// Products of 8-bit weights would overflow 16 bits as unsigned; with the sign moved to `x`
     /// (which stays within 127) two of them fit.

@@ -21,6 +21,10 @@ impl Simd for Avx512 {
     const BYTE_BIAS: u8 = 0x80;
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(v: f32) -> __m512 {
         unsafe { _mm512_set1_ps(v) }
     }
@@ -117,6 +121,26 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, w: __m512i) {
+        unsafe { _mm512_storeu_si512(p.cast(), w) }
+    }
+    #[inline(always)]
+    unsafe fn field<const BY: i32>(w: __m512i, mask: u8) -> __m512i {
+        unsafe {
+            let by = _mm512_set1_epi32(BY.abs());
+            let w = if BY < 0 { _mm512_sllv_epi32(w, by) } else { _mm512_srlv_epi32(w, by) };
+            _mm512_and_si512(w, _mm512_set1_epi8(mask as i8))
+        }
+    }
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn flip(w: __m512i, bits: u8) -> __m512i {
+        unsafe { _mm512_xor_si512(w, _mm512_set1_epi8(bits as i8)) }
     }
     #[inline(always)]
     unsafe fn dot4<const WIDE: bool>(acc: __m512i, w: __m512i, x: i32) -> __m512i {
