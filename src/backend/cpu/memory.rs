@@ -8,6 +8,10 @@ use std::ptr::NonNull;
 /// A cache line, and the widest vector.
 const ALIGN: usize = 64;
 
+/// Stands for the address of nothing.
+#[repr(align(64))]
+struct Line;
+
 /// Bytes of a huge page. Streaming weights through 4 KiB pages reaches half the bandwidth.
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;
@@ -39,7 +43,7 @@ impl Memory {
         }
         let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| failed())?;
         let start = match bytes {
-            0 => NonNull::<[u8; ALIGN]>::dangling().cast(),
+            0 => NonNull::<Line>::dangling().cast(),
             // SAFETY: the layout has a size.
             _ => NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(failed)?,
         };
@@ -115,7 +119,8 @@ mod tests {
     fn memory_is_zeroed_aligned_and_whole() {
         for bytes in [0, 1, 100, 2 << 20, (5 << 20) + 3] {
             let mut memory = Memory::new(bytes, "test").unwrap();
-            assert!(memory.as_slice().len() == bytes && memory.as_slice().iter().all(|&b| b == 0));
+            assert_eq!(memory.len(), bytes);
+            assert!(memory.as_slice().iter().all(|&b| b == 0));
             assert!(memory.as_slice().as_ptr().addr().is_multiple_of(ALIGN));
             memory.as_mut_slice().fill(7);
         }
