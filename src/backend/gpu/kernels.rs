@@ -1,0 +1,183 @@
+//! The table of kernels: which files make up each shader, and what it binds.
+
+use super::params;
+use crate::quant::DType;
+
+macro_rules! shaders {
+    ($folder:literal: $($name:literal)*) => {
+        &[$(($name, include_str!(concat!("../../../shaders/", $folder, $name, ".wgsl")))),*]
+    };
+}
+
+const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "attention" "attention_lanes" "gate"
+    "gather" "matmul_float_lanes" "matmul_float_tiles" "matmul_lanes" "matmul_tiles"
+    "matvec_float_lanes" "matvec_float_tiles" "matvec_lanes" "matvec_tiles" "quantize_rows"
+    "rms_norm" "rms_norm_lanes" "rope");
+
+const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_params" "bits_4" "bits_5" "bits_6"
+    "bits_8" "bytes" "dot_pairs_4" "dot_pairs_6" "dot_pairs_8" "flat" "float_bf16" "float_bindings"
+    "float_f16" "float_f32" "matmul_bindings" "matmul_params" "pack_bytes" "pack_pairs" "pairs"
+    "scale_k" "scale_min" "scale_q6_k" "scale_single" "segment" "store_quad" "weight_q4_0" "weight_q4_1"
+    "weight_q4_k" "weight_q5_0" "weight_q5_1" "weight_q5_k" "weight_q6_k" "weight_q8_0" "words");
+
+/// Which kernels a device runs where there are two of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// No workgroup memory, several outputs per invocation: software adapters.
+    Lanes,
+    /// Tiles in workgroup memory: GPUs.
+    Tiles,
+}
+
+/// A compute pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kernel {
+    Add,
+    Append,
+    Attention(Family),
+    Gate,
+    Gather,
+    Matmul(Family, DType),
+    Matvec(Family, DType),
+    Quantize(Family),
+    RmsNorm(Family),
+    Rope,
+}
+
+/// What a pipeline is made of.
+pub(super) struct Spec {
+    /// File in `shaders/`, without `.wgsl`.
+    pub file: &'static str,
+    /// Import placeholders and the fragments they stand for.
+    pub bound: Vec<(&'static str, &'static str)>,
+    /// For each binding, whether the kernel writes it.
+    pub writes: &'static [bool],
+    /// Bytes of its parameters.
+    pub params: usize,
+}
+
+const R: bool = false;
+const W: bool = true;
+
+impl Kernel {
+    pub(super) fn spec(self) -> Spec {
+        use Family::{Lanes, Tiles};
+        const ATTENTION: usize = size_of::<params::Attention>();
+        const NORM: usize = size_of::<params::Norm>();
+        const PAIRWISE: usize = size_of::<params::Pairwise>();
+        const COUNT: usize = size_of::<params::Count>();
+        let spec = |file, writes, params| Spec { file, bound: Vec::new(), writes, params };
+        match self {
+            Kernel::Add => spec("add", &[W, R], COUNT),
+            Kernel::Append => spec("append", &[R, R, R, W], PAIRWISE),
+            Kernel::Attention(Lanes) => spec("attention_lanes", &[R, R, R, R, R, W], ATTENTION),
+            Kernel::Attention(Tiles) => spec("attention", &[R, R, R, R, R, W], ATTENTION),
+            Kernel::Gate => spec("gate", &[W, R, W], PAIRWISE),
+            Kernel::Gather => spec("gather", &[R, R, W], PAIRWISE),
+            Kernel::Matmul(family, dtype) => product(
+                dtype,
+                match (family, dtype.is_float()) {
+                    (Lanes, true) => "matmul_float_lanes",
+                    (Tiles, true) => "matmul_float_tiles",
+                    (Lanes, false) => "matmul_lanes",
+                    (Tiles, false) => "matmul_tiles",
+                },
+            ),
+            Kernel::Matvec(family, dtype) => product(
+                dtype,
+                match (family, dtype.is_float()) {
+                    (Lanes, true) => "matvec_float_lanes",
+                    (Tiles, true) => "matvec_float_tiles",
+                    (Lanes, false) => "matvec_lanes",
+                    (Tiles, false) => "matvec_tiles",
+                },
+            ),
+            Kernel::Quantize(family) => Spec {
+                bound: vec![("pack", if family == Lanes { "pack_pairs" } else { "pack_bytes" })],
+                ..spec("quantize_rows", &[R, W, W], COUNT)
+            },
+            Kernel::RmsNorm(Lanes) => spec("rms_norm_lanes", &[W, R, W], NORM),
+            Kernel::RmsNorm(Tiles) => spec("rms_norm", &[W, R, W], NORM),
+            Kernel::Rope => spec("rope", &[W, R], size_of::<params::Rope>()),
+        }
+    }
+
+    /// Every pipeline there can be.
+    #[cfg(test)]
+    pub(super) fn all() -> Vec<Kernel> {
+        let mut all =
+            vec![Kernel::Add, Kernel::Append, Kernel::Gate, Kernel::Gather, Kernel::Rope];
+        for family in [Family::Lanes, Family::Tiles] {
+            all.extend([
+                Kernel::Attention(family),
+                Kernel::Quantize(family),
+                Kernel::RmsNorm(family),
+            ]);
+            for dtype in DType::ALL {
+                all.extend([Kernel::Matmul(family, dtype), Kernel::Matvec(family, dtype)]);
+            }
+        }
+        all
+    }
+
+    /// The WGSL text.
+    pub(super) fn source(self) -> String {
+        let spec = self.spec();
+        let mut text = String::new();
+        let mut seen = Vec::new();
+        expand(find(ENTRIES, spec.file), &spec.bound, &mut seen, &mut text);
+        text
+    }
+}
+
+fn weight(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float_f32",
+        DType::F16 => "float_f16",
+        DType::BF16 => "float_bf16",
+        DType::Q4_0 => "weight_q4_0",
+        DType::Q4_1 => "weight_q4_1",
+        DType::Q5_0 => "weight_q5_0",
+        DType::Q5_1 => "weight_q5_1",
+        DType::Q8_0 => "weight_q8_0",
+        DType::Q4K => "weight_q4_k",
+        DType::Q5K => "weight_q5_k",
+        DType::Q6K => "weight_q6_k",
+    }
+}
+
+/// A linear layer's kernel.
+fn product(dtype: DType, file: &'static str) -> Spec {
+    let dot = match dtype {
+        DType::Q8_0 => "dot_pairs_8",
+        DType::Q6K => "dot_pairs_6",
+        _ => "dot_pairs_4",
+    };
+    Spec {
+        file,
+        bound: vec![("weight", weight(dtype)), ("dot", dot)],
+        writes: if dtype.is_float() { &[R, R, R, W] } else { &[R, R, R, R, W] },
+        params: size_of::<params::Matmul>(),
+    }
+}
+
+fn find(table: &'static [(&str, &str)], name: &str) -> &'static str {
+    let found = table.iter().find(|(n, _)| *n == name);
+    found.unwrap_or_else(|| panic!("shaders/ has no '{name}'")).1
+}
+
+/// Replaces each `//!import NAME` line by the fragment NAME stands for, once.
+fn expand(text: &str, bound: &[(&str, &'static str)], seen: &mut Vec<String>, out: &mut String) {
+    for line in text.lines() {
+        let Some(name) = line.strip_prefix("//!import ").map(str::trim) else {
+            out.push_str(line);
+            out.push('\n');
+            continue;
+        };
+        let name = bound.iter().find(|(p, _)| *p == name).map_or(name, |(_, fragment)| fragment);
+        if !seen.iter().any(|s| s == name) {
+            seen.push(name.to_string());
+            expand(find(FRAGMENTS, name), bound, seen, out);
+        }
+    }
+}
