@@ -1,7 +1,7 @@
 //! Linear layers of the cpu device: CSV of GFLOP/s and weight GB/s per shape, type and rows of x.
 //!
-//! `cargo bench --bench linear [-- FILTER]`; a line is kept if it contains FILTER. The best of
-//! several runs is printed, since other programs may be using the machine.
+//! `cargo bench --bench linear [-- [FILTER] [--threads=N]]`; a line is kept if it contains FILTER.
+//! The best of several runs is printed, since other programs may be using the machine.
 
 use forebay::backend::Device;
 use forebay::backend::cpu::CpuDevice;
@@ -23,8 +23,9 @@ const COLD_BYTES: usize = 96 << 20;
 
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with("--")).unwrap_or_default();
+    let threads = std::env::args().find_map(|arg| arg.strip_prefix("--threads=")?.parse().ok());
     let mut out = std::io::stdout().lock();
-    let mut device = CpuDevice::new(None).expect("a cpu device");
+    let mut device = CpuDevice::new(threads).expect("a cpu device");
     writeln!(out, "device,k,n,type,m,gflops,weight_gbs,us").expect("stdout");
     let name = device.info().driver.replace(',', " ");
     for (cols, rows) in SHAPES {
@@ -34,7 +35,7 @@ fn main() {
             }
             for m in ROWS {
                 let label = format!("{name},{cols},{rows},{dtype},{m}");
-                if !label.contains(&filter) {
+                if !format!("{label},").contains(&filter) {
                     continue;
                 }
                 let seconds = measure(&mut device, dtype, (cols, rows), m);
@@ -47,8 +48,23 @@ fn main() {
     }
 }
 
+/// Seconds this thread has been on a core: with one thread a better measure than the wall while other
+/// programs run.
+#[cfg(unix)]
+fn on_core() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// The system does not tell.
+#[cfg(not(unix))]
+fn on_core() -> f64 {
+    f64::NAN
+}
+
 /// Best seconds of one layer.
 fn measure(device: &mut CpuDevice, dtype: DType, (cols, rows): (usize, usize), m: usize) -> f64 {
+    let alone = device.info().driver.ends_with(" 1 thread");
     let mut state = 1u64;
     let mut random = || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -62,6 +78,8 @@ fn measure(device: &mut CpuDevice, dtype: DType, (cols, rows): (usize, usize), m
     let weights: Vec<_> = (0..copies)
         .map(|_| device.load(dtype, rows, cols, &bytes, "weight").expect("memory"))
         .collect();
+    let weights =
+        if std::env::var_os("HOT").is_some() { vec![weights[0]; copies] } else { weights };
     let x = device.alloc(m * cols * 4, "x").expect("memory");
     let values: Vec<f32> = (0..m * cols).map(|_| random()).collect();
     let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -77,11 +95,16 @@ fn measure(device: &mut CpuDevice, dtype: DType, (cols, rows): (usize, usize), m
                 Call::Linear { x, rows: m, cols, projections }
             })
             .collect();
-        let begin = Instant::now();
+        let (begin, busy) = (Instant::now(), on_core());
         device.run(&calls).expect("device");
-        best = best.min(begin.elapsed().as_secs_f64() / copies as f64);
+        let wall = begin.elapsed().as_secs_f64();
+        let busy = on_core() - busy;
+        let seconds = if alone && !busy.is_nan() { busy } else { wall };
+        best = best.min(seconds / copies as f64);
     }
-    weights.into_iter().for_each(|weight| device.unload(weight));
+    if std::env::var_os("HOT").is_none() {
+        weights.into_iter().for_each(|weight| device.unload(weight));
+    }
     device.free(x);
     device.free(out);
     best

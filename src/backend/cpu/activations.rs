@@ -3,9 +3,9 @@
 //! Rows go in groups of 8, 4, 2 or 1 ([`group_len`]). A group's element is `[block][row in group]`:
 //! 32 i8 quants, one f32 scale, and per kind of weight one correction (see [`Correction`]).
 
-use super::buffer::Span;
 use super::math::ROUNDER;
 use super::simd::{Simd, Task};
+use super::span::Span;
 use std::ops::Range;
 
 /// Columns that share a scale.
@@ -208,11 +208,17 @@ fn round_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32, [i32; 2]) {
         return ([0; BLOCK], 0.0, [0; 2]);
     }
     let inverse = 127.0 / largest;
-    let quants: [i8; BLOCK] = std::array::from_fn(|i| {
-        (x[i] * inverse + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i8
-    });
-    let half = |from: usize| quants[from..from + 16].iter().map(|&q| i32::from(q)).sum();
-    (quants, largest / 127.0, [half(0), half(16)])
+    let mut quants = [0i8; BLOCK];
+    for (q, x) in quants.iter_mut().zip(x) {
+        *q = (x * inverse + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i8;
+    }
+    let mut sums = [0; 2];
+    for (sum, half) in sums.iter_mut().zip(quants.as_chunks::<16>().0) {
+        for &q in half {
+            *sum += i32::from(q);
+        }
+    }
+    (quants, largest / 127.0, sums)
 }
 
 #[cfg(test)]

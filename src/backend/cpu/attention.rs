@@ -1,8 +1,8 @@
 //! Attention of one row and one key/value head: its query heads share each key and value.
 
-use super::buffer::Span;
 use super::math::exp;
 use super::simd::{LANES, Simd, Task, sum};
+use super::span::Span;
 use crate::kernel::{AttentionRow, CacheLayout, PAGE_LEN};
 use std::ops::Range;
 
@@ -265,7 +265,10 @@ impl Work<'_> {
     ) {
         // SAFETY: within this thread's scratch.
         unsafe {
-            let mut sums: [S::F; N] = std::array::from_fn(|i| S::load(out.add(d + i * LANES)));
+            let mut sums = [S::splat(0.0); N];
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = S::load(out.add(d + i * LANES));
+            }
             for at in seen {
                 let weight = S::splat(weights[at]);
                 let value = self.tile.add(at * self.padded + d);

@@ -1,9 +1,10 @@
 //! Buffers, matrices, and runs.
 
-use super::buffer::{Memory, Span};
 use super::linear::Bench;
+use super::memory::Memory;
 use super::plan::{Lookup, Sized, needs, steps};
 use super::simd::SimdPath;
+use super::span::Span;
 use super::team::{Phase, Team};
 use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
 use crate::kernel::{Buffer, Call, Matrix};

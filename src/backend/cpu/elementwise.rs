@@ -1,8 +1,8 @@
 //! Kernels that touch each element once or twice: norm, RoPE, cache append, gates, sums, gathers.
 
-use super::buffer::Span;
 use super::math::sigmoid;
 use super::simd::{LANES, Simd, Task, sum};
+use super::span::Span;
 use crate::kernel::{Activation, CacheLayout, RopeStyle};
 use half::f16;
 use std::ops::Range;
@@ -35,13 +35,8 @@ impl Task for Part<'_> {
             unsafe {
                 match *self.kernel {
                     Simple::Norm { x, weight, out, cols, eps } => {
-                        norm::<S>(
-                            x.at(unit * cols, cols),
-                            weight.at(0, cols),
-                            eps,
-                            cols,
-                            |count| out.at(unit * cols, count),
-                        );
+                        let (x, out) = (x.at(unit * cols, cols), out.at(unit * cols, cols));
+                        norm::<S>(x, weight.at(0, cols), out, cols, eps);
                     }
                     Simple::Rope { x, angles, heads, head_dim, pairs, style } => {
                         let angles = angles.slice::<[f32; 2]>(unit * pairs, pairs);
@@ -54,18 +49,20 @@ impl Task for Part<'_> {
                     Simple::Append { k, v, cache, slots, layout } => {
                         let width = layout.width();
                         let slot = slots.slice::<u32>(unit, 1)[0] as usize;
-                        let narrow = |from: Span, at: usize| {
+                        for (from, at) in [(k, layout.key_at(slot)), (v, layout.value_at(slot))] {
                             let row = from.slice::<f32>(unit * width, width);
                             narrow::<S>(row, cache.slice_mut::<u16>(at, width));
-                        };
-                        narrow(k, layout.key_at(slot));
-                        narrow(v, layout.value_at(slot));
+                        }
                     }
                     Simple::Gate { gate, up, out, count, activation } => {
                         let at = unit * STRETCH;
                         let len = STRETCH.min(count - at);
                         let (gate, up) = (gate.at(at, len), up.at(at, len));
-                        gated::<S>(activation, gate, up, out.at(at, len), len);
+                        let out = out.at(at, len);
+                        match activation {
+                            Activation::Silu => each_vector::<S>(gate, up, out, len, Silu),
+                            Activation::GeluTanh => each_vector::<S>(gate, up, out, len, Gelu),
+                        }
                     }
                     Simple::Add { x, y, count } => {
                         let at = unit * STRETCH;
@@ -86,6 +83,11 @@ impl Task for Part<'_> {
     }
 }
 
+/// A function of two vectors. Closures would not inherit the vector features of their surroundings.
+trait Lanewise: Copy {
+    unsafe fn apply<S: Simd>(self, a: S::F, b: S::F) -> S::F;
+}
+
 /// Runs `f` on each vector of `len` elements, the last one padded through a buffer.
 #[inline(always)]
 unsafe fn each_vector<S: Simd>(
@@ -93,19 +95,19 @@ unsafe fn each_vector<S: Simd>(
     b: *const f32,
     out: *mut f32,
     len: usize,
-    f: impl Fn(S::F, S::F) -> S::F,
+    f: impl Lanewise,
 ) {
     // SAFETY: the caller gives `len` elements at each pointer.
     unsafe {
         let whole = len / LANES * LANES;
         for i in (0..whole).step_by(LANES) {
-            S::store(out.add(i), f(S::load(a.add(i)), S::load(b.add(i))));
+            S::store(out.add(i), f.apply::<S>(S::load(a.add(i)), S::load(b.add(i))));
         }
         if whole < len {
             let (mut x, mut y) = ([0.0f32; LANES], [0.0f32; LANES]);
             a.add(whole).copy_to_nonoverlapping(x.as_mut_ptr(), len - whole);
             b.add(whole).copy_to_nonoverlapping(y.as_mut_ptr(), len - whole);
-            S::store(x.as_mut_ptr(), f(S::load(x.as_ptr()), S::load(y.as_ptr())));
+            S::store(x.as_mut_ptr(), f.apply::<S>(S::load(x.as_ptr()), S::load(y.as_ptr())));
             out.add(whole).copy_from_nonoverlapping(x.as_ptr(), len - whole);
         }
     }
@@ -113,13 +115,7 @@ unsafe fn each_vector<S: Simd>(
 
 /// The sum of squares runs over four vectors at a time, whatever the row.
 #[inline(always)]
-unsafe fn norm<S: Simd>(
-    x: *const f32,
-    weight: *const f32,
-    eps: f32,
-    cols: usize,
-    out: impl Fn(usize) -> *mut f32,
-) {
+unsafe fn norm<S: Simd>(x: *const f32, weight: *const f32, out: *mut f32, cols: usize, eps: f32) {
     // SAFETY: the caller gives `cols` elements at each pointer.
     unsafe {
         let mut sums = [S::splat(0.0); 4];
@@ -135,8 +131,20 @@ unsafe fn norm<S: Simd>(
             sums[whole % 4] = S::fma(v, v, sums[whole % 4]);
         }
         let all = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
-        let factor = S::splat(1.0 / (sum::<S>(all) / cols as f32 + eps).sqrt());
-        each_vector::<S>(x, weight, out(cols), cols, |x, w| S::mul(S::mul(x, factor), w));
+        let factor = 1.0 / (sum::<S>(all) / cols as f32 + eps).sqrt();
+        each_vector::<S>(x, weight, out, cols, Scaled(factor));
+    }
+}
+
+/// `a * factor * b`.
+#[derive(Clone, Copy)]
+struct Scaled(f32);
+
+impl Lanewise for Scaled {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(self, a: S::F, b: S::F) -> S::F {
+        // SAFETY: arithmetic only.
+        unsafe { S::mul(S::mul(a, S::splat(self.0)), b) }
     }
 }
 
@@ -174,26 +182,29 @@ unsafe fn narrow<S: Simd>(from: &[f32], to: &mut [u16]) {
 /// `sqrt(2 / pi)`, and the cubic term of gelu's tanh approximation.
 const GELU: (f32, f32) = (0.797_884_6, 0.044_715);
 
-#[inline(always)]
-unsafe fn gated<S: Simd>(
-    activation: Activation,
-    gate: *const f32,
-    up: *const f32,
-    out: *mut f32,
-    len: usize,
-) {
-    // SAFETY: the caller gives `len` elements at each pointer.
-    unsafe {
-        match activation {
-            Activation::Silu => {
-                each_vector::<S>(gate, up, out, len, |g, u| S::mul(S::mul(g, sigmoid::<S>(g)), u))
-            }
-            // (1 + tanh(t)) / 2 is sigmoid(2 t).
-            Activation::GeluTanh => each_vector::<S>(gate, up, out, len, |g, u| {
-                let cubic = S::fma(S::mul(g, g), S::splat(GELU.1), S::splat(1.0));
-                let t = S::mul(S::mul(g, cubic), S::splat(2.0 * GELU.0));
-                S::mul(S::mul(g, sigmoid::<S>(t)), u)
-            }),
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Lanewise for Silu {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(self, gate: S::F, up: S::F) -> S::F {
+        // SAFETY: arithmetic only.
+        unsafe { S::mul(S::mul(gate, sigmoid::<S>(gate)), up) }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Gelu;
+
+impl Lanewise for Gelu {
+    /// `(1 + tanh(t)) / 2` is `sigmoid(2 t)`.
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(self, gate: S::F, up: S::F) -> S::F {
+        // SAFETY: arithmetic only.
+        unsafe {
+            let cubic = S::fma(S::mul(gate, gate), S::splat(GELU.1), S::splat(1.0));
+            let t = S::mul(S::mul(gate, cubic), S::splat(2.0 * GELU.0));
+            S::mul(S::mul(gate, sigmoid::<S>(t)), up)
         }
     }
 }

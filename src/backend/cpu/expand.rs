@@ -2,8 +2,8 @@
 //! at a time. The only place that knows the planes of [`Packing`].
 
 use super::activations::{BLOCK, Correction};
-use super::buffer::Span;
 use super::simd::{LANES, Simd};
+use super::span::Span;
 use crate::quant::{DType, Packing};
 
 /// Blocks of 32 columns expanded at a time; a multiple of a super-block's eight.
@@ -39,100 +39,155 @@ pub(super) enum Kind {
     Halves,
 }
 
-/// The kind of a quantized type and the correction it needs.
-pub(super) fn kind(dtype: DType) -> (Kind, Correction) {
+/// How a type's quants are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Storage {
+    /// 4 bits.
+    Nibbles,
+    /// 4 bits and a plane of fifth bits.
+    Five,
+    /// 4 bits and a plane of pairs.
+    Six,
+    /// 8 bits.
+    Whole,
+}
+
+/// What a kernel for a quantized type is made of; a parameter of the kernel.
+pub(super) trait Format {
+    const KIND: Kind;
+    const STORAGE: Storage;
+    /// What the type needs to know of x.
+    const CORRECTION: Correction;
+
+    /// Bytes per block in the planes of quants and of high bits.
+    const PLANES: (usize, usize) = match Self::STORAGE {
+        Storage::Nibbles => (256, 0),
+        Storage::Five => (256, 64),
+        Storage::Six => (256, 128),
+        Storage::Whole => (512, 0),
+    };
+}
+
+macro_rules! formats {
+    ($($name:ident: $kind:ident $storage:ident $correction:ident;)*) => {$(
+        pub(super) struct $name;
+
+        impl Format for $name {
+            const KIND: Kind = Kind::$kind;
+            const STORAGE: Storage = Storage::$storage;
+            const CORRECTION: Correction = Correction::$correction;
+        }
+    )*};
+}
+
+formats! {
+    Centred4: Centred Nibbles Centre8;
+    Centred5: Centred Five Centre16;
+    Centred8: Bytes Whole CentreByte;
+    Affine4: Affine Nibbles Sum;
+    Affine5: Affine Five Sum;
+    Halves6: Halves Six Halves32;
+}
+
+/// The correction of x that a quantized type needs.
+pub(super) fn correction(dtype: DType) -> Correction {
     match dtype {
-        DType::Q4_0 => (Kind::Centred, Correction::Centre8),
-        DType::Q5_0 => (Kind::Centred, Correction::Centre16),
-        DType::Q8_0 => (Kind::Bytes, Correction::CentreByte),
-        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => (Kind::Affine, Correction::Sum),
-        DType::Q6K => (Kind::Halves, Correction::Halves32),
+        DType::Q4_0 => Centred4::CORRECTION,
+        DType::Q5_0 => Centred5::CORRECTION,
+        DType::Q8_0 => Centred8::CORRECTION,
+        DType::Q4_1 | DType::Q4K => Affine4::CORRECTION,
+        DType::Q5_1 | DType::Q5K => Affine5::CORRECTION,
+        DType::Q6K => Halves6::CORRECTION,
         DType::F32 | DType::F16 | DType::BF16 => unreachable!("floats are not rounded"),
     }
 }
 
-/// Expands blocks `first..first + count` of a tile.
+/// Quants of one block at `low`, their high bits at `high`.
+///
+/// # Safety
+/// `S` must be available; the planes of `T` must be readable there.
+#[inline(always)]
+pub(super) unsafe fn unpack<S: Simd, T: Format>(
+    low: *const u8,
+    high: *const u8,
+    to: &mut [u8; QUANT_BYTES],
+) {
+    // SAFETY: by contract.
+    unsafe {
+        let to = to.as_mut_ptr();
+        unpack_group::<S, T, 0, { -4 }, { -4 }>(low, high, to);
+        unpack_group::<S, T, 1, { -3 }, { -2 }>(low, high, to);
+        unpack_group::<S, T, 2, { -2 }, 0>(low, high, to);
+        unpack_group::<S, T, 3, { -1 }, 2>(low, high, to);
+        unpack_group::<S, T, 4, 0, { -4 }>(low, high, to);
+        unpack_group::<S, T, 5, 1, { -2 }>(low, high, to);
+        unpack_group::<S, T, 6, 2, 0>(low, high, to);
+        unpack_group::<S, T, 7, 3, 2>(low, high, to);
+    }
+}
+
+/// Columns `4 * G..4 * G + 4` of sixteen rows. `FIFTH` is how far right bit `G` moves to become bit 4,
+/// `PAIR` how far right bits `2 * (G % 4)` and the next one move to become bits 4 and 5.
+#[inline(always)]
+unsafe fn unpack_group<S: Simd, T: Format, const G: usize, const FIFTH: i32, const PAIR: i32>(
+    low: *const u8,
+    high: *const u8,
+    to: *mut u8,
+) {
+    // SAFETY: by the contract of `unpack`.
+    unsafe {
+        let quants = if T::STORAGE == Storage::Whole {
+            S::flip(S::load_bytes(low.add(G * 64)), S::BYTE_BIAS)
+        } else {
+            let nibbles = S::load_bytes(low.add(G % 4 * 64));
+            let nibbles =
+                if G < 4 { S::field::<0>(nibbles, 0xF) } else { S::field::<4>(nibbles, 0xF) };
+            match T::STORAGE {
+                Storage::Five => S::or(nibbles, S::field::<FIFTH>(S::load_bytes(high), 0x10)),
+                Storage::Six => {
+                    let pairs = S::load_bytes(high.add(G / 4 * 64));
+                    S::or(nibbles, S::field::<PAIR>(pairs, 0x30))
+                }
+                Storage::Nibbles | Storage::Whole => nibbles,
+            }
+        };
+        S::store_bytes(to.add(G * 64), quants);
+    }
+}
+
+/// Asks for `count` bytes from `from` on.
+#[inline(always)]
+pub(super) unsafe fn prefetch<S: Simd>(from: *const u8, count: usize) {
+    for at in (0..count).step_by(64) {
+        // SAFETY: a prefetch may name any address.
+        unsafe { S::prefetch(from.wrapping_add(at)) };
+    }
+}
+
+/// Asks for the scales of a chunk of blocks from `first` on of the tile at `tile`.
+#[inline(always)]
+pub(super) unsafe fn prefetch_scales<S: Simd>(packing: &Packing, tile: *const u8, first: usize) {
+    // Bytes per block.
+    let (scales, supers) = match packing.dtype {
+        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => (32, 0),
+        DType::Q4_1 | DType::Q5_1 => (64, 0),
+        DType::Q4K | DType::Q5K => (24, 8),
+        DType::Q6K => (32, 4),
+        DType::F32 | DType::F16 | DType::BF16 => (0, 0),
+    };
+    // SAFETY: a prefetch may name any address.
+    unsafe {
+        prefetch::<S>(tile.wrapping_add(packing.scales_at() + first * scales), CHUNK * scales);
+        prefetch::<S>(tile.wrapping_add(packing.super_at() + first * supers), CHUNK * supers);
+    }
+}
+
+/// Expands the scales and minima of blocks `first..first + count`, whole super-blocks.
 ///
 /// # Safety
 /// `S` must be available, and nobody writes the tile.
 #[inline(always)]
-pub(super) unsafe fn expand<S: Simd>(
-    packing: &Packing,
-    tile: Span,
-    first: usize,
-    count: usize,
-    to: &mut Expanded,
-) {
-    // SAFETY: slices are checked against the tile, which nobody writes.
-    unsafe {
-        let low = |each: usize| tile.slice::<u8>(first * each, count * each);
-        let high = |each: usize| tile.slice::<u8>(packing.high_at() + first * each, count * each);
-        let quants = &mut to.quants[..count];
-        match packing.dtype {
-            DType::Q4_0 | DType::Q4_1 | DType::Q4K => {
-                for (q, to) in low(256).as_chunks::<256>().0.iter().zip(quants) {
-                    nibbles(q, to);
-                }
-            }
-            DType::Q5_0 | DType::Q5_1 | DType::Q5K => {
-                let low = low(256).as_chunks::<256>().0.iter();
-                for ((q, h), to) in low.zip(high(64).as_chunks::<64>().0).zip(quants) {
-                    nibbles(q, to);
-                    fifth_bits(h, to);
-                }
-            }
-            DType::Q6K => {
-                let low = low(256).as_chunks::<256>().0.iter();
-                for ((q, h), to) in low.zip(high(128).as_chunks::<128>().0).zip(quants) {
-                    nibbles(q, to);
-                    top_pairs(h, to);
-                }
-            }
-            DType::Q8_0 => {
-                for (q, to) in low(512).as_chunks::<512>().0.iter().zip(quants) {
-                    for (q, to) in q.iter().zip(to) {
-                        *to = q ^ S::BYTE_BIAS;
-                    }
-                }
-            }
-            DType::F32 | DType::F16 | DType::BF16 => unreachable!("floats have no quants"),
-        }
-        expand_scales::<S>(packing, tile, first, count, to);
-    }
-}
-
-/// Low nibbles are columns 0..16, high nibbles 16..32.
-#[inline(always)]
-fn nibbles(q: &[u8; 256], to: &mut [u8; QUANT_BYTES]) {
-    let (low, high) = to.split_at_mut(256);
-    for i in 0..256 {
-        low[i] = q[i] & 0xF;
-        high[i] = q[i] >> 4;
-    }
-}
-
-#[inline(always)]
-fn fifth_bits(h: &[u8; 64], to: &mut [u8; QUANT_BYTES]) {
-    for (g, to) in to.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-        for (to, h) in to.iter_mut().zip(h) {
-            *to |= (h >> g & 1) << 4;
-        }
-    }
-}
-
-#[inline(always)]
-fn top_pairs(h: &[u8; 128], to: &mut [u8; QUANT_BYTES]) {
-    for (g, to) in to.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-        for (to, h) in to.iter_mut().zip(&h[g / 4 * 64..]) {
-            *to |= (h >> (g % 4 * 2) & 3) << 4;
-        }
-    }
-}
-
-/// # Safety
-/// As for [`expand`].
-#[inline(always)]
-unsafe fn expand_scales<S: Simd>(
+pub(super) unsafe fn expand_scales<S: Simd>(
     packing: &Packing,
     tile: Span,
     first: usize,
@@ -140,7 +195,7 @@ unsafe fn expand_scales<S: Simd>(
     to: &mut Expanded,
 ) {
     let at = packing.scales_at();
-    // SAFETY: as in `expand`; f16 loads read sixteen halves of a checked slice.
+    // SAFETY: slices are checked against the tile; f16 loads read sixteen halves of a checked slice.
     unsafe {
         match packing.dtype {
             DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => {
@@ -172,8 +227,10 @@ unsafe fn expand_scales<S: Simd>(
                     let index = packing.super_at() / 32 + (first + i) / 8;
                     let d = S::load_f16(tile.slice::<[u16; LANES]>(index, 1)[0].as_ptr());
                     for half in 0..2 {
-                        let code: [f32; LANES] =
-                            std::array::from_fn(|lane| f32::from(codes[2 * lane + half]));
+                        let mut code = [0.0f32; LANES];
+                        for (lane, code) in code.iter_mut().enumerate() {
+                            *code = f32::from(codes[2 * lane + half]);
+                        }
                         let scale = S::mul(d, S::load(code.as_ptr()));
                         S::store(to.scales[i][half].as_mut_ptr(), scale);
                     }
@@ -187,8 +244,10 @@ unsafe fn expand_scales<S: Simd>(
 /// The low and the high f16 of sixteen words.
 #[inline(always)]
 unsafe fn halves<S: Simd>(words: &[u32; LANES]) -> (S::F, S::F) {
-    let low = words.map(|w| w as u16);
-    let high = words.map(|w| (w >> 16) as u16);
+    let (mut low, mut high) = ([0u16; LANES], [0u16; LANES]);
+    for i in 0..LANES {
+        (low[i], high[i]) = (words[i] as u16, (words[i] >> 16) as u16);
+    }
     // SAFETY: both arrays have sixteen halves.
     unsafe { (S::load_f16(low.as_ptr()), S::load_f16(high.as_ptr())) }
 }
@@ -207,13 +266,18 @@ unsafe fn k_scales<S: Simd>(
     const FOUR: u32 = 0x0F0F_0F0F;
     const TOP: u32 = 0x3030_3030;
     let [a, b, c] = codes else { return };
-    let scales: [[u32; LANES]; 2] =
-        [a.map(|a| a & SIX), std::array::from_fn(|i| c[i] & FOUR | a[i] >> 2 & TOP)];
-    let minima: [[u32; LANES]; 2] =
-        [b.map(|b| b & SIX), std::array::from_fn(|i| c[i] >> 4 & FOUR | b[i] >> 2 & TOP)];
+    let (mut scales, mut minima) = ([[0u32; LANES]; 2], [[0u32; LANES]; 2]);
+    for i in 0..LANES {
+        (scales[0][i], minima[0][i]) = (a[i] & SIX, b[i] & SIX);
+        scales[1][i] = c[i] & FOUR | a[i] >> 2 & TOP;
+        minima[1][i] = c[i] >> 4 & FOUR | b[i] >> 2 & TOP;
+    }
     for j in 0..8 {
-        let code = |from: &[[u32; LANES]; 2]| from[j / 4].map(|w| (w >> (j % 4 * 8) & 63) as f32);
-        let (scale, minimum) = (code(&scales), code(&minima));
+        let (mut scale, mut minimum) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for i in 0..LANES {
+            scale[i] = (scales[j / 4][i] >> (j % 4 * 8) & 63) as i32 as f32;
+            minimum[i] = (minima[j / 4][i] >> (j % 4 * 8) & 63) as i32 as f32;
+        }
         // SAFETY: sixteen lanes each.
         unsafe {
             let scale = S::mul(d, S::load(scale.as_ptr()));
@@ -227,7 +291,7 @@ unsafe fn k_scales<S: Simd>(
 /// Expands columns `first..first + to.len()` of a tile of float weights; `first` is even.
 ///
 /// # Safety
-/// As for [`expand`].
+/// `S` must be available, and nobody writes the tile.
 #[inline(always)]
 pub(super) unsafe fn expand_floats<S: Simd>(
     packing: &Packing,
@@ -235,7 +299,7 @@ pub(super) unsafe fn expand_floats<S: Simd>(
     first: usize,
     to: &mut [[f32; LANES]],
 ) {
-    // SAFETY: as in `expand`.
+    // SAFETY: slices are checked against the tile.
     unsafe {
         if packing.dtype == DType::F32 {
             let words = tile.slice::<f32>(first * LANES, to.len() * LANES);
@@ -252,9 +316,11 @@ pub(super) unsafe fn expand_floats<S: Simd>(
                     S::store(to.as_mut_ptr(), odd);
                 }
             } else {
-                to[0] = words.map(|w| f32::from_bits(w << 16));
-                if let Some(to) = to.get_mut(1) {
-                    *to = words.map(|w| f32::from_bits(w & 0xFFFF_0000));
+                for (to, w) in to[0].iter_mut().zip(words) {
+                    *to = f32::from_bits(w << 16);
+                }
+                for (to, w) in to.get_mut(1).into_iter().flatten().zip(words) {
+                    *to = f32::from_bits(w & 0xFFFF_0000);
                 }
             }
         }

@@ -1,13 +1,24 @@
 //! Linear layers: a unit of work is one tile of 16 outputs times a block of rows.
 
-use super::activations::{BLOCK, Correction, Rounded, group_len};
-use super::buffer::Span;
-use super::expand::{CHUNK, Expanded, FLOAT_CHUNK, Kind, expand, expand_floats, kind};
+use super::activations::{BLOCK, Rounded, group_len};
+use super::expand::{
+    Affine4, Affine5, CHUNK, Centred4, Centred5, Centred8, Expanded, FLOAT_CHUNK, Format, Halves6,
+    Kind, expand_floats, expand_scales, prefetch, prefetch_scales, unpack,
+};
 use super::simd::{LANES, Simd, Task};
-use crate::quant::Packing;
+use super::span::Span;
+use crate::quant::{DType, Packing};
+use std::ops::Range;
 
 /// Rows of x that share one expansion of a tile's chunk.
 pub(super) const ROW_BLOCK: usize = 128;
+
+/// With at most this many rows a layer is bound by memory: expansion and products alternate every
+/// [`FEW_STEP`] blocks, so that loads spread evenly over time.
+const FEW: usize = 8;
+
+/// See [`FEW`].
+const FEW_STEP: usize = 2;
 
 /// One matrix of a linear call.
 #[derive(Clone, Debug)]
@@ -56,25 +67,20 @@ impl Task for Tile<'_> {
             bench.sums[..count].fill([0.0; LANES]);
             match self.input {
                 Input::Exact(x) => self.floats::<S>(x, bench),
-                Input::Rounded(x) => {
-                    let (kind, correction) = kind(self.product.packing.dtype);
-                    match kind {
-                        Kind::Centred => self.quantized::<S, CENTRED>(x, correction, bench),
-                        Kind::Bytes => self.quantized::<S, BYTES>(x, correction, bench),
-                        Kind::Affine => self.quantized::<S, AFFINE>(x, correction, bench),
-                        Kind::Halves => self.quantized::<S, HALVES>(x, correction, bench),
-                    }
-                }
+                Input::Rounded(x) => match self.product.packing.dtype {
+                    DType::Q4_0 => self.quantized::<S, Centred4>(x, bench),
+                    DType::Q5_0 => self.quantized::<S, Centred5>(x, bench),
+                    DType::Q8_0 => self.quantized::<S, Centred8>(x, bench),
+                    DType::Q4_1 | DType::Q4K => self.quantized::<S, Affine4>(x, bench),
+                    DType::Q5_1 | DType::Q5K => self.quantized::<S, Affine5>(x, bench),
+                    DType::Q6K => self.quantized::<S, Halves6>(x, bench),
+                    DType::F32 | DType::F16 | DType::BF16 => unreachable!("floats see x exact"),
+                },
             }
             self.finish(&bench.sums[..count]);
         }
     }
 }
-
-const CENTRED: u8 = Kind::Centred as u8;
-const BYTES: u8 = Kind::Bytes as u8;
-const AFFINE: u8 = Kind::Affine as u8;
-const HALVES: u8 = Kind::Halves as u8;
 
 impl Tile<'_> {
     fn weights(&self) -> Span {
@@ -82,39 +88,71 @@ impl Tile<'_> {
     }
 
     #[inline(always)]
-    unsafe fn quantized<S: Simd, const KIND: u8>(
-        &self,
-        x: Rounded,
-        correction: Correction,
-        bench: &mut Bench,
-    ) {
+    unsafe fn quantized<S: Simd, T: Format>(&self, x: Rounded, bench: &mut Bench) {
         let packing = &self.product.packing;
-        let weights = self.weights();
-        for first in (0..packing.blocks()).step_by(CHUNK) {
-            let count = CHUNK.min(packing.blocks() - first);
-            // SAFETY: `x` gives pointers to `count` blocks of the group; sums has its rows.
+        let (weights, blocks) = (self.weights(), packing.blocks());
+        let tile = weights.at::<u8>(0, packing.tile_bytes()).cast_const();
+        let (low, high) = T::PLANES;
+        let step = if self.end - self.start <= FEW { FEW_STEP } else { CHUNK };
+        for first in (0..blocks).step_by(CHUNK) {
+            let count = CHUNK.min(blocks - first);
+            // What comes after this chunk: the next one, or the next tile's first.
+            let (next, then) = match first + CHUNK < blocks {
+                true => (tile, first + CHUNK),
+                false => (tile.wrapping_add(packing.tile_bytes()), 0),
+            };
+            let next_high = next.wrapping_add(packing.high_at());
+            // SAFETY: the tile is read only and has the planes of all its blocks.
             unsafe {
-                expand::<S>(packing, weights, first, count, &mut bench.expanded);
-                let mut start = self.start;
-                while start < self.end {
-                    let len = group_len(start, self.rows);
-                    let group = Group {
-                        weights: &bench.expanded,
-                        count,
-                        quants: x.quants(start, len, first, count),
-                        scales: x.scales(start, len, first, count),
-                        corrections: x.corrections(start, len, first, count, correction),
-                        sums: bench.sums[start - self.start..][..len].as_mut_ptr(),
-                    };
-                    match len {
-                        8 => group.multiply::<S, KIND, 8>(),
-                        4 => group.multiply::<S, KIND, 4>(),
-                        2 => group.multiply::<S, KIND, 2>(),
-                        _ => group.multiply::<S, KIND, 1>(),
+                expand_scales::<S>(packing, weights, first, count, &mut bench.expanded);
+                prefetch_scales::<S>(packing, next, then);
+                for within in (0..count).step_by(step) {
+                    let part = first + within..first + count.min(within + step);
+                    for (b, to) in part.clone().zip(&mut bench.expanded.quants[within..]) {
+                        let high_bits = tile.add(packing.high_at() + b * high);
+                        unpack::<S, T>(tile.add(b * low), high_bits, to);
+                        let ahead = then + b - first;
+                        prefetch::<S>(next.wrapping_add(ahead * low), low);
+                        prefetch::<S>(next_high.wrapping_add(ahead * high), high);
                     }
-                    start += len;
+                    self.groups::<S, T>(x, part, within, bench);
                 }
             }
+        }
+    }
+
+    /// Adds the products of blocks `part`, which lie at `within` of the expanded chunk, to all rows.
+    #[inline(always)]
+    unsafe fn groups<S: Simd, T: Format>(
+        &self,
+        x: Rounded,
+        part: Range<usize>,
+        within: usize,
+        bench: &mut Bench,
+    ) {
+        let (first, count) = (part.start, part.len());
+        let mut start = self.start;
+        while start < self.end {
+            let len = group_len(start, self.rows);
+            let group = Group {
+                weights: &bench.expanded,
+                within,
+                count,
+                quants: x.quants(start, len, first, count),
+                scales: x.scales(start, len, first, count),
+                corrections: x.corrections(start, len, first, count, T::CORRECTION),
+                sums: bench.sums[start - self.start..][..len].as_mut_ptr(),
+            };
+            // SAFETY: `x` gives pointers to `count` blocks of the group; sums has its rows.
+            unsafe {
+                match len {
+                    8 => group.multiply::<S, T, 8>(),
+                    4 => group.multiply::<S, T, 4>(),
+                    2 => group.multiply::<S, T, 2>(),
+                    _ => group.multiply::<S, T, 1>(),
+                }
+            }
+            start += len;
         }
     }
 
@@ -122,8 +160,9 @@ impl Tile<'_> {
     unsafe fn floats<S: Simd>(&self, x: Span, bench: &mut Bench) {
         let packing = &self.product.packing;
         let weights = self.weights();
-        for first in (0..packing.cols).step_by(FLOAT_CHUNK) {
-            let count = FLOAT_CHUNK.min(packing.cols - first);
+        let cols = packing.cols;
+        for first in (0..cols).step_by(FLOAT_CHUNK) {
+            let count = FLOAT_CHUNK.min(cols - first);
             let floats = &mut bench.floats[..count];
             // SAFETY: row pointers are checked for `count` columns; sums has the group's rows.
             unsafe {
@@ -132,14 +171,12 @@ impl Tile<'_> {
                 while start < self.end {
                     let len = group_len(start, self.rows);
                     let sums = bench.sums[start - self.start..][..len].as_mut_ptr();
-                    let row = |r: usize| {
-                        x.at::<f32>((start + r) * packing.cols + first, count).cast_const()
-                    };
+                    let rows = x.at::<f32>(start * cols + first, (len - 1) * cols + count);
                     match len {
-                        8 => multiply_floats::<S, 8>(floats, row, sums),
-                        4 => multiply_floats::<S, 4>(floats, row, sums),
-                        2 => multiply_floats::<S, 2>(floats, row, sums),
-                        _ => multiply_floats::<S, 1>(floats, row, sums),
+                        8 => multiply_floats::<S, 8>(floats, rows, cols, sums),
+                        4 => multiply_floats::<S, 4>(floats, rows, cols, sums),
+                        2 => multiply_floats::<S, 2>(floats, rows, cols, sums),
+                        _ => multiply_floats::<S, 1>(floats, rows, cols, sums),
                     }
                     start += len;
                 }
@@ -175,6 +212,7 @@ impl Tile<'_> {
 /// A chunk of weights and the same columns of a group of rows.
 struct Group<'a> {
     weights: &'a Expanded,
+    within: usize,
     count: usize,
     quants: *const i8,
     scales: *const f32,
@@ -186,31 +224,38 @@ impl Group<'_> {
     /// Adds `count` blocks of products to `R` rows of sums: the one order of arithmetic of quantized
     /// layers. Integers are exact; each block then adds one rounded product.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, const KIND: u8, const R: usize>(&self) {
+    unsafe fn multiply<S: Simd, T: Format, const R: usize>(&self) {
         // SAFETY: the maker of the group gave pointers to R rows of `count` blocks.
         unsafe {
-            let mut sums: [S::F; R] = std::array::from_fn(|r| S::load(self.sums.add(r).cast()));
+            let mut sums = [S::splat(0.0); R];
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = S::load(self.sums.add(r).cast());
+            }
             for b in 0..self.count {
-                let quants = self.weights.quants[b].as_ptr();
-                let w: [S::W; 8] = std::array::from_fn(|g| S::load_bytes(quants.add(g * 64)));
-                let scale = S::load(self.weights.scales[b][0].as_ptr());
+                let at = self.within + b;
+                let quants = self.weights.quants[at].as_ptr();
+                let mut w = [S::load_bytes(quants); 8];
+                for (g, w) in w.iter_mut().enumerate() {
+                    *w = S::load_bytes(quants.add(g * 64));
+                }
+                let scale = S::load(self.weights.scales[at][0].as_ptr());
                 for (r, sum) in sums.iter_mut().enumerate() {
                     let cell = b * R + r;
                     let x = self.quants.add(cell * BLOCK).cast::<i32>();
-                    let product = if KIND == HALVES {
-                        let second = S::load(self.weights.scales[b][1].as_ptr());
+                    let product = if T::KIND == Kind::Halves {
+                        let second = S::load(self.weights.scales[at][1].as_ptr());
                         let init = self.corrections.add(cell * 2);
-                        let low = dot::<S, 4, KIND>(&w, x, init.read());
-                        let high = dot::<S, 4, KIND>(&w[4..], x.add(4), init.add(1).read());
+                        let low = dot::<S, T, 4>(&w, x, init.read());
+                        let high = dot::<S, T, 4>(&w[4..], x.add(4), init.add(1).read());
                         S::fma(second, high, S::mul(scale, low))
-                    } else if KIND == AFFINE {
+                    } else if T::KIND == Kind::Affine {
                         let total = self.corrections.add(cell).cast::<f32>().read();
-                        let minimum = S::load(self.weights.minima[b].as_ptr());
-                        let scaled = S::mul(scale, dot::<S, 8, KIND>(&w, x, 0));
+                        let minimum = S::load(self.weights.minima[at].as_ptr());
+                        let scaled = S::mul(scale, dot::<S, T, 8>(&w, x, 0));
                         S::fma(minimum, S::splat(total), scaled)
                     } else {
                         let init = self.corrections.add(cell).read();
-                        S::mul(scale, dot::<S, 8, KIND>(&w, x, init))
+                        S::mul(scale, dot::<S, T, 8>(&w, x, init))
                     };
                     *sum = S::fma(product, S::splat(self.scales.add(cell).read()), *sum);
                 }
@@ -224,17 +269,13 @@ impl Group<'_> {
 
 /// `init` plus the products of `N` groups of four columns.
 #[inline(always)]
-unsafe fn dot<S: Simd, const N: usize, const KIND: u8>(
-    w: &[S::W],
-    x: *const i32,
-    init: i32,
-) -> S::F {
+unsafe fn dot<S: Simd, T: Format, const N: usize>(w: &[S::W], x: *const i32, init: i32) -> S::F {
     // SAFETY: x has N words; they are aligned to four bytes.
     unsafe {
         let mut sum = S::splat_i32(init);
         for (g, &w) in w[..N].iter().enumerate() {
             let x = x.add(g).read();
-            sum = if KIND == BYTES {
+            sum = if T::KIND == Kind::Bytes {
                 S::dot4::<true>(sum, w, x)
             } else {
                 S::dot4::<false>(sum, w, x)
@@ -248,17 +289,20 @@ unsafe fn dot<S: Simd, const N: usize, const KIND: u8>(
 #[inline(always)]
 unsafe fn multiply_floats<S: Simd, const R: usize>(
     weights: &[[f32; LANES]],
-    row: impl Fn(usize) -> *const f32,
+    rows: *const f32,
+    stride: usize,
     to: *mut [f32; LANES],
 ) {
     // SAFETY: each row has as many columns as there are weights; `to` has R rows.
     unsafe {
-        let rows: [*const f32; R] = std::array::from_fn(row);
-        let mut sums: [S::F; R] = std::array::from_fn(|r| S::load(to.add(r).cast()));
+        let mut sums = [S::splat(0.0); R];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum = S::load(to.add(r).cast());
+        }
         for (k, w) in weights.iter().enumerate() {
             let w = S::load(w.as_ptr());
-            for (sum, row) in sums.iter_mut().zip(&rows) {
-                *sum = S::fma(S::splat(row.add(k).read()), w, *sum);
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = S::fma(S::splat(rows.add(r * stride + k).read()), w, *sum);
             }
         }
         for (r, sum) in sums.into_iter().enumerate() {

@@ -4,12 +4,12 @@
 
 mod activations;
 mod attention;
-mod buffer;
 mod device;
 mod elementwise;
 mod expand;
 mod linear;
 mod math;
+mod memory;
 mod plan;
 mod simd;
 #[cfg(target_arch = "x86_64")]
@@ -17,6 +17,7 @@ mod simd_avx2;
 #[cfg(target_arch = "x86_64")]
 mod simd_avx512;
 mod simd_portable;
+mod span;
 mod team;
 #[cfg(test)]
 mod tests;

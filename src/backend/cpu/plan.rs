@@ -2,11 +2,12 @@
 
 use super::activations::{Corrections, GROUP, Round, Rounded};
 use super::attention::{Attention, Rows};
-use super::buffer::{Memory, Span};
 use super::elementwise::{Part, STRETCH, Simple};
-use super::expand::kind;
+use super::expand::correction;
 use super::linear::{Bench, Input, Product, ROW_BLOCK, Tile};
+use super::memory::Memory;
 use super::simd::{SimdPath, dispatch};
+use super::span::Span;
 use crate::kernel::{AttentionRow, Buffer, Call, Matrix, Projection};
 use crate::quant::{Packing, TILE_ROWS};
 use std::ops::Range;
@@ -94,7 +95,7 @@ fn linear(
         projections
             .iter()
             .filter(|p| !p.weight.dtype.is_float())
-            .for_each(|p| needs.insert(kind(p.weight.dtype).1));
+            .for_each(|p| needs.insert(correction(p.weight.dtype)));
         let cost = GROUP.min(rows) * cols / ELEMENTS_PER_NS;
         to.push(Sized { step: Step::Round { x, into, needs }, units: Round::units(rows), cost });
     }

@@ -78,6 +78,8 @@ pub(super) trait Simd: Copy + 'static {
     /// Quants of 8 bits are stored as `q ^ BYTE_BIAS`: 0x80 where dot products want unsigned weights.
     const BYTE_BIAS: u8;
 
+    /// Asks for the cache line of an address, which need not be valid.
+    unsafe fn prefetch(p: *const u8);
     unsafe fn splat(v: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
     unsafe fn store(p: *mut f32, v: Self::F);
@@ -104,6 +106,12 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn to_f32(v: Self::I) -> Self::F;
     /// 64 bytes.
     unsafe fn load_bytes(p: *const u8) -> Self::W;
+    unsafe fn store_bytes(p: *mut u8, w: Self::W);
+    /// 32-bit lanes shifted right (left if negative) by `BY`, then bytes masked.
+    unsafe fn field<const BY: i32>(w: Self::W, mask: u8) -> Self::W;
+    unsafe fn or(a: Self::W, b: Self::W) -> Self::W;
+    /// Each byte with `bits` flipped.
+    unsafe fn flip(w: Self::W, bits: u8) -> Self::W;
     /// `acc + sum of w[i] * x[i]` over the four bytes of a lane; `x` holds four i8. `WIDE` weights
     /// use all 8 bits (with [`Simd::BYTE_BIAS`]), others at most 6.
     unsafe fn dot4<const WIDE: bool>(acc: Self::I, w: Self::W, x: i32) -> Self::I;

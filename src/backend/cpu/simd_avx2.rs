@@ -24,6 +24,10 @@ impl Simd for Avx2 {
     const BYTE_BIAS: u8 = 0;
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(v: f32) -> F {
         unsafe { [_mm256_set1_ps(v); 2] }
     }
@@ -96,22 +100,26 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn sum_rows(v: &[F; LANES]) -> F {
         unsafe {
-            let by4: [__m256; 8] = std::array::from_fn(|i| {
+            // Vectors of 4, 2 and 1 partial sums per row.
+            let mut by4 = [_mm256_setzero_ps(); 8];
+            for (i, to) in by4.iter_mut().enumerate() {
                 let a = _mm256_add_ps(v[i][0], v[i][1]);
                 let b = _mm256_add_ps(v[i + 8][0], v[i + 8][1]);
                 let low = _mm256_permute2f128_ps::<0x20>(a, b);
-                _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b))
-            });
-            let by2: [__m256; 4] = std::array::from_fn(|i| {
+                *to = _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b));
+            }
+            let mut by2 = [_mm256_setzero_ps(); 4];
+            for (i, to) in by2.iter_mut().enumerate() {
                 let (a, b) = (_mm256_castps_pd(by4[i]), _mm256_castps_pd(by4[i + 4]));
                 let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
-                _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high))
-            });
+                *to = _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
+            }
             // Rows 0 4 2 6 | 8 12 10 14, and the same plus one.
-            let by1: [__m256; 2] = std::array::from_fn(|i| {
+            let mut by1 = [_mm256_setzero_ps(); 2];
+            for (i, to) in by1.iter_mut().enumerate() {
                 let low = _mm256_shuffle_ps::<0x88>(by2[i], by2[i + 2]);
-                _mm256_add_ps(low, _mm256_shuffle_ps::<0xDD>(by2[i], by2[i + 2]))
-            });
+                *to = _mm256_add_ps(low, _mm256_shuffle_ps::<0xDD>(by2[i], by2[i + 2]));
+            }
             let even = _mm256_castps_pd(_mm256_unpacklo_ps(by1[0], by1[1]));
             let odd = _mm256_castps_pd(_mm256_unpackhi_ps(by1[0], by1[1]));
             let low = _mm256_castpd_ps(_mm256_unpacklo_pd(even, odd));
@@ -130,6 +138,37 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> I {
         unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, w: I) {
+        unsafe {
+            _mm256_storeu_si256(p.cast(), w[0]);
+            _mm256_storeu_si256(p.add(32).cast(), w[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn field<const BY: i32>(w: I, mask: u8) -> I {
+        unsafe {
+            let (by, mask) = (_mm256_set1_epi32(BY.abs()), _mm256_set1_epi8(mask as i8));
+            let mut out = w;
+            for w in &mut out {
+                let moved =
+                    if BY < 0 { _mm256_sllv_epi32(*w, by) } else { _mm256_srlv_epi32(*w, by) };
+                *w = _mm256_and_si256(moved, mask);
+            }
+            out
+        }
+    }
+    #[inline(always)]
+    unsafe fn or(a: I, b: I) -> I {
+        unsafe { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn flip(w: I, bits: u8) -> I {
+        unsafe {
+            let bits = _mm256_set1_epi8(bits as i8);
+            [_mm256_xor_si256(w[0], bits), _mm256_xor_si256(w[1], bits)]
+        }
     }
     /// Products of 8-bit weights would overflow 16 bits as unsigned; with the sign moved to `x`
     /// (which stays within 127) two of them fit.

@@ -21,6 +21,10 @@ impl Simd for Avx512 {
     const BYTE_BIAS: u8 = 0x80;
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(v: f32) -> __m512 {
         unsafe { _mm512_set1_ps(v) }
     }
@@ -81,21 +85,25 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn sum_rows(v: &[__m512; LANES]) -> __m512 {
         unsafe {
-            let by8: [__m512; 8] = std::array::from_fn(|i| {
+            // Vectors of 8, 4 and 2 partial sums per row.
+            let mut by8 = [_mm512_setzero_ps(); 8];
+            for (i, to) in by8.iter_mut().enumerate() {
                 let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(v[i], v[i + 8]);
                 let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(v[i], v[i + 8]);
-                _mm512_add_ps(low, high)
-            });
-            let by4: [__m512; 4] = std::array::from_fn(|i| {
+                *to = _mm512_add_ps(low, high);
+            }
+            let mut by4 = [_mm512_setzero_ps(); 4];
+            for (i, to) in by4.iter_mut().enumerate() {
                 let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(by8[i], by8[i + 4]);
                 let high = _mm512_shuffle_f32x4::<0b11_01_11_01>(by8[i], by8[i + 4]);
-                _mm512_add_ps(low, high)
-            });
-            let by2: [__m512; 2] = std::array::from_fn(|i| {
+                *to = _mm512_add_ps(low, high);
+            }
+            let mut by2 = [_mm512_setzero_ps(); 2];
+            for (i, to) in by2.iter_mut().enumerate() {
                 let (a, b) = (_mm512_castps_pd(by4[i]), _mm512_castps_pd(by4[i + 2]));
                 let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
-                _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
-            });
+                *to = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+            }
             let low = _mm512_shuffle_ps::<0x88>(by2[0], by2[1]);
             let high = _mm512_shuffle_ps::<0xDD>(by2[0], by2[1]);
             let order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
@@ -113,6 +121,26 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, w: __m512i) {
+        unsafe { _mm512_storeu_si512(p.cast(), w) }
+    }
+    #[inline(always)]
+    unsafe fn field<const BY: i32>(w: __m512i, mask: u8) -> __m512i {
+        unsafe {
+            let by = _mm512_set1_epi32(BY.abs());
+            let w = if BY < 0 { _mm512_sllv_epi32(w, by) } else { _mm512_srlv_epi32(w, by) };
+            _mm512_and_si512(w, _mm512_set1_epi8(mask as i8))
+        }
+    }
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn flip(w: __m512i, bits: u8) -> __m512i {
+        unsafe { _mm512_xor_si512(w, _mm512_set1_epi8(bits as i8)) }
     }
     #[inline(always)]
     unsafe fn dot4<const WIDE: bool>(acc: __m512i, w: __m512i, x: i32) -> __m512i {

@@ -21,6 +21,8 @@ impl Simd for Portable {
     const BYTE_BIAS: u8 = 0x80;
 
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn splat(v: f32) -> F {
         [v; LANES]
     }
@@ -89,6 +91,26 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> [[u8; 4]; LANES] {
         unsafe { p.cast::<[[u8; 4]; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, w: [[u8; 4]; LANES]) {
+        unsafe { p.cast::<[[u8; 4]; LANES]>().write_unaligned(w) }
+    }
+    #[inline(always)]
+    unsafe fn field<const BY: i32>(w: [[u8; 4]; LANES], mask: u8) -> [[u8; 4]; LANES] {
+        w.map(|w| {
+            let word = u32::from_le_bytes(w);
+            let word = if BY < 0 { word << -BY } else { word >> BY };
+            (word & u32::from_ne_bytes([mask; 4])).to_le_bytes()
+        })
+    }
+    #[inline(always)]
+    unsafe fn or(a: [[u8; 4]; LANES], b: [[u8; 4]; LANES]) -> [[u8; 4]; LANES] {
+        std::array::from_fn(|i| std::array::from_fn(|j| a[i][j] | b[i][j]))
+    }
+    #[inline(always)]
+    unsafe fn flip(w: [[u8; 4]; LANES], bits: u8) -> [[u8; 4]; LANES] {
+        w.map(|w| w.map(|byte| byte ^ bits))
     }
     #[inline(always)]
     unsafe fn dot4<const WIDE: bool>(

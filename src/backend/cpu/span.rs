@@ -1,70 +1,6 @@
-//! Aligned memory, and views of it that kernels share between threads.
+//! Views of device memory that the kernels of a run share.
 
-use crate::backend::DeviceError;
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
-
-/// A cache line, and the widest vector.
-const ALIGN: usize = 64;
-
-/// Zeroed bytes, aligned to [`ALIGN`].
-pub(super) struct Memory {
-    start: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: `Memory` owns its bytes and has no interior mutability of its own.
-unsafe impl Send for Memory {}
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    /// Allocates `bytes` zeroed bytes; `what` names them in the error.
-    pub(super) fn new(bytes: usize, what: &str) -> Result<Memory, DeviceError> {
-        let failed = || DeviceError::OutOfMemory {
-            device: "cpu".into(),
-            what: what.into(),
-            bytes: bytes as u64,
-        };
-        let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| failed())?;
-        if bytes == 0 {
-            return Ok(Memory { start: NonNull::<[u8; ALIGN]>::dangling().cast(), bytes });
-        }
-        // SAFETY: the layout has a size.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(failed)?;
-        Ok(Memory { start, bytes })
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.bytes
-    }
-
-    pub(super) fn as_slice(&self) -> &[u8] {
-        // SAFETY: owned and initialised; no span is alive outside a run.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) }
-    }
-
-    pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `&mut self` is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
-    }
-
-    /// A view for the kernels of one run.
-    pub(super) fn span(&self) -> Span {
-        Span { start: self.start.as_ptr(), bytes: self.bytes }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if self.bytes != 0 {
-            // SAFETY: allocated in `new` with this very layout.
-            unsafe {
-                let layout = Layout::from_size_align_unchecked(self.bytes, ALIGN);
-                dealloc(self.start.as_ptr(), layout);
-            }
-        }
-    }
-}
 
 /// A view of device memory, valid during one run; calls may name one buffer as input and output, so
 /// kernels see pointers, not slices.
@@ -79,9 +15,13 @@ unsafe impl Send for Span {}
 unsafe impl Sync for Span {}
 
 impl Span {
+    pub(super) fn new(start: *mut u8, bytes: usize) -> Span {
+        Span { start, bytes }
+    }
+
     /// A view of nothing.
     pub(super) fn none() -> Span {
-        Span { start: NonNull::<[u8; ALIGN]>::dangling().as_ptr().cast(), bytes: 0 }
+        Span { start: NonNull::<u64>::dangling().as_ptr().cast(), bytes: 0 }
     }
 
     /// Panics unless `count` elements of `T` fit; `what` names the operand.
