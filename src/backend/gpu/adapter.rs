@@ -72,7 +72,10 @@ pub(super) fn select(selector: &Selector) -> Result<wgpu::Adapter, DeviceError> 
         _ => wanted,
     };
     let Some(at) = wanted else {
-        return Err(DeviceError::Unavailable(format!("{selector} was asked for; {}", listed(&all))));
+        return Err(DeviceError::Unavailable(format!(
+            "{selector} was asked for; {}",
+            listed(&all)
+        )));
     };
     let adapter = all.swap_remove(at);
     if usable(&adapter) {
@@ -89,10 +92,8 @@ fn listed(all: &[wgpu::Adapter]) -> String {
     if all.is_empty() {
         return "this machine has no adapter: install a Vulkan driver or use the cpu device".into();
     }
-    let names: Vec<String> = all
-        .iter()
-        .map(|a| format!("'{}' ({})", a.get_info().name, kind(&a.get_info())))
-        .collect();
+    let names: Vec<String> =
+        all.iter().map(|a| format!("'{}' ({})", a.get_info().name, kind(&a.get_info()))).collect();
     format!("there are: {}", names.join(", "))
 }
 

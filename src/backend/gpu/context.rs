@@ -80,9 +80,7 @@ impl Context {
         let until = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
         let waited = self.device.poll(until);
         self.check()?;
-        waited
-            .map(|_| ())
-            .map_err(|e| DeviceError::Lost(format!("{}: {e}", self.info.name)))
+        waited.map(|_| ()).map_err(|e| DeviceError::Lost(format!("{}: {e}", self.info.name)))
     }
 
     /// Creates a zeroed buffer of exactly `bytes`.
@@ -101,8 +99,12 @@ impl Context {
             return Err(no_memory());
         }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let wanted =
-            wgpu::BufferDescriptor { label: Some(what), size: bytes, usage, mapped_at_creation: false };
+        let wanted = wgpu::BufferDescriptor {
+            label: Some(what),
+            size: bytes,
+            usage,
+            mapped_at_creation: false,
+        };
         let buffer = self.device.create_buffer(&wanted);
         match pollster::block_on(scope.pop()) {
             Some(_) => Err(no_memory()),

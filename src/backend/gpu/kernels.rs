@@ -9,12 +9,12 @@ macro_rules! shaders {
     };
 }
 
-const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "attention" "attention_lanes" "gate"
+pub(super) const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "attention" "attention_lanes" "gate"
     "gather" "matmul_float_lanes" "matmul_float_tiles" "matmul_lanes" "matmul_tiles"
     "matvec_float_lanes" "matvec_float_tiles" "matvec_lanes" "matvec_tiles" "quantize_rows"
     "rms_norm" "rms_norm_lanes" "rope");
 
-const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_params" "bits_4" "bits_5" "bits_6"
+pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_params" "bits_4" "bits_5" "bits_6"
     "bits_8" "bytes" "dot_pairs_4" "dot_pairs_6" "dot_pairs_8" "flat" "float_bf16" "float_bindings"
     "float_f16" "float_f32" "matmul_bindings" "matmul_params" "pack_bytes" "pack_pairs" "pairs"
     "scale_k" "scale_min" "scale_q6_k" "scale_single" "segment" "store_quad" "weight_q4_0" "weight_q4_1"
@@ -105,8 +105,7 @@ impl Kernel {
     /// Every pipeline there can be.
     #[cfg(test)]
     pub(super) fn all() -> Vec<Kernel> {
-        let mut all =
-            vec![Kernel::Add, Kernel::Append, Kernel::Gate, Kernel::Gather, Kernel::Rope];
+        let mut all = vec![Kernel::Add, Kernel::Append, Kernel::Gate, Kernel::Gather, Kernel::Rope];
         for family in [Family::Lanes, Family::Tiles] {
             all.extend([
                 Kernel::Attention(family),

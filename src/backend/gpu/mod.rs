@@ -11,6 +11,8 @@ mod linear;
 mod memory;
 mod params;
 mod pipelines;
+#[cfg(test)]
+mod shaders_valid;
 mod transfer;
 
 pub use adapter::{AdapterSummary, Selector, adapters};

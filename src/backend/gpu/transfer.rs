@@ -89,8 +89,7 @@ impl Transfer {
         source: &[u8],
     ) -> Result<(), DeviceError> {
         let packing = weights.packing;
-        let (tile_bytes, row_bytes) =
-            (packing.tile_bytes(), packing.dtype.row_bytes(packing.cols));
+        let (tile_bytes, row_bytes) = (packing.tile_bytes(), packing.dtype.row_bytes(packing.cols));
         // One tile stays in the CPU's cache; mapped memory may be slow to write out of order.
         let mut tile = vec![0; tile_bytes];
         let tiles_per_piece = STAGING_BYTES as usize / tile_bytes;

@@ -1,0 +1,79 @@
+//! Tests of the shader files without a device: every one parses, validates and binds what the table
+//! says, and host structs lie in memory as the shaders' do.
+
+use super::kernels::{ENTRIES, FRAGMENTS, Kernel};
+use std::collections::BTreeSet;
+use std::path::Path;
+use wgpu::naga;
+
+fn parse(kernel: Kernel) -> naga::Module {
+    let source = kernel.source();
+    naga::front::wgsl::parse_str(&source)
+        .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)))
+}
+
+fn in_folder(folder: &str) -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let files = std::fs::read_dir(path).unwrap().map(|f| f.unwrap().file_name());
+    let names = files.map(|name| name.into_string().unwrap());
+    names.filter_map(|name| name.strip_suffix(".wgsl").map(str::to_string)).collect()
+}
+
+#[test]
+fn every_file_is_in_the_table_and_used() {
+    let names = |table: &[(&str, &str)]| table.iter().map(|(n, _)| n.to_string()).collect();
+    assert_eq!(in_folder("shaders"), names(ENTRIES));
+    assert_eq!(in_folder("shaders/shared"), names(FRAGMENTS));
+    let used: BTreeSet<_> = Kernel::all().iter().map(|k| k.spec().file.to_string()).collect();
+    assert_eq!(used, names(ENTRIES));
+}
+
+#[test]
+fn every_kernel_validates_and_binds_what_the_table_says() {
+    let capabilities = naga::valid::Capabilities::IMMEDIATES | naga::valid::Capabilities::SUBGROUP;
+    for kernel in Kernel::all() {
+        let module = parse(kernel);
+        let mut validator =
+            naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
+        validator
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all());
+        validator.validate(&module).unwrap_or_else(|e| panic!("{kernel:?}: {e:?}"));
+        assert_eq!(module.entry_points.len(), 1, "{kernel:?}");
+        assert_eq!(module.entry_points[0].name, "main", "{kernel:?}");
+        let spec = kernel.spec();
+        let mut bound = 0;
+        for (_, global) in module.global_variables.iter() {
+            let (Some(at), naga::AddressSpace::Storage { access }) =
+                (&global.binding, global.space)
+            else {
+                continue;
+            };
+            let writes = access.contains(naga::StorageAccess::STORE);
+            assert_eq!(spec.writes.get(at.binding as usize), Some(&writes), "{kernel:?} {at:?}");
+            bound += 1;
+        }
+        assert_eq!(bound, spec.writes.len(), "{kernel:?}");
+    }
+}
+
+#[test]
+fn parameters_lie_in_memory_as_the_shaders_read_them() {
+    for kernel in Kernel::all() {
+        let module = parse(kernel);
+        let mut immediates = module
+            .global_variables
+            .iter()
+            .filter(|(_, global)| global.space == naga::AddressSpace::Immediate);
+        let (_, global) = immediates.next().unwrap();
+        let naga::TypeInner::Struct { ref members, span } = module.types[global.ty].inner else {
+            panic!("{kernel:?}: parameters are no struct");
+        };
+        assert_eq!(span as usize, kernel.spec().params, "{kernel:?}");
+        assert!(span <= super::params::BYTES_MAX, "{kernel:?}");
+        // Host structs hold 4-byte numbers only, so order and count decide the layout.
+        for (index, member) in members.iter().enumerate() {
+            assert_eq!(member.offset as usize, 4 * index, "{kernel:?}: {:?}", member.name);
+        }
+    }
+}
