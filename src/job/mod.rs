@@ -28,7 +28,7 @@ pub use limits::{
 };
 pub use manifest::Manifest;
 pub use output::{Output, OutputOptions};
-pub use parse::{ParseConfig, Parser};
+pub use parse::{ParseConfig, Parser, check_stops};
 pub use run::{Counters, Encode, Job, Outcome, Progress, Worker};
 pub use summary::{PeakBytes, RequestCounts, Seconds, Summary, TokensPerSecond};
 pub use task::{Defaults, Endpoint, LineError, Message, Prompt, Task};

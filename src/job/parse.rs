@@ -322,8 +322,8 @@ fn stops(body: &Fields<'_>) -> Result<Option<Vec<String>>, FieldError> {
     Ok(Some(stops))
 }
 
-/// Bounds of stop strings.
-fn check_stops(stops: &[String]) -> Result<(), String> {
+/// Bounds of stop strings; the error text says what is allowed.
+pub fn check_stops(stops: &[String]) -> Result<(), String> {
     if stops.len() > STOPS_MAX {
         return Err(format!("{} strings, and {STOPS_MAX} are allowed", stops.len()));
     }
