@@ -1,7 +1,13 @@
 //! The one loop over tokens: which sequences take part in a pass, and what becomes of its logits.
-//! In: [`Request`]s. Out: [`Completion`]s.
+//! In: [`Request`]s. Out: [`Completion`]s; or, for scoring, a perplexity.
 //! Must never know: files, text formats, device APIs.
 
+mod engine;
+mod perplexity;
 mod request;
+mod sequence;
+mod stop;
 
+pub use engine::{Engine, EngineConfig, EngineError, EngineStats};
+pub use perplexity::{Perplexity, perplexity};
 pub use request::{Completion, FinishReason, Request};

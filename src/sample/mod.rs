@@ -2,6 +2,12 @@
 //! In: logits, sampling parameters, a position, the tokens so far. Out: a token id.
 //! Must never know: models, devices, text.
 
+mod history;
+mod noise;
 mod params;
+mod sampler;
 
+pub use history::History;
+pub use noise::NoiseKey;
 pub use params::SamplingParams;
+pub use sampler::Sampler;

@@ -2,6 +2,24 @@
 //! In: a [`TokenizerSource`] found in a model's files, text. Out: ids, text.
 //! Must never know: model weights, devices, files.
 
+mod bpe;
+mod chat;
+mod decode;
+mod error;
+mod gguf;
+mod huggingface;
+mod pre;
 mod source;
+mod special;
+mod spm;
+mod template;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+mod vocab;
 
+pub use chat::ChatMessage;
+pub use decode::Decoder;
+pub use error::TokenizerError;
 pub use source::{GgufVocab, TokenizerSource};
+pub use tokenizer::{Special, Tokenizer};

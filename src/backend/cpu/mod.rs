@@ -1,1 +1,23 @@
-//! To be filled in.
+//! The CPU, native kernels: AVX-512 VNNI, AVX2 or portable, chosen at run time.
+//! In: matrices in file order, kernel calls. Out: buffers' contents, the same bits on every path.
+//! Must never know: the other devices, layers, tiers, tokens, files.
+
+mod activations;
+mod attention;
+mod buffer;
+mod device;
+mod elementwise;
+mod expand;
+mod linear;
+mod math;
+mod plan;
+mod simd;
+#[cfg(target_arch = "x86_64")]
+mod simd_avx2;
+#[cfg(target_arch = "x86_64")]
+mod simd_avx512;
+mod simd_portable;
+mod team;
+
+pub use device::CpuDevice;
+pub use simd::SimdPath;

@@ -1,0 +1,281 @@
+//! Attention of one row and one key/value head: its query heads share each key and value.
+
+use super::buffer::Span;
+use super::math::exp;
+use super::simd::{LANES, Simd, Task, sum};
+use crate::kernel::{AttentionRow, CacheLayout, PAGE_LEN};
+use std::ops::Range;
+
+/// Vectors of a head's output held in registers at a time.
+const STRIP: usize = 4;
+
+/// Operands of an attention call; see [`crate::kernel::Call::Attention`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attention {
+    pub(super) q: Span,
+    pub(super) cache: Span,
+    pub(super) map: Span,
+    pub(super) pages: Span,
+    pub(super) path: Span,
+    pub(super) out: Span,
+    pub(super) heads: usize,
+    pub(super) layout: CacheLayout,
+    pub(super) scale: f32,
+    pub(super) window: usize,
+}
+
+impl Attention {
+    /// Query heads per key/value head.
+    fn group(&self) -> usize {
+        self.heads / self.layout.kv_heads
+    }
+
+    /// Elements of a head, padded to whole vectors.
+    fn padded(&self) -> usize {
+        self.layout.head_dim.next_multiple_of(LANES)
+    }
+
+    /// f32 of working memory per thread: a tile of keys or values, then per query head the query,
+    /// the output, the tile's weights, the sum of weights and the maximum.
+    pub(super) fn scratch(&self) -> usize {
+        PAGE_LEN * self.padded() + self.group() * (2 * self.padded() + 3 * LANES)
+    }
+
+    /// Units of work: rows times key/value heads.
+    pub(super) fn units(&self, rows: usize) -> usize {
+        rows * self.layout.kv_heads
+    }
+}
+
+/// Units `units` of an attention call.
+pub(super) struct Rows<'a> {
+    pub(super) call: &'a Attention,
+    pub(super) units: Range<usize>,
+    pub(super) scratch: *mut f32,
+}
+
+impl Task for Rows<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let kv_heads = self.call.layout.kv_heads;
+        let (group, padded) = (self.call.group(), self.call.padded());
+        let tile = self.scratch;
+        let queries = tile.wrapping_add(PAGE_LEN * padded);
+        let outputs = queries.wrapping_add(group * padded);
+        let weights = outputs.wrapping_add(group * padded).cast::<[f32; LANES]>();
+        let states = weights.wrapping_add(group);
+        let work = Work { call: self.call, padded, tile, queries, outputs, weights, states };
+        for unit in self.units {
+            // SAFETY: scratch has the size of `Attention::scratch` and belongs to this thread.
+            unsafe { work.row::<S>(unit / kv_heads, unit % kv_heads) };
+        }
+    }
+}
+
+/// The call and the parts of a thread's scratch.
+struct Work<'a> {
+    call: &'a Attention,
+    padded: usize,
+    tile: *mut f32,
+    queries: *mut f32,
+    outputs: *mut f32,
+    weights: *mut [f32; LANES],
+    /// Per query head: lane-wise sums of weights, then a vector whose first lane is the maximum.
+    states: *mut [f32; LANES],
+}
+
+impl Work<'_> {
+    #[inline(always)]
+    unsafe fn row<S: Simd>(&self, row: usize, kv_head: usize) {
+        let call = self.call;
+        let (group, dim) = (call.group(), call.layout.head_dim);
+        let first_head = row * call.heads + kv_head * group;
+        // SAFETY: spans check bounds; this unit alone writes its heads of `out`.
+        unsafe {
+            let map = call.map.slice::<AttentionRow>(row, 1)[0];
+            let queries = call.q.slice::<f32>(first_head * dim, group * dim);
+            for (head, query) in queries.chunks_exact(dim).enumerate() {
+                let to = std::slice::from_raw_parts_mut(
+                    self.queries.add(head * self.padded),
+                    self.padded,
+                );
+                to.fill(0.0);
+                to[..dim].copy_from_slice(query);
+                self.outputs.add(head * self.padded).write_bytes(0, self.padded);
+                self.states.add(2 * head).write([0.0; LANES]);
+                self.states.add(2 * head + 1).write([f32::NEG_INFINITY; LANES]);
+            }
+            self.tile.write_bytes(0, PAGE_LEN * self.padded);
+            let length = map.length as usize;
+            let start = if call.window == 0 { 0 } else { length.saturating_sub(call.window) };
+            for tile in start / PAGE_LEN..length.div_ceil(PAGE_LEN) {
+                let base = tile * PAGE_LEN;
+                let seen = start.max(base) - base..length.min(base + PAGE_LEN) - base;
+                let slots = self.slots(&map, base, seen.clone());
+                self.widen::<S>(&slots, seen.clone(), kv_head, false);
+                for head in 0..group {
+                    self.weigh::<S>(head, seen.clone());
+                }
+                self.widen::<S>(&slots, seen.clone(), kv_head, true);
+                for head in 0..group {
+                    self.blend::<S>(head, seen.clone());
+                }
+            }
+            let out = call.out.slice_mut::<f32>(first_head * dim, group * dim);
+            for (head, out) in out.chunks_exact_mut(dim).enumerate() {
+                let total = sum::<S>(S::load(self.states.add(2 * head).cast()));
+                let values = std::slice::from_raw_parts(self.outputs.add(head * self.padded), dim);
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = if total > 0.0 { value / total } else { *value };
+                }
+            }
+        }
+    }
+
+    /// Cache slots of the seen positions of the tile at `base`.
+    #[inline(always)]
+    unsafe fn slots(
+        &self,
+        map: &AttentionRow,
+        base: usize,
+        seen: Range<usize>,
+    ) -> [usize; PAGE_LEN] {
+        let mut slots = [0; PAGE_LEN];
+        let prefix = map.prefix as usize;
+        // SAFETY: nobody writes pages or path while calls run; bounds are checked.
+        unsafe {
+            for at in seen {
+                let position = base + at;
+                slots[at] = if position < prefix {
+                    let page = map.page_start as usize + position / PAGE_LEN;
+                    self.call.pages.slice::<u32>(page, 1)[0] as usize * PAGE_LEN + at
+                } else {
+                    let node = map.path_start as usize + position - prefix;
+                    self.call.path.slice::<u32>(node, 1)[0] as usize
+                };
+            }
+        }
+        slots
+    }
+
+    /// Converts the keys or the values of the seen slots to f32.
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(
+        &self,
+        slots: &[usize; PAGE_LEN],
+        seen: Range<usize>,
+        kv_head: usize,
+        values: bool,
+    ) {
+        let CacheLayout { head_dim: dim, .. } = self.call.layout;
+        for at in seen {
+            let slot = slots[at];
+            let from = if values {
+                self.call.layout.value_at(slot)
+            } else {
+                self.call.layout.key_at(slot)
+            };
+            // SAFETY: the span checks the slot; the tile has `padded` floats per position.
+            unsafe {
+                let from = self.call.cache.slice::<u16>(from + kv_head * dim, dim);
+                let to = self.tile.add(at * self.padded);
+                let (vectors, rest) = from.as_chunks::<LANES>();
+                for (i, vector) in vectors.iter().enumerate() {
+                    S::store(to.add(i * LANES), S::load_f16(vector.as_ptr()));
+                }
+                if !rest.is_empty() {
+                    let mut vector = [0u16; LANES];
+                    vector[..rest.len()].copy_from_slice(rest);
+                    S::store(to.add(vectors.len() * LANES), S::load_f16(vector.as_ptr()));
+                }
+            }
+        }
+    }
+
+    /// Turns the tile's keys into weights of one query head, and rescales what it has so far.
+    #[inline(always)]
+    unsafe fn weigh<S: Simd>(&self, head: usize, seen: Range<usize>) {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let query = self.queries.add(head * self.padded);
+            let mut dots = [S::splat(0.0); PAGE_LEN];
+            for d in (0..self.padded).step_by(LANES) {
+                let q = S::load(query.add(d));
+                for (at, dot) in dots.iter_mut().enumerate() {
+                    *dot = S::fma(q, S::load(self.tile.add(at * self.padded + d)), *dot);
+                }
+            }
+            let mut scores = [0.0f32; LANES];
+            let scaled = S::mul(S::sum_rows(&dots), S::splat(self.call.scale));
+            S::store(scores.as_mut_ptr(), scaled);
+            scores[..seen.start].fill(f32::NEG_INFINITY);
+            scores[seen.end..].fill(f32::NEG_INFINITY);
+            let state = self.states.add(2 * head);
+            let before = (*state.add(1))[0];
+            let mut most = before;
+            for score in scores {
+                most = if score > most { score } else { most };
+            }
+            let weights = exp::<S>(S::sub(S::load(scores.as_ptr()), S::splat(most)));
+            let mut kept = [0.0f32; LANES];
+            S::store(kept.as_mut_ptr(), weights);
+            kept[..seen.start].fill(0.0);
+            kept[seen.end..].fill(0.0);
+            let mut total = S::load(state.cast());
+            if most > before {
+                let shrink = exp::<S>(S::splat(before - most));
+                total = S::mul(total, shrink);
+                let out = self.outputs.add(head * self.padded);
+                for d in (0..self.padded).step_by(LANES) {
+                    S::store(out.add(d), S::mul(S::load(out.add(d)), shrink));
+                }
+                (*state.add(1))[0] = most;
+            }
+            S::store(state.cast(), S::add(total, S::load(kept.as_ptr())));
+            self.weights.add(head).write(kept);
+        }
+    }
+
+    /// Adds the tile's values to one head's output by its weights, one position after the other.
+    #[inline(always)]
+    unsafe fn blend<S: Simd>(&self, head: usize, seen: Range<usize>) {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let weights = &*self.weights.add(head);
+            let out = self.outputs.add(head * self.padded);
+            let mut d = 0;
+            while d + STRIP * LANES <= self.padded {
+                self.strip::<S, STRIP>(weights, seen.clone(), out, d);
+                d += STRIP * LANES;
+            }
+            while d < self.padded {
+                self.strip::<S, 1>(weights, seen.clone(), out, d);
+                d += LANES;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn strip<S: Simd, const N: usize>(
+        &self,
+        weights: &[f32; LANES],
+        seen: Range<usize>,
+        out: *mut f32,
+        d: usize,
+    ) {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let mut sums: [S::F; N] = std::array::from_fn(|i| S::load(out.add(d + i * LANES)));
+            for at in seen {
+                let weight = S::splat(weights[at]);
+                let value = self.tile.add(at * self.padded + d);
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(weight, S::load(value.add(i * LANES)), *sum);
+                }
+            }
+            for (i, sum) in sums.into_iter().enumerate() {
+                S::store(out.add(d + i * LANES), sum);
+            }
+        }
+    }
+}

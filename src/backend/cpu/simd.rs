@@ -1,0 +1,152 @@
+//! Sixteen lanes, whatever the processor: the vector operations that kernels are written in.
+//!
+//! Every operation is exact or correctly rounded per lane and reductions have one fixed order, so a
+//! kernel gives the same bits on every path.
+
+use std::fmt;
+
+/// Lanes of a vector; equals [`crate::quant::TILE_ROWS`].
+pub(super) const LANES: usize = 16;
+
+/// Instruction set the kernels run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SimdPath {
+    /// AVX-512 with integer dot products (F, BW, DQ, VL, VNNI).
+    Avx512,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// Plain Rust.
+    Portable,
+}
+
+impl SimdPath {
+    /// Every path, fastest first.
+    pub const ALL: [SimdPath; 3] = [SimdPath::Avx512, SimdPath::Avx2, SimdPath::Portable];
+
+    /// Whether this processor can run the path.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            SimdPath::Avx512 => {
+                SimdPath::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
+            SimdPath::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            SimdPath::Avx512 | SimdPath::Avx2 => false,
+            SimdPath::Portable => true,
+        }
+    }
+
+    /// The fastest available path.
+    pub fn best() -> SimdPath {
+        SimdPath::ALL.into_iter().find(|p| p.is_available()).unwrap_or(SimdPath::Portable)
+    }
+}
+
+impl fmt::Display for SimdPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SimdPath::Avx512 => "AVX-512 VNNI",
+            SimdPath::Avx2 => "AVX2",
+            SimdPath::Portable => "portable",
+        })
+    }
+}
+
+/// Vector operations of one path.
+///
+/// # Safety
+/// All functions need a processor with the path; pointers must be valid for what is named. They may
+/// be unaligned.
+pub(super) trait Simd: Copy + 'static {
+    /// Sixteen f32.
+    type F: Copy;
+    /// Sixteen i32.
+    type I: Copy;
+    /// Four u8 in each lane.
+    type W: Copy;
+    /// Quants of 8 bits are stored as `q ^ BYTE_BIAS`: 0x80 where dot products want unsigned weights.
+    const BYTE_BIAS: u8;
+
+    unsafe fn splat(v: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn store(p: *mut f32, v: Self::F);
+    /// Sixteen IEEE 16-bit floats.
+    unsafe fn load_f16(p: *const u16) -> Self::F;
+    /// Rounds to nearest, ties to even.
+    unsafe fn store_f16(p: *mut u16, v: Self::F);
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a > b ? a : b`, so `b` if either is NaN.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// `a < b ? a : b`, so `b` if either is NaN.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `2^n` for whole `n` in -126..=127.
+    unsafe fn pow2(n: Self::F) -> Self::F;
+    /// Lane `i` of the result is the sum of `rows[i]`, by halves: lanes `j` and `j + 8` first.
+    unsafe fn sum_rows(rows: &[Self::F; LANES]) -> Self::F;
+
+    unsafe fn splat_i32(v: i32) -> Self::I;
+    unsafe fn to_f32(v: Self::I) -> Self::F;
+    /// 64 bytes.
+    unsafe fn load_bytes(p: *const u8) -> Self::W;
+    /// `acc + sum of w[i] * x[i]` over the four bytes of a lane; `x` holds four i8. `WIDE` weights
+    /// use all 8 bits (with [`Simd::BYTE_BIAS`]), others at most 6.
+    unsafe fn dot4<const WIDE: bool>(acc: Self::I, w: Self::W, x: i32) -> Self::I;
+}
+
+/// Sum of the lanes, in the order of [`Simd::sum_rows`].
+#[inline(always)]
+pub(super) unsafe fn sum<S: Simd>(v: S::F) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    // SAFETY: the array has sixteen lanes.
+    unsafe { S::store(lanes.as_mut_ptr(), v) };
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Work that is compiled once per path.
+pub(super) trait Task {
+    /// Runs on `S`; must be `#[inline(always)]`.
+    ///
+    /// # Safety
+    /// The processor must have the path.
+    unsafe fn run<S: Simd>(self);
+}
+
+/// Runs a task on a path.
+///
+/// # Safety
+/// The path must be available.
+pub(super) unsafe fn dispatch<T: Task>(path: SimdPath, task: T) {
+    // SAFETY: the caller answers for the path.
+    unsafe {
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            SimdPath::Avx512 => super::simd_avx512::run(task),
+            #[cfg(target_arch = "x86_64")]
+            SimdPath::Avx2 => super::simd_avx2::run(task),
+            _ => task.run::<super::simd_portable::Portable>(),
+        }
+    }
+}

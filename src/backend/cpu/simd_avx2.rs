@@ -1,0 +1,154 @@
+//! AVX2, FMA and F16C: pairs of eight lanes.
+
+use super::simd::{LANES, Simd, Task};
+use std::arch::x86_64::*;
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx2;
+
+/// Runs a task with the features of the path.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run<T: Task>(task: T) {
+    // SAFETY: the caller answers for the features.
+    unsafe { task.run::<Avx2>() }
+}
+
+type F = [__m256; 2];
+type I = [__m256i; 2];
+
+// SAFETY of the bodies: the trait's contract gives features and valid pointers.
+impl Simd for Avx2 {
+    type F = F;
+    type I = I;
+    type W = I;
+    const BYTE_BIAS: u8 = 0;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> F {
+        unsafe { [_mm256_set1_ps(v); 2] }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> F {
+        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: F) {
+        unsafe {
+            _mm256_storeu_ps(p, v[0]);
+            _mm256_storeu_ps(p.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> F {
+        unsafe {
+            let half = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(p.add(at).cast()));
+            [half(0), half(8)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(p: *mut u16, v: F) {
+        unsafe {
+            for (i, v) in v.into_iter().enumerate() {
+                let rounded = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+                _mm_storeu_si128(p.add(8 * i).cast(), rounded);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: F, b: F) -> F {
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn sub(a: F, b: F) -> F {
+        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: F, b: F) -> F {
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn div(a: F, b: F) -> F {
+        unsafe { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn max(a: F, b: F) -> F {
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn min(a: F, b: F) -> F {
+        unsafe { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: F, b: F, c: F) -> F {
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
+    unsafe fn pow2(n: F) -> F {
+        unsafe {
+            let rounder = _mm256_set1_ps(super::math::ROUNDER + 127.0);
+            let pow2 = |n: __m256| {
+                let biased = _mm256_castps_si256(_mm256_add_ps(n, rounder));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            };
+            [pow2(n[0]), pow2(n[1])]
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum_rows(v: &[F; LANES]) -> F {
+        unsafe {
+            let by4: [__m256; 8] = std::array::from_fn(|i| {
+                let a = _mm256_add_ps(v[i][0], v[i][1]);
+                let b = _mm256_add_ps(v[i + 8][0], v[i + 8][1]);
+                let low = _mm256_permute2f128_ps::<0x20>(a, b);
+                _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b))
+            });
+            let by2: [__m256; 4] = std::array::from_fn(|i| {
+                let (a, b) = (_mm256_castps_pd(by4[i]), _mm256_castps_pd(by4[i + 4]));
+                let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+                _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high))
+            });
+            // Rows 0 4 2 6 | 8 12 10 14, and the same plus one.
+            let by1: [__m256; 2] = std::array::from_fn(|i| {
+                let low = _mm256_shuffle_ps::<0x88>(by2[i], by2[i + 2]);
+                _mm256_add_ps(low, _mm256_shuffle_ps::<0xDD>(by2[i], by2[i + 2]))
+            });
+            let even = _mm256_castps_pd(_mm256_unpacklo_ps(by1[0], by1[1]));
+            let odd = _mm256_castps_pd(_mm256_unpackhi_ps(by1[0], by1[1]));
+            let low = _mm256_castpd_ps(_mm256_unpacklo_pd(even, odd));
+            let high = _mm256_castpd_ps(_mm256_unpackhi_pd(even, odd));
+            [
+                _mm256_permute2f128_ps::<0x20>(low, high),
+                _mm256_permute2f128_ps::<0x31>(low, high),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(v: i32) -> I {
+        unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: I) -> F {
+        unsafe { [_mm256_cvtepi32_ps(v[0]), _mm256_cvtepi32_ps(v[1])] }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> I {
+        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+    }
+    /// Products of 8-bit weights would overflow 16 bits as unsigned; with the sign moved to `x`
+    /// (which stays within 127) two of them fit.
+    #[inline(always)]
+    unsafe fn dot4<const WIDE: bool>(acc: I, w: I, x: i32) -> I {
+        unsafe {
+            let (x, ones) = (_mm256_set1_epi32(x), _mm256_set1_epi16(1));
+            let dot = |acc: __m256i, w: __m256i| {
+                let pairs = if WIDE {
+                    _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+                } else {
+                    _mm256_maddubs_epi16(w, x)
+                };
+                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, ones))
+            };
+            [dot(acc[0], w[0]), dot(acc[1], w[1])]
+        }
+    }
+}

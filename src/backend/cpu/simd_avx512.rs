@@ -1,0 +1,121 @@
+//! AVX-512 with VNNI.
+
+use super::simd::{LANES, Simd, Task};
+use std::arch::x86_64::*;
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx512;
+
+/// Runs a task with the features of the path.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn run<T: Task>(task: T) {
+    // SAFETY: the caller answers for the features.
+    unsafe { task.run::<Avx512>() }
+}
+
+// SAFETY of the bodies: the trait's contract gives features and valid pointers.
+impl Simd for Avx512 {
+    type F = __m512;
+    type I = __m512i;
+    type W = __m512i;
+    const BYTE_BIAS: u8 = 0x80;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: __m512) {
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(p: *mut u16, v: __m512) {
+        unsafe {
+            let rounded = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v);
+            _mm256_storeu_si256(p.cast(), rounded);
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn div(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn pow2(n: __m512) -> __m512 {
+        unsafe {
+            let biased = _mm512_add_ps(n, _mm512_set1_ps(super::math::ROUNDER + 127.0));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(biased)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum_rows(v: &[__m512; LANES]) -> __m512 {
+        unsafe {
+            let by8: [__m512; 8] = std::array::from_fn(|i| {
+                let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(v[i], v[i + 8]);
+                let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(v[i], v[i + 8]);
+                _mm512_add_ps(low, high)
+            });
+            let by4: [__m512; 4] = std::array::from_fn(|i| {
+                let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(by8[i], by8[i + 4]);
+                let high = _mm512_shuffle_f32x4::<0b11_01_11_01>(by8[i], by8[i + 4]);
+                _mm512_add_ps(low, high)
+            });
+            let by2: [__m512; 2] = std::array::from_fn(|i| {
+                let (a, b) = (_mm512_castps_pd(by4[i]), _mm512_castps_pd(by4[i + 2]));
+                let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+                _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
+            });
+            let low = _mm512_shuffle_ps::<0x88>(by2[0], by2[1]);
+            let high = _mm512_shuffle_ps::<0xDD>(by2[0], by2[1]);
+            let order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+            _mm512_permutexvar_ps(order, _mm512_add_ps(low, high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(v: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(v) }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot4<const WIDE: bool>(acc: __m512i, w: __m512i, x: i32) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)) }
+    }
+}

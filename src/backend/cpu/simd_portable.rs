@@ -1,0 +1,104 @@
+//! Plain Rust: the definition of each operation.
+
+use super::simd::{LANES, Simd};
+use half::f16;
+
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+type F = [f32; LANES];
+
+#[inline(always)]
+fn zip(a: F, b: F, f: impl Fn(f32, f32) -> f32) -> F {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+// SAFETY of the bodies: the trait's contract gives valid pointers.
+impl Simd for Portable {
+    type F = F;
+    type I = [i32; LANES];
+    type W = [[u8; 4]; LANES];
+    const BYTE_BIAS: u8 = 0x80;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> F {
+        [v; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> F {
+        unsafe { p.cast::<F>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: F) {
+        unsafe { p.cast::<F>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> F {
+        let halves = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
+        halves.map(|bits| f16::from_bits(bits).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn store_f16(p: *mut u16, v: F) {
+        let halves = v.map(|x| f16::from_f32(x).to_bits());
+        unsafe { p.cast::<[u16; LANES]>().write_unaligned(halves) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: F, b: F) -> F {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(a: F, b: F) -> F {
+        zip(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(a: F, b: F) -> F {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(a: F, b: F) -> F {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn max(a: F, b: F) -> F {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn min(a: F, b: F) -> F {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn fma(a: F, b: F, c: F) -> F {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn pow2(n: F) -> F {
+        n.map(|n| f32::from_bits((n + (super::math::ROUNDER + 127.0)).to_bits() << 23))
+    }
+    #[inline(always)]
+    unsafe fn sum_rows(rows: &[F; LANES]) -> F {
+        rows.map(|row| unsafe { super::simd::sum::<Portable>(row) })
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(v: i32) -> [i32; LANES] {
+        [v; LANES]
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: [i32; LANES]) -> F {
+        v.map(|v| v as f32)
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> [[u8; 4]; LANES] {
+        unsafe { p.cast::<[[u8; 4]; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn dot4<const WIDE: bool>(
+        acc: [i32; LANES],
+        w: [[u8; 4]; LANES],
+        x: i32,
+    ) -> [i32; LANES] {
+        let x = x.to_ne_bytes().map(|x| i32::from(x as i8));
+        std::array::from_fn(|lane| {
+            (0..4).fold(acc[lane], |acc, i| acc + i32::from(w[lane][i]) * x[i])
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! Buffers and the dispatch of calls.
+
+use super::{attention, elementwise, linear};
+use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
+use crate::kernel::{Buffer, Call, Matrix};
+use crate::quant::DType;
+
+/// The reference device.
+pub struct ReferenceDevice {
+    info: DeviceInfo,
+    /// Words of each live buffer; freed ones are `None`.
+    buffers: Vec<Option<Vec<u32>>>,
+    /// File-order bytes of each live matrix.
+    matrices: Vec<Option<Vec<u8>>>,
+    memory: MemoryUse,
+}
+
+impl Default for ReferenceDevice {
+    fn default() -> ReferenceDevice {
+        ReferenceDevice::new()
+    }
+}
+
+impl ReferenceDevice {
+    /// A fresh device with nothing allocated.
+    pub fn new() -> ReferenceDevice {
+        ReferenceDevice {
+            info: DeviceInfo {
+                name: "reference".to_string(),
+                kind: DeviceKind::Reference,
+                driver: "scalar kernels".to_string(),
+                buffer_bytes_max: u64::MAX,
+            },
+            buffers: Vec::new(),
+            matrices: Vec::new(),
+            memory: MemoryUse::default(),
+        }
+    }
+
+    fn words(&self, buffer: Buffer) -> &[u32] {
+        self.buffers[buffer.0 as usize].as_deref().expect("buffer was freed")
+    }
+
+    fn floats(&self, buffer: Buffer) -> &[f32] {
+        bytemuck::cast_slice(self.words(buffer))
+    }
+
+    /// Runs `body` on the output buffer, taken out so that it may alias inputs only by copy.
+    fn edit(&mut self, buffer: Buffer, body: impl FnOnce(&ReferenceDevice, &mut [f32])) {
+        let mut out = self.words(buffer).to_vec();
+        body(self, bytemuck::cast_slice_mut(&mut out));
+        self.buffers[buffer.0 as usize] = Some(out);
+    }
+
+    fn call(&mut self, call: &Call) {
+        match call {
+            &Call::RmsNorm { x, weight, out, rows, cols, eps } => self.edit(out, |d, out| {
+                let (x, weight) = (d.floats(x), d.floats(weight));
+                elementwise::rms_norm(x, weight, out, rows, cols, eps);
+            }),
+            Call::Linear { x, rows, cols, projections } => {
+                for p in projections {
+                    assert_eq!(p.weight.cols, *cols, "projections share their input");
+                    self.edit(p.out, |d, out| {
+                        let bytes = d.matrices[p.weight.id as usize].as_ref().expect("unloaded");
+                        let bias = p.bias.map(|b| d.floats(b));
+                        linear::linear(p.weight, bytes, bias, d.floats(*x), out, *rows);
+                    });
+                }
+            }
+            &Call::Rope { x, angles, rows, heads, head_dim, pairs, style } => {
+                self.edit(x, |d, x| {
+                    let angles = d.floats(angles);
+                    elementwise::rope(x, angles, rows, heads, head_dim, pairs, style);
+                });
+            }
+            &Call::Append { k, v, cache, slots, rows, layout } => self.edit(cache, |d, cache| {
+                let cache = bytemuck::cast_slice_mut(cache);
+                attention::append(d.floats(k), d.floats(v), cache, d.words(slots), rows, layout);
+            }),
+            Call::Attention { q, cache, map, pages, path, out, .. } => self.edit(*out, |d, out| {
+                attention::attention(
+                    call,
+                    d.floats(*q),
+                    bytemuck::cast_slice(d.words(*cache)),
+                    bytemuck::cast_slice(d.words(*map)),
+                    (d.words(*pages), d.words(*path)),
+                    out,
+                );
+            }),
+            &Call::Gate { gate, up, out, count, activation } => self.edit(out, |d, out| {
+                elementwise::gate(d.floats(gate), d.floats(up), out, count, activation);
+            }),
+            &Call::Add { x, y, count } => self.edit(x, |d, x| {
+                x[..count].iter_mut().zip(d.floats(y)).for_each(|(x, y)| *x += y);
+            }),
+            &Call::Gather { x, index, out, rows, cols } => self.edit(out, |d, out| {
+                for (row, &from) in d.words(index)[..rows].iter().enumerate() {
+                    let from = &d.floats(x)[from as usize * cols..][..cols];
+                    out[row * cols..][..cols].copy_from_slice(from);
+                }
+            }),
+        }
+    }
+}
+
+impl Device for ReferenceDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn alloc(&mut self, bytes: usize, _what: &str) -> Result<Buffer, DeviceError> {
+        self.memory.grow(bytes as u64);
+        self.buffers.push(Some(vec![0; bytes.div_ceil(4)]));
+        Ok(Buffer(self.buffers.len() as u32 - 1))
+    }
+
+    fn free(&mut self, buffer: Buffer) {
+        let words = self.buffers[buffer.0 as usize].take().expect("buffer was freed");
+        self.memory.shrink(words.len() as u64 * 4);
+    }
+
+    fn load(
+        &mut self,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+        _what: &str,
+    ) -> Result<Matrix, DeviceError> {
+        assert_eq!(bytes.len(), rows * dtype.row_bytes(cols));
+        self.memory.grow(bytes.len() as u64);
+        self.matrices.push(Some(bytes.to_vec()));
+        Ok(Matrix { id: self.matrices.len() as u32 - 1, dtype, rows, cols })
+    }
+
+    fn unload(&mut self, matrix: Matrix) {
+        let bytes = self.matrices[matrix.id as usize].take().expect("matrix was unloaded");
+        self.memory.shrink(bytes.len() as u64);
+    }
+
+    fn write(&mut self, buffer: Buffer, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        let words = self.buffers[buffer.0 as usize].as_mut().expect("buffer was freed");
+        bytemuck::cast_slice_mut(words)[offset..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: Buffer, offset: usize, out: &mut [u8]) -> Result<(), DeviceError> {
+        let words = self.words(buffer);
+        out.copy_from_slice(&bytemuck::cast_slice(words)[offset..][..out.len()]);
+        Ok(())
+    }
+
+    fn run(&mut self, calls: &[Call]) -> Result<(), DeviceError> {
+        calls.iter().for_each(|call| self.call(call));
+        Ok(())
+    }
+
+    fn memory(&self) -> MemoryUse {
+        self.memory
+    }
+}

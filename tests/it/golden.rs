@@ -1,0 +1,153 @@
+//! Real models against exact arithmetic: `golden/*.json` were made from the same weights expanded to
+//! f32, so what differs is our rounding (8-bit activations on fast devices) and nothing else.
+
+use crate::support::{self, Kind, Model, complete, engine, executor, fixture, greedy};
+use forebay::generate::{EngineConfig, perplexity};
+use forebay::kernel::PAGE_LEN;
+use forebay::schedule::{Batch, Span};
+use forebay::tokenizer::Special;
+use std::fs;
+
+struct Golden {
+    text: String,
+    tokens: Vec<u32>,
+    greedy: Vec<u32>,
+    /// (id, log-probability) of the five likeliest tokens at each position.
+    top5: Vec<Vec<(u32, f64)>>,
+}
+
+fn golden(name: &str) -> Vec<Golden> {
+    let text = fs::read_to_string(fixture(&format!("golden/{name}.json"))).unwrap();
+    let cases: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let ids = |value: &serde_json::Value| serde_json::from_value(value.clone()).unwrap();
+    let case = |value: serde_json::Value| Golden {
+        text: value["text"].as_str().unwrap().to_string(),
+        tokens: ids(&value["tokens"]),
+        greedy: ids(&value["greedy_tokens"]),
+        top5: serde_json::from_value(value["top5"].clone()).unwrap(),
+    };
+    cases.into_iter().map(case).collect()
+}
+
+/// How far a device may stray.
+struct Bars {
+    /// Largest difference of a first token's log-probability.
+    worst: f64,
+    /// Mean of those differences.
+    mean: f64,
+    /// Greedy ids may part where the golden top two are closer than this.
+    gap: f64,
+}
+
+const EXACT: Bars = Bars { worst: 0.03, mean: 0.03, gap: 0.05 };
+const ROUNDED: Bars = Bars { worst: 0.35, mean: 0.12, gap: 0.4 };
+
+#[test]
+fn texts_become_the_same_ids() {
+    for name in support::MODELS {
+        let Some(Model { tokenizer, .. }) = support::real(name) else { continue };
+        for case in golden(name) {
+            let ids = tokenizer.encode(&case.text, Special::Parse).unwrap();
+            assert_eq!(ids, case.tokens, "{name}: {:?}", case.text);
+        }
+    }
+}
+
+/// Log-probabilities of `ids` under the logits of the prompt's last position.
+fn first_token(model: &Model, kind: Kind, cases: &[Golden]) -> Option<Vec<Vec<f64>>> {
+    let rows: usize = cases.iter().map(|case| case.tokens.len()).sum();
+    let longest = cases.iter().map(|case| case.tokens.len()).max().unwrap();
+    let pages_each = longest.div_ceil(PAGE_LEN) as u32;
+    let positions = cases.len() * pages_each as usize * PAGE_LEN;
+    let mut executor = executor(model, kind, rows, positions)?;
+    let mut batch = Batch::default();
+    for (index, case) in (0u32..).zip(cases) {
+        let pages: Vec<u32> = (index * pages_each..(index + 1) * pages_each).collect();
+        batch.push(Span { tokens: &case.tokens, start: 0, pages: &pages, logits: 1 });
+    }
+    let vocab = executor.spec().vocab;
+    let mut found = Vec::new();
+    executor
+        .pass(&batch, &mut |_, logits| {
+            for logits in logits.chunks_exact(vocab) {
+                let case = &cases[found.len()];
+                let most = logits.iter().copied().fold(f32::MIN, f32::max);
+                let sum: f64 = logits.iter().map(|l| f64::from(l - most).exp()).sum();
+                let ids = case.top5[0].iter().map(|&(id, _)| id as usize);
+                found.push(ids.map(|id| f64::from(logits[id] - most) - sum.ln()).collect());
+            }
+        })
+        .unwrap();
+    Some(found)
+}
+
+fn check(name: &str, kind: Kind, bars: &Bars) {
+    let Some(model) = support::real(name) else { return };
+    let cases = golden(name);
+    let Some(found) = first_token(&model, kind, &cases) else { return };
+    let pairs = cases.iter().zip(&found).flat_map(|(case, found)| case.top5[0].iter().zip(found));
+    let differences: Vec<f64> = pairs.map(|((_, golden), ours)| (golden - ours).abs()).collect();
+    let worst = differences.iter().copied().fold(0.0, f64::max);
+    let mean = differences.iter().sum::<f64>() / differences.len() as f64;
+
+    let config = EngineConfig { batch: cases.len(), prefill_chunk: 512, context_len: 256 };
+    let mut engine = engine(&model, kind, config, 2048).unwrap();
+    let requests = cases.iter().enumerate();
+    let requests = requests.map(|(id, case)| greedy(id as u64, &case.tokens, 32)).collect();
+    let completions = complete(&mut engine, requests);
+    let mut equal = 0;
+    for (case, completion) in cases.iter().zip(&completions) {
+        let close = |top: &Vec<(u32, f64)>| top[0].1 - top[1].1 < bars.gap;
+        let sure = case.top5.iter().position(close).unwrap_or(case.greedy.len());
+        let ours = &completion.tokens[..sure.min(completion.tokens.len())];
+        let wanted = &case.greedy[..sure.min(case.greedy.len())];
+        assert_eq!(ours, wanted, "{name} on {kind:?}: {:?}", case.text);
+        equal += usize::from(completion.tokens == case.greedy);
+    }
+    println!("| {name} | {kind:?} | worst {worst:.4} | mean {mean:.4} | {equal}/12 whole texts |");
+    assert!(worst <= bars.worst, "{name} on {kind:?}: a log-probability is off by {worst}");
+    assert!(mean <= bars.mean, "{name} on {kind:?}: log-probabilities are off by {mean} on average");
+}
+
+#[test]
+fn reference_follows_exact_arithmetic() {
+    check("smollm2-135m", Kind::Reference, &EXACT);
+}
+
+#[test]
+fn cpu_follows_exact_arithmetic() {
+    support::MODELS.iter().for_each(|name| check(name, Kind::Cpu, &ROUNDED));
+}
+
+#[test]
+fn gpu_follows_exact_arithmetic() {
+    check("smollm2-135m", Kind::Gpu, &ROUNDED);
+    check("qwen2.5-coder-0.5b", Kind::Gpu, &ROUNDED);
+    check("gemma3-270m", Kind::Gpu, &ROUNDED);
+}
+
+/// Perplexity of the first four chunks, within 0.8 % of exact arithmetic.
+fn check_perplexity(name: &str, kind: Kind, exact: f64) {
+    let Some(model) = support::real(name) else { return };
+    let text = fs::read_to_string(fixture("golden/perplexity.txt")).unwrap();
+    let tokens = model.tokenizer.encode(&text, Special::Parse).unwrap();
+    let Some(mut executor) = executor(&model, kind, 512, 512) else { return };
+    let bos = model.tokenizer.leading_bos();
+    let found = perplexity(&mut executor, &tokens, bos, 512, 4, &mut |_| {}).unwrap();
+    let off = (found.value / exact - 1.0) * 100.0;
+    println!("| {name} | {kind:?} | perplexity {:.4} | exact {exact} | {off:+.3} % |", found.value);
+    assert!(off.abs() <= 0.8, "{name} on {kind:?}: {} against {exact}", found.value);
+}
+
+#[test]
+fn cpu_perplexity_is_close() {
+    check_perplexity("smollm2-135m", Kind::Cpu, 11.2514);
+    check_perplexity("qwen2.5-coder-0.5b", Kind::Cpu, 8.2540);
+    check_perplexity("qwen2.5-coder-1.5b", Kind::Cpu, 5.3529);
+    check_perplexity("gemma3-270m", Kind::Cpu, 15.4760);
+}
+
+#[test]
+fn gpu_perplexity_is_close() {
+    check_perplexity("smollm2-135m", Kind::Gpu, 11.2514);
+}

@@ -1,0 +1,88 @@
+//! Promise 3: token ids depend on model, prompt, sampling parameters and seed, on nothing else.
+
+use crate::support::{Kind, Model, complete, engine, greedy, real};
+use forebay::generate::{EngineConfig, Request};
+use forebay::sample::SamplingParams;
+use forebay::tokenizer::Special;
+
+const TEXTS: [&str; 10] = [
+    "The capital of France is",
+    "def quicksort(items):\n",
+    "Once upon a time, in a land far away, there lived a miller who had three sons and a cat. \
+     The eldest son inherited the mill, the second the donkey, and the youngest",
+    "1, 1, 2, 3, 5, 8,",
+    "Dear diary, today",
+    "The three states of matter are",
+    "SELECT name FROM users WHERE",
+    "Q: What is the boiling point of water?\nA:",
+    "Roses are red,",
+    "Once upon a time, in a land far away, there lived a miller who had three sons and a dog.",
+];
+
+fn requests(model: &Model, temperature: f32, shuffled: bool) -> Vec<Request> {
+    let request = |(id, text): (usize, &&str)| {
+        let prompt = model.tokenizer.encode(text, Special::Parse).unwrap();
+        let sampling =
+            SamplingParams { temperature, seed: id as u64 + 40, ..SamplingParams::default() };
+        Request { sampling, ..greedy(id as u64, &prompt, 24) }
+    };
+    let mut requests: Vec<Request> = TEXTS.iter().enumerate().map(request).collect();
+    if shuffled {
+        requests.reverse();
+        requests.swap(1, 6);
+    }
+    requests
+}
+
+/// The ids of all requests under one way of running them.
+fn ids(
+    model: &Model,
+    kind: Kind,
+    (batch, prefill_chunk, positions): (usize, usize, usize),
+    shuffled: bool,
+) -> Option<Vec<Vec<u32>>> {
+    let config = EngineConfig { batch, prefill_chunk, context_len: 128 };
+    let mut engine = engine(model, kind, config, positions)?;
+    let mut all = Vec::new();
+    for temperature in [0.0, 0.8] {
+        let completions = complete(&mut engine, requests(model, temperature, shuffled));
+        all.extend(completions.into_iter().map(|completion| completion.tokens));
+    }
+    if positions < 300 {
+        assert!(engine.stats().preemptions > 0, "the small cache was meant to preempt");
+    }
+    Some(all)
+}
+
+fn check(name: &str, kind: Kind, ways: &[((usize, usize, usize), bool)]) {
+    let Some(model) = real(name) else { return };
+    let Some(expected) = ids(&model, kind, (32, 512, 4096), false) else { return };
+    assert!(expected.iter().any(|tokens| tokens.len() == 24));
+    for &(way, shuffled) in ways {
+        let found = ids(&model, kind, way, shuffled).unwrap();
+        assert_eq!(found, expected, "{name} on {kind:?}: (batch, chunk, positions) {way:?}");
+    }
+}
+
+/// (batch, prefill chunk, cache positions), input order shuffled. The last cache is too small for the
+/// batch: sequences are preempted and recomputed.
+const WAYS: [((usize, usize, usize), bool); 6] = [
+    ((1, 512, 4096), false),
+    ((3, 64, 4096), true),
+    ((32, 16, 4096), false),
+    ((3, 16, 4096), false),
+    ((32, 64, 4096), true),
+    ((32, 64, 256), true),
+];
+
+#[test]
+fn cpu_ids_do_not_depend_on_batching() {
+    check("smollm2-135m", Kind::Cpu, &WAYS);
+    check("gemma3-270m", Kind::Cpu, &WAYS[1..3]);
+    check("qwen2.5-coder-0.5b", Kind::Cpu, &WAYS[1..3]);
+}
+
+#[test]
+fn gpu_ids_do_not_depend_on_batching() {
+    check("smollm2-135m", Kind::Gpu, &WAYS);
+}

@@ -1,0 +1,126 @@
+//! What several test modules need: models, devices, engines.
+
+use forebay::backend::{Device, cpu::CpuDevice, gpu, reference::ReferenceDevice};
+use forebay::exec::{Executor, ExecutorConfig};
+use forebay::generate::{Completion, Engine, EngineConfig, Request};
+use forebay::kernel::PAGE_LEN;
+use forebay::sample::SamplingParams;
+use forebay::store::ModelFiles;
+use forebay::tokenizer::Tokenizer;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The four real models.
+pub const MODELS: [&str; 4] =
+    ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma3-270m"];
+
+/// A file below `tests/`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+}
+
+/// Path of a real model, or `None` (said aloud) where it has not been brought.
+pub fn model_path(name: &str) -> Option<PathBuf> {
+    let cache = || env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let folder = env::var_os("FOREBAY_MODELS")
+        .map(PathBuf::from)
+        .or_else(|| Some(cache().or_else(home)?.join("forebay/models")));
+    let path = folder?.join(format!("{name}.gguf"));
+    if path.exists() {
+        return Some(path);
+    }
+    let required = env::var_os("FOREBAY_MODELS_REQUIRED").is_some_and(|v| v == "1");
+    assert!(!required, "{} is missing; run scripts/get-model {name}", path.display());
+    eprintln!("skipped: {} is missing; run scripts/get-model {name}", path.display());
+    None
+}
+
+/// An opened model with its tokenizer.
+#[derive(Clone)]
+pub struct Model {
+    pub files: Arc<ModelFiles>,
+    pub tokenizer: Arc<Tokenizer>,
+}
+
+/// Opens a model file or folder.
+pub fn open(path: &Path) -> Model {
+    let files = ModelFiles::open(path.to_str().unwrap()).unwrap();
+    let tokenizer = Tokenizer::new(&files.tokenizer_source().unwrap()).unwrap();
+    Model { files: Arc::new(files), tokenizer: Arc::new(tokenizer) }
+}
+
+/// A real model, or `None` where it has not been brought.
+pub fn real(name: &str) -> Option<Model> {
+    model_path(name).map(|path| open(&path))
+}
+
+/// A device of each kind under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Reference,
+    Cpu,
+    Gpu,
+}
+
+/// Opens a device, or `None` (said aloud) where there is no adapter.
+///
+/// `FOREBAY_GPU=require` turns a missing adapter into a failure, `skip` skips without looking.
+pub fn device(kind: Kind) -> Option<Box<dyn Device>> {
+    match kind {
+        Kind::Reference => Some(Box::new(ReferenceDevice::new())),
+        Kind::Cpu => Some(Box::new(CpuDevice::new(None).unwrap())),
+        Kind::Gpu => {
+            let wish = env::var("FOREBAY_GPU").unwrap_or_else(|_| "auto".to_string());
+            let found = (wish != "skip").then(gpu::any_adapter_for_tests).flatten();
+            assert!(found.is_some() || wish != "require", "FOREBAY_GPU=require: no adapter");
+            if found.is_none() {
+                eprintln!("skipped: no adapter (FOREBAY_GPU={wish})");
+            }
+            found.map(|device| Box::new(device) as Box<dyn Device>)
+        }
+    }
+}
+
+/// An executor over a fresh device.
+pub fn executor(model: &Model, kind: Kind, rows: usize, positions: usize) -> Option<Executor> {
+    let config = ExecutorConfig { rows, pages: positions.div_ceil(PAGE_LEN) };
+    let device = device(kind)?;
+    Some(Executor::new(device, Arc::clone(&model.files), config, &mut |_, _| {}).unwrap())
+}
+
+/// An engine over a fresh device whose cache holds `positions`.
+pub fn engine(
+    model: &Model,
+    kind: Kind,
+    config: EngineConfig,
+    positions: usize,
+) -> Option<Engine<'_>> {
+    let executor = executor(model, kind, config.rows(), positions)?;
+    Some(Engine::new(executor, &model.tokenizer, config))
+}
+
+/// A greedy request that stops only at an end token.
+pub fn greedy(id: u64, prompt: &[u32], max_tokens: usize) -> Request {
+    Request {
+        id,
+        prompt: prompt.to_vec(),
+        sampling: SamplingParams::default(),
+        choice: 0,
+        max_tokens,
+        stop: Vec::new(),
+        ignore_eos: false,
+    }
+}
+
+/// Runs requests to their end; completions in the order of their ids.
+pub fn complete(engine: &mut Engine<'_>, requests: Vec<Request>) -> Vec<Completion> {
+    requests.into_iter().for_each(|request| engine.submit(request).unwrap());
+    let mut done = Vec::new();
+    while !engine.is_idle() {
+        done.extend(engine.step().unwrap());
+    }
+    done.sort_by_key(|completion| (completion.id, completion.choice));
+    done
+}
