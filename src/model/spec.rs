@@ -1,5 +1,6 @@
 //! The one description of a network that every architecture is turned into.
 
+use super::{Role, TensorId};
 use crate::kernel::{Activation, CacheLayout, RopeStyle};
 
 /// A decoder-only transformer with pre-norm, grouped-query attention and a gated feed-forward network.
@@ -69,5 +70,65 @@ impl LayerSpec {
     /// Shape of this layer's KV cache.
     pub fn cache(&self) -> CacheLayout {
         CacheLayout { kv_heads: self.kv_heads, head_dim: self.head_dim }
+    }
+
+    /// The tensors this layer has, in the order of computation.
+    pub fn roles(&self) -> Vec<Role> {
+        let mut roles = vec![Role::AttentionNorm, Role::Query, Role::Key, Role::Value];
+        if self.qkv_bias {
+            roles.extend([Role::QueryBias, Role::KeyBias, Role::ValueBias]);
+        }
+        if self.qk_norm {
+            roles.extend([Role::QueryNorm, Role::KeyNorm]);
+        }
+        roles.push(Role::AttentionOutput);
+        if self.post_norms {
+            roles.push(Role::PostAttentionNorm);
+        }
+        roles.extend([Role::FeedForwardNorm, Role::Gate, Role::Up, Role::Down]);
+        if self.post_norms {
+            roles.push(Role::PostFeedForwardNorm);
+        }
+        roles
+    }
+
+    /// Rows and columns of this layer's tensor `role` in a model `hidden` wide; vectors have one row.
+    fn shape(&self, role: Role, hidden: usize) -> (usize, usize) {
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        match role {
+            Role::Query => (q, hidden),
+            Role::Key | Role::Value => (kv, hidden),
+            Role::AttentionOutput => (hidden, q),
+            Role::QueryBias => (1, q),
+            Role::KeyBias | Role::ValueBias => (1, kv),
+            Role::QueryNorm | Role::KeyNorm => (1, self.head_dim),
+            Role::Gate | Role::Up => (self.feed_forward, hidden),
+            Role::Down => (hidden, self.feed_forward),
+            _ => (1, hidden),
+        }
+    }
+}
+
+impl ModelSpec {
+    /// Every tensor the model has, in the order of computation; a tied head is not listed.
+    pub fn tensors(&self) -> Vec<TensorId> {
+        let mut ids = vec![TensorId::global(Role::Embedding)];
+        for (index, layer) in self.layers.iter().enumerate() {
+            ids.extend(layer.roles().into_iter().map(|role| TensorId::of_layer(index, role)));
+        }
+        ids.push(TensorId::global(Role::OutputNorm));
+        if !self.tied_head {
+            ids.push(TensorId::global(Role::Output));
+        }
+        ids
+    }
+
+    /// Rows (output features) and columns of a tensor of [`ModelSpec::tensors`]; vectors have one row.
+    pub fn shape(&self, id: TensorId) -> (usize, usize) {
+        match (id.layer, id.role) {
+            (Some(layer), role) => self.layers[layer as usize].shape(role, self.hidden),
+            (None, Role::Embedding | Role::Output) => (self.vocab, self.hidden),
+            (None, _) => (1, self.hidden),
+        }
     }
 }

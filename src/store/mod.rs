@@ -1,1 +1,21 @@
-//! To be filled in.
+//! Where bytes live off the device: model files, found, checked and read.
+//! In: a path or `org/repo`. Out: [`ModelFiles`]: a network's description and the bytes of its tensors.
+//! Must never know: devices, schedules, what a tensor is multiplied with.
+
+mod error;
+mod files;
+mod fingerprint;
+pub mod gguf;
+mod hparams_gguf;
+mod open_gguf;
+mod parts;
+mod reference;
+mod source;
+mod tokenizer_gguf;
+
+pub use error::StoreError;
+pub use files::{ModelFiles, TensorInfo, TensorListing};
+pub use source::{FileSource, MemorySource, Source};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! Why a model could not be opened or read.
+
+use crate::model::ModelError;
+use std::io;
+use std::path::Path;
+
+/// What went wrong with a model's files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("{path}: cannot {action}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A file does not follow its format.
+    #[error("{path}: {at}: expected {expected}, found {found}; {remedy}")]
+    Malformed {
+        /// The file.
+        path: String,
+        /// The place: a key, a tensor or a byte offset.
+        at: String,
+        /// What the format wants there.
+        expected: String,
+        /// What is there.
+        found: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A key without which the network is unknown.
+    #[error("{path}: key `{key}` is missing; convert the model again with a current converter")]
+    MissingKey {
+        /// The file.
+        path: String,
+        /// The key.
+        key: String,
+    },
+    /// A tensor that the network needs.
+    #[error("{path}: tensor `{tensor}` is missing ({architecture} needs it); get the whole model")]
+    MissingTensor {
+        /// The file or folder.
+        path: String,
+        /// The tensor's name.
+        tensor: String,
+        /// The architecture.
+        architecture: String,
+    },
+    /// A tensor whose shape does not follow from the hyperparameters.
+    #[error(
+        "{path}: tensor `{tensor}` is {found} (rows x columns), the header makes it {expected}; \
+         the file is damaged or was edited"
+    )]
+    Shape {
+        /// The file.
+        path: String,
+        /// The tensor's name.
+        tensor: String,
+        /// Shape in the file.
+        found: String,
+        /// Shape that the hyperparameters imply.
+        expected: String,
+    },
+    /// An element type that forebay does not compute with.
+    #[error(
+        "{path}: tensor `{tensor}` has type {found}, which is not supported; use a file with \
+         F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K (Q4_K_M files are)"
+    )]
+    TensorType {
+        /// The file.
+        path: String,
+        /// The tensor's name.
+        tensor: String,
+        /// The type's name.
+        found: String,
+    },
+    /// Hyperparameters that make no network.
+    #[error("{path}: {source}")]
+    Model {
+        /// The file.
+        path: String,
+        /// What is wrong with them.
+        source: ModelError,
+    },
+    /// Parts of a split model that are not there.
+    #[error("{path}: the model has {count} parts, missing: {missing}; put them beside the first")]
+    MissingParts {
+        /// The part that was opened.
+        path: String,
+        /// How many parts there are.
+        count: usize,
+        /// Names of the missing ones.
+        missing: String,
+    },
+    /// Nothing found under the reference.
+    #[error("model `{reference}` not found: {detail}")]
+    NotFound {
+        /// What the user wrote.
+        reference: String,
+        /// Where it was looked for, what is there, how to get it.
+        detail: String,
+    },
+    /// The model has no such tensor.
+    #[error("{path}: rows {start}..{end} of `{tensor}` were asked for, it has {rows}")]
+    Rows {
+        /// The file or folder.
+        path: String,
+        /// The tensor.
+        tensor: String,
+        /// First row asked for.
+        start: usize,
+        /// One past the last row asked for.
+        end: usize,
+        /// Rows there are.
+        rows: usize,
+    },
+}
+
+/// What to do about a file that breaks off or contradicts itself.
+pub(super) const DAMAGED: &str = "the file is damaged or incomplete, get it again";
+
+impl StoreError {
+    pub(super) fn io(path: &Path, action: &'static str, source: io::Error) -> StoreError {
+        StoreError::Io { path: path.display().to_string(), action, source }
+    }
+
+    pub(super) fn malformed(
+        path: &str,
+        at: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> StoreError {
+        StoreError::Malformed {
+            path: path.to_string(),
+            at: at.into(),
+            expected: expected.into(),
+            found: found.to_string(),
+            remedy: DAMAGED,
+        }
+    }
+}

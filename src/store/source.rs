@@ -1,0 +1,90 @@
+//! Where bytes come from: everything the store reads goes through here.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// Random access to the bytes of one file.
+pub trait Source: Send + Sync {
+    /// Number of bytes.
+    fn size(&self) -> u64;
+
+    /// Fills `out` from `offset`; an error if the bytes end before.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Says that these bytes will not be needed soon, so that the system may drop its copy.
+    fn forget(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+}
+
+/// A file, read with positioned reads.
+#[derive(Debug)]
+pub struct FileSource {
+    file: File,
+    len: u64,
+}
+
+impl FileSource {
+    /// Opens a regular file for reading; its length is taken once.
+    pub fn open(path: &Path) -> io::Result<FileSource> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(FileSource { file, len: metadata.len() })
+    }
+}
+
+impl Source for FileSource {
+    fn size(&self) -> u64 {
+        self.len
+    }
+
+    #[cfg(unix)]
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, out, offset)
+    }
+
+    #[cfg(windows)]
+    fn read_at(&self, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+        while !out.is_empty() {
+            match std::os::windows::fs::FileExt::seek_read(&self.file, out, offset)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => {
+                    offset += n as u64;
+                    out = &mut out[n..];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn forget(&self, offset: u64, len: u64) {
+        let advice = rustix::fs::Advice::DontNeed;
+        if let Err(error) =
+            rustix::fs::fadvise(&self.file, offset, std::num::NonZeroU64::new(len), advice)
+        {
+            tracing::debug!(%error, offset, len, "posix_fadvise failed");
+        }
+    }
+}
+
+/// Bytes in memory.
+#[derive(Clone, Debug)]
+pub struct MemorySource(pub Vec<u8>);
+
+impl Source for MemorySource {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let end = start.checked_add(out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(self.0.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
