@@ -79,6 +79,11 @@ unsafe impl Send for Span {}
 unsafe impl Sync for Span {}
 
 impl Span {
+    /// A view of nothing.
+    pub(super) fn none() -> Span {
+        Span { start: NonNull::<[u8; ALIGN]>::dangling().as_ptr().cast(), bytes: 0 }
+    }
+
     /// Panics unless `count` elements of `T` fit; `what` names the operand.
     pub(super) fn holds<T>(self, count: usize, what: &str) -> Span {
         let needed = count.checked_mul(size_of::<T>());
@@ -89,11 +94,6 @@ impl Span {
             self.bytes
         );
         self
-    }
-
-    /// Elements of `T` that fit.
-    pub(super) fn count<T>(self) -> usize {
-        self.bytes / size_of::<T>()
     }
 
     /// Pointer to element `at`, of which `count` follow inside the view.

@@ -35,9 +35,13 @@ impl Task for Part<'_> {
             unsafe {
                 match *self.kernel {
                     Simple::Norm { x, weight, out, cols, eps } => {
-                        norm::<S>(x.at(unit * cols, cols), weight.at(0, cols), eps, cols, |count| {
-                            out.at(unit * cols, count)
-                        });
+                        norm::<S>(
+                            x.at(unit * cols, cols),
+                            weight.at(0, cols),
+                            eps,
+                            cols,
+                            |count| out.at(unit * cols, count),
+                        );
                     }
                     Simple::Rope { x, angles, heads, head_dim, pairs, style } => {
                         let angles = angles.slice::<[f32; 2]>(unit * pairs, pairs);
@@ -181,9 +185,9 @@ unsafe fn gated<S: Simd>(
     // SAFETY: the caller gives `len` elements at each pointer.
     unsafe {
         match activation {
-            Activation::Silu => each_vector::<S>(gate, up, out, len, |g, u| {
-                S::mul(S::mul(g, sigmoid::<S>(g)), u)
-            }),
+            Activation::Silu => {
+                each_vector::<S>(gate, up, out, len, |g, u| S::mul(S::mul(g, sigmoid::<S>(g)), u))
+            }
             // (1 + tanh(t)) / 2 is sigmoid(2 t).
             Activation::GeluTanh => each_vector::<S>(gate, up, out, len, |g, u| {
                 let cubic = S::fma(S::mul(g, g), S::splat(GELU.1), S::splat(1.0));

@@ -66,8 +66,7 @@ pub(super) unsafe fn expand<S: Simd>(
     // SAFETY: slices are checked against the tile, which nobody writes.
     unsafe {
         let low = |each: usize| tile.slice::<u8>(first * each, count * each);
-        let high =
-            |each: usize| tile.slice::<u8>(packing.high_at() + first * each, count * each);
+        let high = |each: usize| tile.slice::<u8>(packing.high_at() + first * each, count * each);
         let quants = &mut to.quants[..count];
         match packing.dtype {
             DType::Q4_0 | DType::Q4_1 | DType::Q4K => {

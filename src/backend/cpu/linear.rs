@@ -4,7 +4,7 @@ use super::activations::{BLOCK, Correction, Rounded, group_len};
 use super::buffer::Span;
 use super::expand::{CHUNK, Expanded, FLOAT_CHUNK, Kind, expand, expand_floats, kind};
 use super::simd::{LANES, Simd, Task};
-use crate::quant::{DType, Packing};
+use crate::quant::Packing;
 
 /// Rows of x that share one expansion of a tile's chunk.
 pub(super) const ROW_BLOCK: usize = 128;
@@ -132,7 +132,9 @@ impl Tile<'_> {
                 while start < self.end {
                     let len = group_len(start, self.rows);
                     let sums = bench.sums[start - self.start..][..len].as_mut_ptr();
-                    let row = |r: usize| x.at(((start + r) * packing.cols) + first, count);
+                    let row = |r: usize| {
+                        x.at::<f32>((start + r) * packing.cols + first, count).cast_const()
+                    };
                     match len {
                         8 => multiply_floats::<S, 8>(floats, row, sums),
                         4 => multiply_floats::<S, 4>(floats, row, sums),
@@ -155,7 +157,8 @@ impl Tile<'_> {
         unsafe {
             let bias = self.product.bias.map(|bias| bias.slice::<f32>(first, lanes));
             for (r, sums) in sums.iter().enumerate() {
-                let out = self.product.out.slice_mut::<f32>((self.start + r) * width + first, lanes);
+                let out =
+                    self.product.out.slice_mut::<f32>((self.start + r) * width + first, lanes);
                 match bias {
                     Some(bias) => {
                         for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
@@ -262,9 +265,4 @@ unsafe fn multiply_floats<S: Simd, const R: usize>(
             S::store(to.add(r).cast(), sum);
         }
     }
-}
-
-/// Whether a type's layers see x rounded.
-pub(super) fn rounds(dtype: DType) -> bool {
-    !dtype.is_float()
 }

@@ -18,6 +18,8 @@ mod simd_avx2;
 mod simd_avx512;
 mod simd_portable;
 mod team;
+#[cfg(test)]
+mod tests;
 
 pub use device::CpuDevice;
 pub use simd::SimdPath;

@@ -116,10 +116,7 @@ impl Simd for Avx2 {
             let odd = _mm256_castps_pd(_mm256_unpackhi_ps(by1[0], by1[1]));
             let low = _mm256_castpd_ps(_mm256_unpacklo_pd(even, odd));
             let high = _mm256_castpd_ps(_mm256_unpackhi_pd(even, odd));
-            [
-                _mm256_permute2f128_ps::<0x20>(low, high),
-                _mm256_permute2f128_ps::<0x31>(low, high),
-            ]
+            [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
         }
     }
     #[inline(always)]

@@ -1,0 +1,224 @@
+//! Buffers, matrices, and runs.
+
+use super::buffer::{Memory, Span};
+use super::linear::Bench;
+use super::plan::{Lookup, Sized, needs, steps};
+use super::simd::SimdPath;
+use super::team::{Phase, Team};
+use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
+use crate::kernel::{Buffer, Call, Matrix};
+use crate::quant::{DType, Packing, TILE_ROWS};
+
+/// Work below this many nanoseconds is not worth waking helpers for.
+const TOGETHER_NS: usize = 20_000;
+
+/// A phase cheaper than this stays on one thread.
+const ALONE_NS: usize = 2_000;
+
+/// Nanoseconds of work taken at a time.
+const GRAIN_NS: usize = 4_000;
+
+/// The native CPU device.
+pub struct CpuDevice {
+    info: DeviceInfo,
+    path: SimdPath,
+    team: Team,
+    buffers: Vec<Option<Memory>>,
+    matrices: Vec<Option<(Packing, Memory)>>,
+    workspace: Memory,
+    benches: Vec<Memory>,
+    scratch: Vec<Memory>,
+    memory: MemoryUse,
+}
+
+impl CpuDevice {
+    /// A device on the fastest path of this processor, with `threads` threads (all cores if `None`).
+    pub fn new(threads: Option<usize>) -> Result<CpuDevice, DeviceError> {
+        CpuDevice::with_path(threads, SimdPath::best())
+    }
+
+    /// A device on a given path.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] if the processor lacks the path or threads cannot be started.
+    pub fn with_path(threads: Option<usize>, path: SimdPath) -> Result<CpuDevice, DeviceError> {
+        if !path.is_available() {
+            return Err(DeviceError::Unavailable(format!("this processor has no {path}")));
+        }
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let team = Team::new(threads.unwrap_or_else(cores).max(1))?;
+        let threads = team.threads();
+        let benches = (0..threads)
+            .map(|_| Memory::new(size_of::<Bench>(), "working memory"))
+            .collect::<Result<Vec<Memory>, DeviceError>>()?;
+        let scratch = (0..threads)
+            .map(|_| Memory::new(0, "working memory"))
+            .collect::<Result<Vec<Memory>, DeviceError>>()?;
+        let plural = if threads == 1 { "" } else { "s" };
+        let mut memory = MemoryUse::default();
+        memory.grow((threads * size_of::<Bench>()) as u64);
+        Ok(CpuDevice {
+            info: DeviceInfo {
+                name: processor_name(),
+                kind: DeviceKind::Cpu,
+                driver: format!("{path}, {threads} thread{plural}"),
+                buffer_bytes_max: isize::MAX as u64,
+            },
+            path,
+            team,
+            buffers: Vec::new(),
+            matrices: Vec::new(),
+            workspace: Memory::new(0, "workspace")?,
+            benches,
+            scratch,
+            memory,
+        })
+    }
+
+    /// Makes the working memory large enough for `calls`.
+    fn prepare(&mut self, calls: &[Call]) -> Result<(), DeviceError> {
+        let (space, scratch) = needs(calls);
+        let held = &mut self.memory;
+        enlarge(&mut self.workspace, space, held)?;
+        for own in &mut self.scratch {
+            enlarge(own, scratch * size_of::<f32>(), held)?;
+        }
+        Ok(())
+    }
+}
+
+fn enlarge(memory: &mut Memory, bytes: usize, held: &mut MemoryUse) -> Result<(), DeviceError> {
+    if memory.len() < bytes {
+        held.shrink(memory.len() as u64);
+        *memory = Memory::new(0, "workspace")?;
+        *memory = Memory::new(bytes, "workspace")?;
+        held.grow(bytes as u64);
+    }
+    Ok(())
+}
+
+/// The processor's marketing name, or its architecture.
+fn processor_name() -> String {
+    let named = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_string())
+    });
+    named.unwrap_or_else(|| std::env::consts::ARCH.to_string())
+}
+
+/// Puts `value` in a free place and returns its index.
+fn place<T>(table: &mut Vec<Option<T>>, value: T) -> u32 {
+    let free = table.iter().position(Option::is_none);
+    let index = free.unwrap_or_else(|| {
+        table.push(None);
+        table.len() - 1
+    });
+    table[index] = Some(value);
+    u32::try_from(index).expect("fewer than 2^32 handles")
+}
+
+impl Lookup for CpuDevice {
+    fn buffer(&self, buffer: Buffer) -> Span {
+        self.buffers[buffer.0 as usize].as_ref().expect("buffer was freed").span()
+    }
+
+    fn matrix(&self, matrix: Matrix) -> (Packing, Span) {
+        let (packing, memory) =
+            self.matrices[matrix.id as usize].as_ref().expect("matrix was unloaded");
+        (*packing, memory.span())
+    }
+}
+
+impl Device for CpuDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn alloc(&mut self, bytes: usize, what: &str) -> Result<Buffer, DeviceError> {
+        let memory = Memory::new(bytes, what)?;
+        self.memory.grow(bytes as u64);
+        Ok(Buffer(place(&mut self.buffers, memory)))
+    }
+
+    fn free(&mut self, buffer: Buffer) {
+        let memory = self.buffers[buffer.0 as usize].take().expect("buffer was freed");
+        self.memory.shrink(memory.len() as u64);
+    }
+
+    fn load(
+        &mut self,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+        what: &str,
+    ) -> Result<Matrix, DeviceError> {
+        let packing = Packing::new(dtype, rows, cols);
+        let row_bytes = dtype.row_bytes(cols);
+        assert_eq!(bytes.len(), rows * row_bytes, "{what}: bytes of {rows} rows of {cols} {dtype}");
+        let memory = Memory::new(packing.bytes(), what)?;
+        let span = memory.span();
+        let tile_bytes = packing.tile_bytes();
+        let phases = [Phase::new(packing.tiles(), 1)];
+        self.team.run(&phases, packing.tiles() > 1, &|_, _, tiles| {
+            for tile in tiles {
+                let first = tile * TILE_ROWS;
+                let source = &bytes[first * row_bytes..(first + TILE_ROWS).min(rows) * row_bytes];
+                // SAFETY: each tile is packed once, by one thread.
+                packing.pack_tile(source, unsafe { span.slice_mut(tile * tile_bytes, tile_bytes) });
+            }
+        });
+        self.memory.grow(memory.len() as u64);
+        Ok(Matrix { id: place(&mut self.matrices, (packing, memory)), dtype, rows, cols })
+    }
+
+    fn unload(&mut self, matrix: Matrix) {
+        let (_, memory) = self.matrices[matrix.id as usize].take().expect("matrix was unloaded");
+        self.memory.shrink(memory.len() as u64);
+    }
+
+    fn write(&mut self, buffer: Buffer, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        let memory = self.buffers[buffer.0 as usize].as_mut().expect("buffer was freed");
+        memory.as_mut_slice()[offset..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: Buffer, offset: usize, out: &mut [u8]) -> Result<(), DeviceError> {
+        let memory = self.buffers[buffer.0 as usize].as_ref().expect("buffer was freed");
+        out.copy_from_slice(&memory.as_slice()[offset..][..out.len()]);
+        Ok(())
+    }
+
+    fn run(&mut self, calls: &[Call]) -> Result<(), DeviceError> {
+        self.prepare(calls)?;
+        let mut list: Vec<Sized> = Vec::with_capacity(calls.len() * 2);
+        for call in calls {
+            steps(call, self, &self.workspace, &mut list);
+        }
+        let threads = self.team.threads();
+        let phases: Vec<Phase> = list
+            .iter()
+            .map(|step| {
+                let all = step.units * step.cost;
+                let share = step.units.div_ceil(4 * threads);
+                let grain = (GRAIN_NS / step.cost.max(1)).clamp(1, share.max(1));
+                Phase::new(step.units, if all < ALONE_NS { step.units } else { grain })
+            })
+            .collect();
+        let total: usize = list.iter().map(|step| step.units * step.cost).sum();
+        let benches: Vec<Span> = self.benches.iter().map(Memory::span).collect();
+        let scratch: Vec<Span> = self.scratch.iter().map(Memory::span).collect();
+        self.team.run(&phases, total >= TOGETHER_NS, &|phase, worker, units| {
+            let bench = benches[worker].at(0, 0);
+            let scratch = scratch[worker].at(0, 0);
+            // SAFETY: the constructor checked the path, the team hands out each unit once, and
+            // working memory is the worker's own and was sized by `prepare`.
+            unsafe { list[phase].step.run(self.path, units, bench, scratch) };
+        });
+        Ok(())
+    }
+
+    fn memory(&self) -> MemoryUse {
+        self.memory
+    }
+}

@@ -1,0 +1,162 @@
+//! Append and attention.
+
+use super::{Random, bits, devices, nmse, put, take};
+use crate::backend::{Device, reference::ReferenceDevice};
+use crate::kernel::{AttentionRow, CacheLayout, Call, PAGE_LEN};
+
+/// One attention call and its operands.
+#[derive(Clone)]
+struct Case {
+    layout: CacheLayout,
+    heads: usize,
+    window: usize,
+    q: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    slots: Vec<u32>,
+    map: Vec<AttentionRow>,
+    pages: Vec<u32>,
+    path: Vec<u32>,
+}
+
+/// Rows of mixed lengths over shuffled pages; every third one is a tree node with a scattered path.
+fn case(dim: usize, (heads, kv_heads): (usize, usize), window: usize, seed: u64) -> Case {
+    let mut random = Random(seed);
+    let layout = CacheLayout { kv_heads, head_dim: dim };
+    let lengths = [1usize, 15, 16, 17, 33, 70, 64, 100];
+    let page_count = 40;
+    let mut pages: Vec<u32> = (0..page_count).collect();
+    (0..pages.len()).rev().for_each(|i| pages.swap(i, random.below(i + 1)));
+    let slots: Vec<u32> = (0..page_count * PAGE_LEN as u32).collect();
+    let (mut map, mut path) = (Vec::new(), Vec::new());
+    for (row, length) in lengths.into_iter().enumerate() {
+        let tree = if row % 3 == 2 { 1 + random.below(length) } else { 0 };
+        map.push(AttentionRow {
+            page_start: 4 * row as u32,
+            prefix: (length - tree) as u32,
+            path_start: path.len() as u32,
+            length: length as u32,
+        });
+        path.extend((0..tree).map(|_| slots[random.below(slots.len())]));
+    }
+    let width = slots.len() * layout.width();
+    let (keys, values) = (random.values(width), random.values(width));
+    let q = random.values(lengths.len() * heads * dim);
+    Case { layout, heads, window, q, keys, values, slots, map, pages, path }
+}
+
+/// Fills the cache by `Append` and attends; returns the output and the cache.
+fn run(device: &mut dyn Device, case: &Case) -> (Vec<f32>, Vec<u16>) {
+    let Case { layout, heads, window, .. } = *case;
+    let cache_bytes = case.slots.len() / PAGE_LEN * layout.page_bytes();
+    let [q, k, v] = [&case.q, &case.keys, &case.values].map(|values| put(device, values));
+    let [slots, pages, path] =
+        [&case.slots, &case.pages, &case.path].map(|values| put(device, values));
+    let map = put(device, &case.map);
+    let cache = device.alloc(cache_bytes, "cache").unwrap();
+    let out = device.alloc(case.q.len() * 4, "out").unwrap();
+    let scale = 1.0 / (layout.head_dim as f32).sqrt();
+    let rows = case.map.len();
+    device
+        .run(&[
+            Call::Append { k, v, cache, slots, rows: case.slots.len(), layout },
+            Call::Attention {
+                q,
+                cache,
+                map,
+                pages,
+                path,
+                out,
+                rows,
+                heads,
+                layout,
+                scale: 3.0 * scale,
+                window,
+            },
+        ])
+        .unwrap();
+    (take(device, out, case.q.len()), take(device, cache, cache_bytes / 2))
+}
+
+/// Attention differs from f64 by a few roundings of f32 only; the cache is the same bits.
+#[test]
+fn attention_matches_the_reference() {
+    let shapes = [(64, (9, 3)), (96, (4, 4)), (128, (7, 1)), (256, (4, 1)), (20, (6, 2))];
+    for (dim, heads) in shapes {
+        for window in [0, 1, 20, 48] {
+            let case = case(dim, heads, window, dim as u64);
+            let (want, want_cache) = run(&mut ReferenceDevice::new(), &case);
+            let mut first: Option<Vec<u32>> = None;
+            for (name, mut device) in devices() {
+                let (got, cache) = run(&mut device, &case);
+                assert!(cache == want_cache, "cache, {dim} {heads:?} {name}");
+                let error = nmse(&got, &want);
+                assert!(error < 1e-11, "{dim} {heads:?} window {window}, {name}: {error}");
+                let got = bits(&got);
+                assert!(*first.get_or_insert_with(|| got.clone()) == got, "bits of {name}");
+            }
+        }
+    }
+}
+
+/// A row has the same bits alone, after its fellows are gone, and with its pages elsewhere.
+#[test]
+fn rows_have_the_same_bits_in_any_company() {
+    let case = case(64, (6, 2), 0, 7);
+    let (name, mut device) = devices().remove(0);
+    let (all, _) = run(&mut device, &case);
+    let width = case.heads * case.layout.head_dim;
+    for row in 0..case.map.len() {
+        let mut alone = case.clone();
+        alone.map = vec![case.map[row]];
+        alone.q = case.q[row * width..][..width].to_vec();
+        let (got, _) = run(&mut device, &alone);
+        assert_eq!(bits(&got), bits(&all[row * width..][..width]), "row {row}, {name}");
+    }
+}
+
+/// A position found through the page table or through a path is the same position.
+#[test]
+fn a_path_gives_the_bits_of_a_prefix() {
+    let case = case(128, (4, 2), 30, 11);
+    let mut moved = case.clone();
+    moved.path.clear();
+    for row in &mut moved.map {
+        let positions = 0..row.length as usize;
+        let slots: Vec<u32> = positions
+            .map(|p| match p.checked_sub(row.prefix as usize) {
+                None => {
+                    let page = case.pages[row.page_start as usize + p / PAGE_LEN];
+                    page * PAGE_LEN as u32 + (p % PAGE_LEN) as u32
+                }
+                Some(node) => case.path[row.path_start as usize + node],
+            })
+            .collect();
+        (row.prefix, row.path_start) = (0, moved.path.len() as u32);
+        moved.path.extend(slots);
+    }
+    for (name, mut device) in devices() {
+        assert_eq!(bits(&run(&mut device, &case).0), bits(&run(&mut device, &moved).0), "{name}");
+    }
+}
+
+/// What lies in slots that no row maps never matters.
+#[test]
+fn unmapped_slots_are_not_read() {
+    let mut case = case(64, (2, 1), 20, 13);
+    case.map.iter_mut().for_each(|row| row.prefix = row.length);
+    let (_, mut device) = devices().remove(0);
+    let (clean, _) = run(&mut device, &case);
+    let mut mapped = vec![false; case.slots.len()];
+    for row in &case.map {
+        for p in (row.length as usize).saturating_sub(20)..row.length as usize {
+            let page = case.pages[row.page_start as usize + p / PAGE_LEN] as usize;
+            mapped[page * PAGE_LEN + p % PAGE_LEN] = true;
+        }
+    }
+    for (slot, _) in mapped.iter().enumerate().filter(|(_, mapped)| !**mapped) {
+        case.keys[slot * 64..][..64].fill(f32::NAN);
+        case.values[slot * 64..][..64].fill(f32::NAN);
+    }
+    assert_eq!(bits(&run(&mut device, &case).0), bits(&clean));
+}
