@@ -1,1 +1,18 @@
-//! To be filled in.
+//! The wgpu device: Vulkan, Metal, DX12.
+//! In: what every device takes. Out: buffers' contents, and the list of adapters for users.
+//! Must never know: layers, tiers, tokens, the other devices.
+
+mod adapter;
+mod call;
+mod context;
+mod device;
+mod kernels;
+mod linear;
+mod memory;
+mod params;
+mod pipelines;
+mod transfer;
+
+pub use adapter::{AdapterSummary, Selector, adapters};
+pub use device::{Family, GpuDevice, Options};
+

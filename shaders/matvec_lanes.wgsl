@@ -1,0 +1,36 @@
+// matmul_lanes for one row: the same sums in the same order. Each invocation loads a part of x.
+//!import matmul_params
+//!import matmul_bindings
+//!import weight
+//!import dot
+//!import store_quad
+
+@compute @workgroup_size(8)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let quads = (p.slab_outs + 3u) / 4u;
+    let index = group.x * 8u + local;
+    let quad_index = min(index, quads - 1u);
+    let tile = quad_index / 4u * p.tile;
+    let quad = quad_index % 4u;
+    let blocks = p.cols / 32u;
+    let row = p.row_first + group.y;
+    var sum = vec4(0.0);
+    for (var b = 0u; b < blocks; b++) {
+        let f = affine(tile, b, quad);
+        let high = extra(tile, b, quad);
+        let v = x[(row * blocks + b) * 4u + lane % 4u];
+        let i = dot_step(pairs(words(tile, b, 0u, quad, high)), subgroupBroadcast(v, 0u), f)
+            + dot_step(pairs(words(tile, b, 1u, quad, high)), subgroupBroadcast(v, 1u), f)
+            + dot_step(pairs(words(tile, b, 2u, quad, high)), subgroupBroadcast(v, 2u), f)
+            + dot_step(pairs(words(tile, b, 3u, quad, high)), subgroupBroadcast(v, 3u), f);
+        let s = x_scales[row * blocks + b];
+        sum = fma(block_value(f, i, s.y), vec4(s.x), sum);
+    }
+    if index < quads {
+        store_quad(row, index * 4u, sum);
+    }
+}

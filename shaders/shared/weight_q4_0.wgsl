@@ -1,0 +1,5 @@
+// Q4_0: planes as src/quant/pack.rs describes them, four lanes to a vector.
+//!import words
+//!import bits_4
+//!import scale_single
+const CENTRE = 8u;

@@ -1,0 +1,153 @@
+//! Calls as dispatches.
+
+use super::device::{Family, Parts};
+use super::kernels::Kernel;
+use super::linear::{Scratch, linear};
+use super::params;
+use super::pipelines::Dispatch;
+use crate::backend::DeviceError;
+use crate::kernel::{Activation, Buffer, CacheLayout, Call, RopeStyle};
+
+/// Workgroups per dimension that every adapter allows.
+const GRID_MAX: u64 = 65535;
+
+/// A one-dimensional grid folded into two; kernels skip what lies past their end.
+pub(super) fn fold(groups: u64) -> [u32; 2] {
+    let width = groups.clamp(1, GRID_MAX);
+    [width as u32, groups.div_ceil(width).max(1) as u32]
+}
+
+/// Appends the dispatches of `call`.
+pub(super) fn plan(
+    parts: &mut Parts,
+    scratch: &mut Scratch,
+    call: &Call,
+    list: &mut Vec<Dispatch>,
+) -> Result<(), DeviceError> {
+    if let Call::Linear { x, rows, cols, projections } = call {
+        if *rows > 0 {
+            linear(parts, scratch, (*x, *rows, *cols), projections, list)?;
+        }
+        return Ok(());
+    }
+    match call {
+        Call::Attention { q, cache, map, pages, path, out, rows, heads, layout, scale, window } => {
+            let buffers = [*q, *cache, *map, *pages, *path, *out];
+            let shape = Heads { rows: *rows, heads: *heads, layout: *layout };
+            attention(parts, &buffers, &shape, *scale, *window, list);
+        }
+        _ => list.extend(simple(parts, call)),
+    }
+    Ok(())
+}
+
+/// Calls that are one dispatch; `None` where there is nothing to do.
+fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
+    let count = |n: usize| u32::try_from(n).expect("an activation has fewer than 2^32 elements");
+    let threads = |n: usize| fold(n.div_ceil(64) as u64);
+    let pairwise =
+        |n: usize, second: usize| params::Pairwise { count: count(n), second: count(second) };
+    match *call {
+        Call::RmsNorm { x, weight, out, rows, cols, eps } => {
+            let (kernel, groups) = match parts.family {
+                Family::Lanes => (Kernel::RmsNormLanes, rows.div_ceil(8)),
+                Family::Tiles => (Kernel::RmsNorm, rows),
+            };
+            let params = params::Norm { rows: count(rows), cols: count(cols), eps };
+            let grid = fold(groups as u64);
+            dispatch(parts, kernel, &[x, weight, out], &params, grid, rows * cols)
+        }
+        Call::Rope { x, angles, rows, heads, head_dim, pairs, style } => {
+            let params = params::Rope {
+                count: count(rows * heads * pairs),
+                heads: count(heads),
+                head_dim: count(head_dim),
+                pairs: count(pairs),
+                halves: u32::from(style == RopeStyle::Halves),
+            };
+            let n = rows * heads * pairs;
+            dispatch(parts, Kernel::Rope, &[x, angles], &params, threads(n), n)
+        }
+        Call::Append { k, v, cache, slots, rows, layout } => {
+            assert!(layout.width().is_multiple_of(2), "16-bit keys must fill words");
+            let width = layout.width() / 2;
+            let n = rows * width;
+            let params = pairwise(n, width);
+            dispatch(parts, Kernel::Append, &[k, v, slots, cache], &params, threads(n), n)
+        }
+        Call::Gate { gate, up, out, count: n, activation } => {
+            let params = pairwise(n, usize::from(activation == Activation::GeluTanh));
+            dispatch(parts, Kernel::Gate, &[gate, up, out], &params, threads(n), n)
+        }
+        Call::Add { x, y, count: n } => {
+            let params = params::Count { count: count(n) };
+            dispatch(parts, Kernel::Add, &[x, y], &params, threads(n), n)
+        }
+        Call::Gather { x, index, out, rows, cols } => {
+            let n = rows * cols;
+            let params = pairwise(n, cols);
+            dispatch(parts, Kernel::Gather, &[x, index, out], &params, threads(n), n)
+        }
+        Call::Linear { .. } | Call::Attention { .. } => unreachable!("planned elsewhere"),
+    }
+}
+
+fn dispatch(
+    parts: &mut Parts,
+    kernel: Kernel,
+    buffers: &[Buffer],
+    params: &impl bytemuck::Pod,
+    grid: [u32; 2],
+    elements: usize,
+) -> Option<Dispatch> {
+    let blocks: Vec<_> = buffers.iter().map(|b| parts.memory.buffer(*b)).collect();
+    let device = &parts.context.device;
+    // Memory traffic costs about as much as sixteen operations of a matrix product.
+    let cost = 16.0 * elements as f64;
+    (elements > 0).then(|| parts.pipelines.dispatch(device, kernel, &blocks, params, grid, cost))
+}
+
+struct Heads {
+    rows: usize,
+    heads: usize,
+    layout: CacheLayout,
+}
+
+/// Positions a row is assumed to see when work is cut: the device does not know the map.
+const ASSUMED_LENGTH: usize = 1024;
+
+fn attention(
+    parts: &mut Parts,
+    buffers: &[Buffer],
+    shape: &Heads,
+    scale: f32,
+    window: usize,
+    list: &mut Vec<Dispatch>,
+) {
+    let Heads { rows, heads, layout } = *shape;
+    assert!(layout.head_dim.is_multiple_of(2), "16-bit keys must fill words");
+    let blocks: Vec<_> = buffers.iter().map(|b| parts.memory.buffer(*b)).collect();
+    let row_cost = (16 * heads * layout.head_dim * ASSUMED_LENGTH) as f64;
+    let most = ((parts.cost_max / row_cost) as usize).max(1);
+    for first in (0..rows).step_by(most) {
+        let run = most.min(rows - first);
+        let params = params::Attention {
+            rows: run as u32,
+            row_first: first as u32,
+            heads: heads as u32,
+            group: (heads / layout.kv_heads) as u32,
+            head_dim: layout.head_dim as u32,
+            width: (layout.width() / 2) as u32,
+            window: window as u32,
+            scale,
+        };
+        list.push(parts.pipelines.dispatch(
+            &parts.context.device,
+            Kernel::AttentionLanes,
+            &blocks,
+            &params,
+            fold((run * heads).div_ceil(8) as u64),
+            run as f64 * row_cost,
+        ));
+    }
+}

@@ -1,0 +1,141 @@
+//! A wgpu device and its queue: faults become errors, submissions stay short and few.
+
+use super::adapter;
+use crate::backend::{DeviceError, DeviceInfo};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Submissions that may wait for the device: one runs while the next is recorded.
+const IN_FLIGHT_MAX: usize = 2;
+
+pub(super) struct Context {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub info: DeviceInfo,
+    fault: Arc<Mutex<Option<String>>>,
+    in_flight: VecDeque<wgpu::SubmissionIndex>,
+}
+
+impl Context {
+    /// Opens `adapter` with all its limits.
+    pub(super) fn open(adapter: &wgpu::Adapter) -> Result<Context, DeviceError> {
+        let (about, limits) = (adapter.get_info(), adapter.limits());
+        let info = DeviceInfo {
+            name: about.name.clone(),
+            kind: adapter::kind(&about),
+            driver: format!("{}, {}", about.backend.to_str(), adapter::driver(&about)),
+            buffer_bytes_max: adapter::buffer_bytes_max(&limits),
+        };
+        let wanted = wgpu::DeviceDescriptor {
+            label: Some("forebay"),
+            required_features: wgpu::Features::IMMEDIATES | wgpu::Features::SUBGROUP,
+            required_limits: limits,
+            // Large blocks of spare memory would break the planner's accounts.
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&wanted))
+            .map_err(|e| DeviceError::Unavailable(format!("{}: {e}", info.name)))?;
+        let fault = Arc::new(Mutex::new(None));
+        let (for_errors, for_loss) = (fault.clone(), fault.clone());
+        device.on_uncaptured_error(Arc::new(move |e| note(&for_errors, e.to_string())));
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(&for_loss, message);
+            }
+        });
+        Ok(Context { device, queue, info, fault, in_flight: VecDeque::new() })
+    }
+
+    /// The first fault the device reported since it was opened, if any.
+    pub(super) fn check(&self) -> Result<(), DeviceError> {
+        match &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(fault) => Err(DeviceError::Lost(format!("{}: {fault}", self.info.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// Submits `commands`, waiting first while too many submissions are under way.
+    pub(super) fn submit(
+        &mut self,
+        commands: wgpu::CommandBuffer,
+    ) -> Result<wgpu::SubmissionIndex, DeviceError> {
+        while self.in_flight.len() >= IN_FLIGHT_MAX {
+            if let Some(oldest) = self.in_flight.pop_front() {
+                self.wait(oldest)?;
+            }
+        }
+        let index = self.queue.submit([commands]);
+        self.in_flight.push_back(index.clone());
+        self.check()?;
+        Ok(index)
+    }
+
+    /// Waits until a submission is done.
+    pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), DeviceError> {
+        let until = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+        let waited = self.device.poll(until);
+        self.check()?;
+        waited
+            .map(|_| ())
+            .map_err(|e| DeviceError::Lost(format!("{}: {e}", self.info.name)))
+    }
+
+    /// Creates a zeroed buffer of exactly `bytes`.
+    pub(super) fn create(
+        &self,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        what: &str,
+    ) -> Result<wgpu::Buffer, DeviceError> {
+        let no_memory = || DeviceError::OutOfMemory {
+            device: self.info.name.clone(),
+            what: what.to_string(),
+            bytes,
+        };
+        if bytes > self.info.buffer_bytes_max {
+            return Err(no_memory());
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let wanted =
+            wgpu::BufferDescriptor { label: Some(what), size: bytes, usage, mapped_at_creation: false };
+        let buffer = self.device.create_buffer(&wanted);
+        match pollster::block_on(scope.pop()) {
+            Some(_) => Err(no_memory()),
+            None => self.check().map(|()| buffer),
+        }
+    }
+
+    /// Maps a staging buffer that `submission` was the last to use.
+    pub(super) fn map(
+        &self,
+        buffer: &wgpu::Buffer,
+        mode: wgpu::MapMode,
+        bytes: u64,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Result<(), DeviceError> {
+        let (done, result) = std::sync::mpsc::channel();
+        buffer.map_async(mode, 0..bytes, move |mapped| {
+            // The receiver outlives the poll below.
+            let _ = done.send(mapped.is_ok());
+        });
+        match submission {
+            Some(submission) => self.wait(submission)?,
+            None => {
+                let _ = self.device.poll(wgpu::PollType::Poll);
+            }
+        }
+        match result.try_recv() {
+            Ok(true) => Ok(()),
+            _ => {
+                self.check()?;
+                Err(DeviceError::Lost(format!("{}: mapping a buffer failed", self.info.name)))
+            }
+        }
+    }
+}
+
+fn note(fault: &Mutex<Option<String>>, message: String) {
+    tracing::error!("device fault: {message}");
+    fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+}

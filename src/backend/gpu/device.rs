@@ -1,0 +1,197 @@
+//! The device trait on wgpu.
+
+use super::adapter::{self, Selector};
+use super::call;
+use super::context::Context;
+use super::linear::Scratch;
+use super::memory::{Block, Memory};
+use super::pipelines::{Dispatch, Pipelines};
+use super::transfer::Transfer;
+use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
+use crate::kernel::{Buffer, Call, Matrix};
+use crate::quant::{DType, Packing};
+
+/// Writes up to this many bytes are left to wgpu; larger ones take the staging ring.
+const SMALL_WRITE: usize = 64 << 10;
+
+/// Dispatches of one submission at most.
+const DISPATCHES_MAX: usize = 256;
+
+/// Which kernels multiply matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// No workgroup memory, several outputs per invocation: software adapters.
+    Lanes,
+    /// Tiles in workgroup memory: GPUs.
+    Tiles,
+}
+
+/// What tests set otherwise than an adapter would.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Kernel family; `None` chooses by the kind of device.
+    pub family: Option<Family>,
+    /// Largest slab of a matrix in bytes; `None` takes the adapter's limit.
+    pub slab_bytes_max: Option<u64>,
+}
+
+/// The parts of a device that planning a call needs at once.
+pub(super) struct Parts {
+    pub context: Context,
+    pub memory: Memory,
+    pub pipelines: Pipelines,
+    pub family: Family,
+    /// Operations of one submission at most: 100 to 200 ms.
+    pub cost_max: f64,
+    /// Bound where a kernel has no use for a binding.
+    pub empty: Block,
+}
+
+/// A GPU, or a graphics API emulated on the CPU.
+pub struct GpuDevice {
+    parts: Parts,
+    transfer: Transfer,
+    scratch: Scratch,
+    slab_bytes_max: u64,
+}
+
+impl GpuDevice {
+    /// Opens the adapter that `selector` names.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] if there is none or it cannot run the kernels.
+    pub fn open(selector: &Selector) -> Result<GpuDevice, DeviceError> {
+        GpuDevice::open_with(selector, Options::default())
+    }
+
+    /// As [`GpuDevice::open`], with choices that are otherwise made by the kind of device.
+    pub fn open_with(selector: &Selector, options: Options) -> Result<GpuDevice, DeviceError> {
+        let context = Context::open(&adapter::select(selector)?)?;
+        let software = context.info.kind == DeviceKind::SoftwareGpu;
+        let usual = if software { Family::Lanes } else { Family::Tiles };
+        // About 30 GFLOP/s on two cores, and at least 300 on the slowest integrated GPU.
+        let cost_max = if software { 4e9 } else { 4e10 };
+        let buffer_bytes_max = context.info.buffer_bytes_max;
+        let mut memory = Memory::default();
+        let transfer = Transfer::new(&context, &mut memory.held)?;
+        let empty = memory.block(&context, 16, "empty binding")?;
+        Ok(GpuDevice {
+            parts: Parts {
+                context,
+                memory,
+                pipelines: Pipelines::default(),
+                family: options.family.unwrap_or(usual),
+                cost_max,
+                empty,
+            },
+            transfer,
+            scratch: Scratch::default(),
+            slab_bytes_max: options.slab_bytes_max.unwrap_or(u64::MAX).min(buffer_bytes_max),
+        })
+    }
+
+    /// Records and submits, cutting where a submission would take too long.
+    fn submit(&mut self, list: &[Dispatch]) -> Result<(), DeviceError> {
+        let mut from = 0;
+        while from < list.len() {
+            let mut cost = 0.0;
+            let cut = list[from..].iter().take(DISPATCHES_MAX).take_while(|dispatch| {
+                cost += dispatch.cost;
+                cost <= self.parts.cost_max
+            });
+            let to = from + cut.count().max(1);
+            let context = &mut self.parts.context;
+            let mut encoder = context.device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for dispatch in &list[from..to] {
+                pass.set_pipeline(&dispatch.pipeline);
+                pass.set_bind_group(0, &dispatch.group, &[]);
+                pass.set_immediates(0, &dispatch.params);
+                pass.dispatch_workgroups(dispatch.grid[0], dispatch.grid[1], 1);
+            }
+            drop(pass);
+            context.submit(encoder.finish())?;
+            from = to;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, block: &Block) {
+        self.parts.pipelines.forget(block);
+        self.parts.memory.release(block);
+    }
+}
+
+impl Device for GpuDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.parts.context.info
+    }
+
+    fn alloc(&mut self, bytes: usize, what: &str) -> Result<Buffer, DeviceError> {
+        let Parts { memory, context, .. } = &mut self.parts;
+        let block = memory.block(context, bytes as u64, what)?;
+        Ok(memory.add(block))
+    }
+
+    fn free(&mut self, buffer: Buffer) {
+        if let Some(block) = self.parts.memory.take(buffer) {
+            self.release(&block);
+        }
+    }
+
+    fn load(
+        &mut self,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+        what: &str,
+    ) -> Result<Matrix, DeviceError> {
+        let packing = Packing::new(dtype, rows, cols);
+        let Parts { memory, context, .. } = &mut self.parts;
+        let weights = memory.slabs(context, packing, self.slab_bytes_max, what)?;
+        let sent = self.transfer.send_matrix(context, &weights, bytes);
+        let matrix = memory.add_matrix(weights);
+        match sent {
+            Ok(()) => Ok(matrix),
+            Err(error) => {
+                self.unload(matrix);
+                Err(error)
+            }
+        }
+    }
+
+    fn unload(&mut self, matrix: Matrix) {
+        if let Some(weights) = self.parts.memory.take_matrix(&matrix) {
+            weights.slabs.iter().for_each(|slab| self.release(&slab.block));
+        }
+    }
+
+    fn write(&mut self, buffer: Buffer, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        let Parts { memory, context, .. } = &mut self.parts;
+        let to = &memory.buffer(buffer).buffer;
+        if bytes.len() > SMALL_WRITE {
+            return self.transfer.send(context, to, offset as u64, bytes);
+        }
+        context.queue.write_buffer(to, offset as u64, bytes);
+        context.check()
+    }
+
+    fn read(&mut self, buffer: Buffer, offset: usize, out: &mut [u8]) -> Result<(), DeviceError> {
+        let Parts { memory, context, .. } = &mut self.parts;
+        let from = &memory.buffer(buffer).buffer;
+        self.transfer.fetch(context, from, offset as u64, out)
+    }
+
+    fn run(&mut self, calls: &[Call]) -> Result<(), DeviceError> {
+        let mut list = Vec::new();
+        for call in calls {
+            call::plan(&mut self.parts, &mut self.scratch, call, &mut list)?;
+        }
+        self.submit(&list)
+    }
+
+    fn memory(&self) -> MemoryUse {
+        self.parts.memory.held
+    }
+}

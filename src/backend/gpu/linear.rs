@@ -1,0 +1,162 @@
+//! `Call::Linear` as dispatches: rounding of x once, then one dispatch per slab and run of rows.
+
+use super::device::{Family, Parts};
+use super::kernels::Kernel;
+use super::memory::{Block, Slab, Weights};
+use super::params;
+use super::pipelines::Dispatch;
+use crate::backend::DeviceError;
+use crate::kernel::{Buffer, Projection};
+use crate::quant::{DType, Packing};
+
+/// Rounded activations, shared by the projections of a call and by all calls.
+#[derive(Default)]
+pub(super) struct Scratch {
+    quants: Option<Block>,
+    scales: Option<Block>,
+}
+
+impl Scratch {
+    /// Makes room for `blocks` blocks of 32 columns of `quant_bytes` each.
+    fn reserve(
+        &mut self,
+        parts: &mut Parts,
+        blocks: u64,
+        quant_bytes: u64,
+    ) -> Result<(&Block, &Block), DeviceError> {
+        grow(&mut self.quants, parts, blocks * quant_bytes)?;
+        grow(&mut self.scales, parts, blocks * 8)?;
+        match (&self.quants, &self.scales) {
+            (Some(quants), Some(scales)) => Ok((quants, scales)),
+            _ => unreachable!("both were just reserved"),
+        }
+    }
+}
+
+fn grow(slot: &mut Option<Block>, parts: &mut Parts, bytes: u64) -> Result<(), DeviceError> {
+    if slot.as_ref().is_some_and(|block| block.buffer.size() >= bytes) {
+        return Ok(());
+    }
+    if let Some(old) = slot.take() {
+        parts.pipelines.forget(&old);
+        parts.memory.release(&old);
+    }
+    *slot = Some(parts.memory.block(&parts.context, bytes, "rounded activations")?);
+    Ok(())
+}
+
+/// Appends the dispatches of one linear call.
+pub(super) fn linear(
+    parts: &mut Parts,
+    scratch: &mut Scratch,
+    (x, rows, cols): (Buffer, usize, usize),
+    projections: &[Projection],
+    list: &mut Vec<Dispatch>,
+) -> Result<(), DeviceError> {
+    let rounded = projections.iter().any(|p| !p.weight.dtype.is_float());
+    let family = parts.family;
+    let blocks = (rows * cols / 32) as u64;
+    let operands = if rounded {
+        let (kernel, bytes) = match family {
+            Family::Lanes => (Kernel::QuantizePairs, 64),
+            Family::Tiles => (Kernel::QuantizeBytes, 32),
+        };
+        let (quants, scales) = scratch.reserve(parts, blocks, bytes)?;
+        list.push(parts.pipelines.dispatch(
+            &parts.context.device,
+            kernel,
+            &[parts.memory.buffer(x), quants, scales],
+            &params::Count { count: blocks as u32 },
+            super::call::fold(blocks.div_ceil(64)),
+            blocks as f64 * 256.0,
+        ));
+        Some((quants, scales))
+    } else {
+        None
+    };
+    for projection in projections {
+        let weights = parts.memory.matrix(&projection.weight);
+        let x = parts.memory.buffer(x);
+        let out = parts.memory.buffer(projection.out);
+        let bias = projection.bias.map(|bias| parts.memory.buffer(bias));
+        let unused = &parts.empty;
+        for slab in &weights.slabs {
+            let mut base = parameters(weights, slab, rows);
+            base.bias = u32::from(bias.is_some());
+            let bias = bias.unwrap_or(unused);
+            for run in runs(weights.packing, slab.outs, rows, parts.cost_max) {
+                let float = weights.packing.dtype.is_float();
+                let shape = shape(family, float, run.rows);
+                let operands = match (float, operands) {
+                    (false, Some((quants, scales))) => {
+                        vec![&slab.block, quants, scales, bias, out]
+                    }
+                    _ => vec![&slab.block, x, bias, out],
+                };
+                list.push(parts.pipelines.dispatch(
+                    &parts.context.device,
+                    (shape.kernel)(weights.packing.dtype),
+                    &operands,
+                    &params::Matmul { row_first: run.first as u32, ..base },
+                    shape.grid(slab.outs, run.rows),
+                    2.0 * (run.rows * slab.outs * weights.packing.cols) as f64,
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn parameters(weights: &Weights, slab: &Slab, rows: usize) -> params::Matmul {
+    let packing = weights.packing;
+    let vectors = |bytes: usize| (bytes / 16) as u32;
+    params::Matmul {
+        cols: packing.cols as u32,
+        rows: rows as u32,
+        row_first: 0,
+        outs: packing.rows as u32,
+        out_first: slab.first as u32,
+        slab_outs: slab.outs as u32,
+        tile: vectors(packing.tile_bytes()),
+        high: vectors(packing.high_at()),
+        scales: vectors(packing.scales_at()),
+        supers: vectors(packing.super_at()),
+        bias: 0,
+    }
+}
+
+/// Rows of one dispatch.
+struct Run {
+    first: usize,
+    rows: usize,
+}
+
+/// Cuts rows so that no dispatch costs more than `cost_max`, in multiples of every kernel's rows.
+fn runs(packing: Packing, outs: usize, rows: usize, cost_max: f64) -> Vec<Run> {
+    let row_cost = 2.0 * (outs * packing.cols) as f64;
+    let most = ((cost_max / row_cost) as usize).clamp(1, 1 << 16).next_multiple_of(64);
+    let cut = |first: usize| Run { first, rows: most.min(rows - first) };
+    (0..rows).step_by(most).map(cut).collect()
+}
+
+/// How a kernel divides its outputs: outputs and rows of one workgroup.
+struct Shape {
+    kernel: fn(DType) -> Kernel,
+    outs: usize,
+    rows: usize,
+}
+
+impl Shape {
+    fn grid(&self, outs: usize, rows: usize) -> [u32; 2] {
+        [outs.div_ceil(self.outs) as u32, rows.div_ceil(self.rows) as u32]
+    }
+}
+
+fn shape(family: Family, float: bool, rows: usize) -> Shape {
+    match (family, float, rows) {
+        (_, true, 1) => Shape { kernel: Kernel::MatvecFloat, outs: 32, rows: 1 },
+        (_, true, _) => Shape { kernel: Kernel::MatmulFloat, outs: 32, rows: 4 },
+        (_, false, 1) => Shape { kernel: Kernel::MatvecLanes, outs: 32, rows: 1 },
+        (_, false, _) => Shape { kernel: Kernel::MatmulLanes, outs: 32, rows: 8 },
+    }
+}

@@ -1,0 +1,77 @@
+//! Parameters of kernels: the host twins of the shaders' `Params`.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Bytes of the largest of them: what an adapter must offer.
+pub(super) const BYTES_MAX: u32 = 64;
+
+/// `shared/matmul_params.wgsl`. Offsets within a tile count vectors of 16 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Matmul {
+    pub cols: u32,
+    /// Rows of x in all.
+    pub rows: u32,
+    pub row_first: u32,
+    /// Outputs of the whole matrix: the stride of a row of results.
+    pub outs: u32,
+    pub out_first: u32,
+    pub slab_outs: u32,
+    pub tile: u32,
+    pub high: u32,
+    pub scales: u32,
+    pub supers: u32,
+    pub bias: u32,
+}
+
+/// `shared/attention_params.wgsl`. `width` counts words of one position's keys.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Attention {
+    /// Rows of this dispatch.
+    pub rows: u32,
+    pub row_first: u32,
+    pub heads: u32,
+    /// Query heads per key head.
+    pub group: u32,
+    pub head_dim: u32,
+    pub width: u32,
+    pub window: u32,
+    pub scale: f32,
+}
+
+/// `rms_norm.wgsl`, `rms_norm_lanes.wgsl`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Norm {
+    pub rows: u32,
+    pub cols: u32,
+    pub eps: f32,
+}
+
+/// `rope.wgsl`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Rope {
+    pub count: u32,
+    pub heads: u32,
+    pub head_dim: u32,
+    pub pairs: u32,
+    pub halves: u32,
+}
+
+/// `append.wgsl` (`stride`: words of one position's keys), `gather.wgsl` (elements of a row),
+/// `gate.wgsl` (1 for gelu).
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Pairwise {
+    pub count: u32,
+    pub second: u32,
+}
+
+/// `add.wgsl`, `quantize_rows.wgsl` (blocks).
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Count {
+    pub count: u32,
+}

@@ -1,0 +1,139 @@
+//! Pipelines, made when first used; bind groups, kept as long as their buffers.
+
+use super::kernels::Kernel;
+use super::memory::Block;
+use std::collections::HashMap;
+
+/// Most bindings of a kernel.
+const BINDINGS_MAX: usize = 6;
+
+/// A kernel ready to be recorded.
+pub(super) struct Dispatch {
+    pub pipeline: wgpu::ComputePipeline,
+    pub group: wgpu::BindGroup,
+    pub params: Vec<u8>,
+    pub grid: [u32; 2],
+    /// Estimated operations: what submissions are cut by.
+    pub cost: f64,
+}
+
+struct Layout {
+    group: wgpu::BindGroupLayout,
+    serial: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Pipelines {
+    layouts: HashMap<&'static [bool], Layout>,
+    pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
+    groups: HashMap<(usize, [u32; BINDINGS_MAX]), wgpu::BindGroup>,
+}
+
+impl Pipelines {
+    /// `kernel` over `grid` workgroups with these buffers, whole.
+    pub(super) fn dispatch(
+        &mut self,
+        device: &wgpu::Device,
+        kernel: Kernel,
+        blocks: &[&Block],
+        params: &impl bytemuck::Pod,
+        grid: [u32; 2],
+        cost: f64,
+    ) -> Dispatch {
+        let writes = kernel.spec().writes;
+        let count = self.layouts.len();
+        let layout = self
+            .layouts
+            .entry(writes)
+            .or_insert_with(|| Layout { group: group_layout(device, writes), serial: count });
+        let pipeline = self
+            .pipelines
+            .entry(kernel)
+            .or_insert_with(|| compile(device, kernel, &layout.group))
+            .clone();
+        let mut serials = [0; BINDINGS_MAX];
+        blocks.iter().zip(&mut serials).for_each(|(block, serial)| *serial = block.serial);
+        let group = self
+            .groups
+            .entry((layout.serial, serials))
+            .or_insert_with(|| bind(device, &layout.group, blocks))
+            .clone();
+        Dispatch { pipeline, group, params: bytemuck::bytes_of(params).to_vec(), grid, cost }
+    }
+
+    /// Drops what refers to a block that is released.
+    pub(super) fn forget(&mut self, block: &Block) {
+        self.groups.retain(|(_, serials), _| !serials.contains(&block.serial));
+    }
+}
+
+fn group_layout(device: &wgpu::Device, writes: &[bool]) -> wgpu::BindGroupLayout {
+    let entries: Vec<_> = writes
+        .iter()
+        .zip(0..)
+        .map(|(&writes, binding)| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Storage { read_only: !writes },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        })
+        .collect();
+    device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: None,
+        entries: &entries,
+    })
+}
+
+fn bind(
+    device: &wgpu::Device,
+    layout: &wgpu::BindGroupLayout,
+    blocks: &[&Block],
+) -> wgpu::BindGroup {
+    let entries: Vec<_> = blocks
+        .iter()
+        .zip(0..)
+        .map(|(block, binding)| wgpu::BindGroupEntry {
+            binding,
+            resource: block.buffer.as_entire_binding(),
+        })
+        .collect();
+    device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+}
+
+fn compile(
+    device: &wgpu::Device,
+    kernel: Kernel,
+    layout: &wgpu::BindGroupLayout,
+) -> wgpu::ComputePipeline {
+    let spec = kernel.spec();
+    let module = wgpu::ShaderModuleDescriptor {
+        label: Some(spec.file),
+        source: wgpu::ShaderSource::Wgsl(kernel.source().into()),
+    };
+    // SAFETY: the kernels of shaders/ index within their operands for every call whose buffers have
+    // the documented sizes, and their loops end; drivers clamp what a wrong call would touch.
+    let module = unsafe {
+        device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())
+    };
+    let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(spec.file),
+        bind_group_layouts: &[Some(layout)],
+        immediate_size: spec.params as u32,
+    });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(spec.file),
+        layout: Some(&layout),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            // No kernel reads workgroup memory it did not write.
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        },
+        cache: None,
+    })
+}
