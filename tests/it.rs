@@ -1,5 +1,17 @@
 //! The one integration test binary. Each module says what it holds.
 
+/// Real models against exact arithmetic.
+#[path = "it/golden.rs"]
+mod golden;
+/// Token ids depend on the request alone.
+#[path = "it/invariance.rs"]
+mod invariance;
+/// Models, devices and engines for the other modules.
+#[path = "it/support.rs"]
+mod support;
 /// House rules: who may import whom, one home per dependency, sizes, twins of kernels.
 #[path = "it/tidy.rs"]
 mod tidy;
+/// Texts and conversations to ids.
+#[path = "it/tokens.rs"]
+mod tokens;

@@ -26,6 +26,9 @@ pub struct ChatMessage {
 const ROLES: &[&str] =
     &["system", "user", "assistant", "tool", "developer", "function", "model", "ipython"];
 
+/// Private-use characters begin here.
+const FIRST_MASK: char = '\u{F0000}';
+
 /// Messages that are safe to render, and how to put their text back.
 pub(super) struct Masked {
     pub(super) messages: Vec<ChatMessage>,
@@ -42,8 +45,8 @@ impl Masked {
     ) -> Result<Self, TokenizerError> {
         let all = messages.iter().flat_map(|m| [m.role.as_str(), m.content.as_str()]);
         let used: HashSet<char> =
-            all.chain([template]).flat_map(str::chars).filter(|c| *c >= '\u{F0000}').collect();
-        let mut mask = Mask { used, next: '\u{F0000}', texts: Vec::new() };
+            all.chain([template]).flat_map(str::chars).filter(|c| *c >= FIRST_MASK).collect();
+        let mut mask = Mask { used, next: FIRST_MASK, texts: Vec::new() };
         let mut masked = Vec::with_capacity(messages.len());
         for message in messages {
             masked.push(ChatMessage {
@@ -62,7 +65,8 @@ impl Masked {
         let mut text = String::with_capacity(rendered.len());
         let mut places = Vec::new();
         for c in rendered.chars() {
-            match self.texts.iter().find(|(mask, _)| *mask == c) {
+            let known = || self.texts.iter().find(|(mask, _)| *mask == c);
+            match (c >= FIRST_MASK).then(known).flatten() {
                 Some((_, original)) => {
                     places.push(text.len()..text.len() + original.len());
                     text.push_str(original);
@@ -125,7 +129,7 @@ fn role_places(role: &str, index: &SpecialIndex) -> Vec<Range<usize>> {
     if ROLES.contains(&role) {
         Vec::new()
     } else if index.is_inside_guarded(role) {
-        vec![0..role.len()]
+        std::iter::once(0..role.len()).collect()
     } else {
         content_places(role, index)
     }

@@ -1,6 +1,6 @@
 //! Ids to text, one at a time, never splitting a character.
 
-use super::tokenizer::Tokenizer;
+use super::codec::Tokenizer;
 
 /// Turns a stream of ids into text. Bytes of an unfinished character wait for the rest.
 #[derive(Clone, Debug)]

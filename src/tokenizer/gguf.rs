@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use tokenizers::models::bpe::Vocab as BpeVocab;
 
 use super::bpe::{self, BpeEncoder};
+use super::codec::{Encoder, Tokenizer};
 use super::error::TokenizerError;
 use super::pre::PreTokenizer;
 use super::source::GgufVocab;
 use super::special::SpecialIndex;
 use super::spm::{SPACE, SpmEncoder};
 use super::template::ChatTemplate;
-use super::tokenizer::{Encoder, Tokenizer};
-use super::vocab::{Kind, MAX_TOKENS, Vocab, is_end_text};
+use super::vocab::{Kind, MAX_TOKENS, Vocab, is_certain_end_text, is_end_text};
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 
@@ -36,7 +36,8 @@ pub(super) fn build(source: &GgufVocab) -> Result<Tokenizer, TokenizerError> {
         let pre = PreTokenizer::by_name(source.pre.as_deref())?;
         // Llama 3 without a BOS id is left without one.
         let add_bos = pre.add_bos && vocab.bos.is_some();
-        (Encoder::Bpe(BpeEncoder::new(pre, bpe_tokens(source, &kinds)?, &source.merges)?), add_bos)
+        let encoder = BpeEncoder::new(pre, bpe_tokens(source, &kinds)?, &source.merges)?;
+        (Encoder::Bpe(Box::new(encoder)), add_bos)
     };
     let specials = kinds.iter().zip(0_u32..).filter(|(kind, _)| kind.is_special());
     let specials =
@@ -91,7 +92,7 @@ fn kinds(source: &GgufVocab) -> Vec<Kind> {
         let named = id == source.bos || id == source.eos || id == source.eot;
         let marker = is_marker(text);
         match stated {
-            Kind::UserDefined if named || marker || is_end_text(text) => Kind::Control,
+            Kind::UserDefined if named || marker || is_certain_end_text(text) => Kind::Control,
             Kind::Normal if is_end_text(text) && (named || marker) => Kind::Control,
             _ => stated,
         }

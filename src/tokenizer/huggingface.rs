@@ -8,13 +8,13 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::bpe;
+use super::codec::{Encoder, Tokenizer};
 use super::error::TokenizerError;
 use super::gguf::{parse_byte, spm_bytes};
 use super::special::SpecialIndex;
 use super::spm::SPACE;
 use super::template::ChatTemplate;
-use super::tokenizer::{Encoder, Tokenizer};
-use super::vocab::{MAX_TOKENS, Vocab, is_end_text};
+use super::vocab::{MAX_TOKENS, Vocab, is_certain_end_text, is_end_text};
 
 type Library = tokenizers::Tokenizer;
 
@@ -132,11 +132,11 @@ pub(super) fn build(
         vocab.check_id("eos_token_id", Some(id))?;
         vocab.add_end(id);
     }
-    for token in json.added_tokens.iter().filter(|token| is_end_text(&token.content)) {
+    for token in json.added_tokens.iter().filter(|token| is_end(token)) {
         vocab.add_end(token.id);
     }
     vocab.settle_ends();
-    let guarded = json.added_tokens.iter().filter(|token| token.special);
+    let guarded = json.added_tokens.iter().filter(|token| is_control(token));
     let specials =
         SpecialIndex::new(guarded.map(|token| (token.content.as_bytes(), token.id, true)));
     let (prefix, suffix) = added_around(&library)?;
@@ -156,6 +156,15 @@ pub(super) fn build(
         space_prefix,
         template: template.as_deref().map(ChatTemplate::new),
     })
+}
+
+/// Tokens that end a turn are control tokens even where the file does not say so.
+fn is_control(token: &AddedToken) -> bool {
+    token.special || is_certain_end_text(&token.content)
+}
+
+fn is_end(token: &AddedToken) -> bool {
+    is_control(token) && is_end_text(&token.content)
 }
 
 /// What the library would choke on.
@@ -202,7 +211,7 @@ fn build_vocab(library: &Library, json: &Json) -> Result<Vocab, TokenizerError> 
     let mut added = vec![false; length];
     for token in &json.added_tokens {
         if let Some(entry) = table.get_mut(token.id as usize) {
-            *entry = (&token.content, token.special || is_end_text(&token.content));
+            *entry = (&token.content, is_control(token));
             added[token.id as usize] = true;
         }
     }

@@ -4,6 +4,7 @@
 
 mod bpe;
 mod chat;
+mod codec;
 mod decode;
 mod error;
 mod gguf;
@@ -15,11 +16,10 @@ mod spm;
 mod template;
 #[cfg(test)]
 mod tests;
-mod tokenizer;
 mod vocab;
 
 pub use chat::ChatMessage;
+pub use codec::{Special, Tokenizer};
 pub use decode::Decoder;
 pub use error::TokenizerError;
 pub use source::{GgufVocab, TokenizerSource};
-pub use tokenizer::{Special, Tokenizer};

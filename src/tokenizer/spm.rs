@@ -14,7 +14,7 @@ pub(super) const SPACE: char = '\u{2581}';
 pub(super) struct SpmEncoder {
     /// Tokens that merging may make, with their scores.
     tokens: HashMap<Box<str>, (u32, f32)>,
-    bytes: [u32; 256],
+    bytes: Box<[u32; 256]>,
 }
 
 const NONE: usize = usize::MAX;
@@ -66,7 +66,7 @@ impl SpmEncoder {
         bytes: &[Option<u32>; 256],
         unknown: Option<u32>,
     ) -> Result<Self, TokenizerError> {
-        let mut all = [0; 256];
+        let mut all = Box::new([0; 256]);
         for (byte, id) in bytes.iter().enumerate() {
             all[byte] = id.or(unknown).ok_or_else(|| {
                 let problem = format!("no token <0x{byte:02X}> and no unknown token");

@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn python_methods_and_functions_work() {
-        let source = "{{ bos_token }}{% for m in messages %}\n  {% if m['role'].startswith('us') %}\n\
+        let source = "{{ bos_token }}{% for m in messages %}\n\
+            {% if m['role'].startswith('us') %}\n\
             {{ m.content.strip() | tojson }}{{ strftime_now('%d %b %Y') }}\n  {% endif %}\n\
             {% endfor %}{{ {'a': [1, 2]} | tojson }}{{ {'a': 1} | tojson(indent=2) }}";
         let expected = "<s>\"<Hi>\"26 Jul 2024\n{\"a\": [1, 2]}{\n  \"a\": 1\n}";

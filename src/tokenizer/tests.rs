@@ -261,7 +261,7 @@ fn damaged_tokenizer_json_is_refused() {
         ("\"h e\"", "\"<<<<<<<<<<<< >>>>>>>>>>>>\"", "no token is longer"),
         ("\"h e\"", "\"h zz\"", "zz"),
         ("\"dropout\":null", "\"dropout\":0.1", "random"),
-        ("\"decoder\":{\"type\":\"ByteLevel\"", "\"decoder\":{\"type\":\"CTC\"", "decoder"),
+        ("\"decoder\":{\"type\":\"ByteLevel\"", "\"decoder\":{\"type\":\"Fuse\"", "decoder"),
         ("{\"version\"", "[\"version\"", "tokenizer.json"),
     ];
     for (from, to, expected) in cases {
@@ -289,14 +289,16 @@ proptest! {
     }
 
     #[test]
-    fn pushing_ids_one_by_one_equals_lossy_decoding(ids in prop::collection::vec(0_u32..270, 0..40)) {
+    fn decoding_is_lossy_utf8(ids in prop::collection::vec(0_u32..270, 0..40)) {
         let t = build(byte_level()).unwrap();
         let bytes: Vec<u8> = ids.iter().flat_map(|&id| t.piece(id).to_vec()).collect();
         prop_assert_eq!(t.decode(&ids), String::from_utf8_lossy(&bytes));
     }
 
     #[test]
-    fn no_content_makes_control_tokens(content in "(<\\|im_start\\|>|<\\|im_end\\||[<|>a ]){0,12}") {
+    fn no_content_makes_control_tokens(
+        content in "(<\\|im_start\\|>|<\\|im_end\\||[<|>a ]){0,12}",
+    ) {
         let t = build(byte_level()).unwrap();
         let ids = t.encode_chat(&[user(&content), user(&content)]).unwrap();
         let control = ids.iter().filter(|id| matches!(id, 260 | 261)).count();

@@ -7,8 +7,8 @@ pub(super) const MAX_TOKENS: usize = 1 << 22;
 /// Most bytes one token may have; published ones stay below 1,000.
 pub(super) const MAX_TOKEN_BYTES: usize = 1 << 14;
 
-/// Token texts that end a generation wherever they are control tokens: the list of llama.cpp
-/// plus the end tokens of older models.
+/// Token texts that end a generation wherever they are control tokens: those of llama.cpp, which
+/// has the last group because code models begin the next file where they should stop.
 const END_TEXTS: &[&str] = &[
     "<|eot_id|>",
     "<|im_end|>",
@@ -26,11 +26,28 @@ const END_TEXTS: &[&str] = &[
     "<|END_OF_TURN_TOKEN|>",
     "<eos>",
     "</s>",
+    "<|fim_pad|>",
+    "<fim_pad>",
+    "<fim-pad>",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<reponame>",
+    "<|file_sep|>",
 ];
+
+/// End texts that also mean something else (`</s>` is HTML), so a file must say that they are
+/// control tokens.
+const AMBIGUOUS_END_TEXTS: &[&str] = &["</s>", "<eos>"];
 
 /// Whether a token of this text ends a turn or a document in the models that have it.
 pub(super) fn is_end_text(text: &str) -> bool {
     END_TEXTS.contains(&text)
+}
+
+/// Whether a token of this text is a control token even if the file says otherwise.
+pub(super) fn is_certain_end_text(text: &str) -> bool {
+    is_end_text(text) && !AMBIGUOUS_END_TEXTS.contains(&text)
 }
 
 /// What kind of token an id is; the numbers are those of `tokenizer.ggml.token_type`.

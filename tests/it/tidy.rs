@@ -50,7 +50,8 @@ const MOD_LINES_MAX: usize = 100;
 const SHADER_LINES_MAX: usize = 200;
 const FRAGMENT_LINES_MAX: usize = 80;
 const FUNCTION_LINES_MAX: usize = 70;
-const COLUMNS_MAX: usize = 100;
+/// Code is held to 100 columns by rustfmt; comments, tables and string literals may be wider.
+const COLUMNS_MAX: usize = 120;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

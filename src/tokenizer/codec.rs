@@ -26,7 +26,7 @@ pub enum Special {
 /// Text without special tokens to ids.
 #[derive(Debug)]
 pub(super) enum Encoder {
-    Bpe(BpeEncoder),
+    Bpe(Box<BpeEncoder>),
     Spm(SpmEncoder),
     HuggingFace(Box<HuggingFaceEncoder>),
 }
