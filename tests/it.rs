@@ -1,11 +1,17 @@
 //! The one integration test binary. Each module says what it holds.
 
+/// The real binary: answers, errors, exit codes.
+#[path = "it/cli.rs"]
+mod cli;
 /// Real models against exact arithmetic.
 #[path = "it/golden.rs"]
 mod golden;
 /// Token ids depend on the request alone.
 #[path = "it/invariance.rs"]
 mod invariance;
+/// Runs that are killed and taken up again.
+#[path = "it/resume.rs"]
+mod resume;
 /// Models, devices and engines for the other modules.
 #[path = "it/support.rs"]
 mod support;

@@ -14,7 +14,8 @@ use serde_json::json;
 /// Measures the perplexity of a text.
 pub(super) fn eval(args: &PerplexityArgs, quiet: bool) -> anyhow::Result<u8> {
     let name = args.file.display();
-    let text = std::fs::read_to_string(&args.file).with_context(|| format!("cannot read {name}"))?;
+    let text =
+        std::fs::read_to_string(&args.file).with_context(|| format!("cannot read {name}"))?;
     let model = Model::open(&args.model.model)?;
     let own = model.files.spec().context_len;
     if args.ctx > own {
