@@ -9,6 +9,9 @@ mod golden;
 /// Token ids depend on the request alone.
 #[path = "it/invariance.rs"]
 mod invariance;
+/// Every kernel of the wgpu device against the reference.
+#[path = "it/kernels.rs"]
+mod kernels;
 /// Runs that are killed and taken up again.
 #[path = "it/resume.rs"]
 mod resume;

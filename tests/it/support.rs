@@ -64,23 +64,29 @@ pub enum Kind {
     Gpu,
 }
 
-/// Opens a device, or `None` (said aloud) where there is no adapter.
+/// The adapter that tests of the gpu device use, or `None` (said aloud) where there is none.
 ///
 /// `FOREBAY_GPU=require` turns a missing adapter into a failure, `skip` skips without looking.
-pub fn device(kind: Kind) -> Option<Box<dyn Device>> {
-    match kind {
-        Kind::Reference => Some(Box::new(ReferenceDevice::new())),
-        Kind::Cpu => Some(Box::new(CpuDevice::new(None).unwrap())),
-        Kind::Gpu => {
-            let wish = env::var("FOREBAY_GPU").unwrap_or_else(|_| "auto".to_string());
-            let found = (wish != "skip").then(gpu::any_adapter_for_tests).flatten();
-            assert!(found.is_some() || wish != "require", "FOREBAY_GPU=require: no adapter");
-            if found.is_none() {
-                eprintln!("skipped: no adapter (FOREBAY_GPU={wish})");
-            }
-            found.map(|device| Box::new(device) as Box<dyn Device>)
-        }
+pub fn adapter() -> Option<gpu::AdapterSummary> {
+    let wish = env::var("FOREBAY_GPU").unwrap_or_else(|_| "auto".to_string());
+    let found = (wish != "skip").then(gpu::adapters).into_iter().flatten().next();
+    assert!(found.is_some() || wish != "require", "FOREBAY_GPU=require: there is no adapter");
+    if found.is_none() {
+        eprintln!("skipped: no adapter (FOREBAY_GPU={wish})");
     }
+    found
+}
+
+/// Opens a device, or `None` where there is no adapter.
+pub fn device(kind: Kind) -> Option<Box<dyn Device>> {
+    Some(match kind {
+        Kind::Reference => Box::new(ReferenceDevice::new()),
+        Kind::Cpu => Box::new(CpuDevice::new(None).unwrap()),
+        Kind::Gpu => {
+            let selector = gpu::Selector::Index(adapter()?.index);
+            Box::new(gpu::GpuDevice::open(&selector).unwrap())
+        }
+    })
 }
 
 /// An executor over a fresh device.

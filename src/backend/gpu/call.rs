@@ -1,7 +1,7 @@
 //! Calls as dispatches.
 
-use super::device::{Family, Parts};
-use super::kernels::Kernel;
+use super::device::Parts;
+use super::kernels::{Family, Kernel};
 use super::linear::{Scratch, linear};
 use super::params;
 use super::pipelines::Dispatch;
@@ -49,9 +49,10 @@ fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
         |n: usize, second: usize| params::Pairwise { count: count(n), second: count(second) };
     match *call {
         Call::RmsNorm { x, weight, out, rows, cols, eps } => {
-            let (kernel, groups) = match parts.family {
-                Family::Lanes => (Kernel::RmsNormLanes, rows.div_ceil(8)),
-                Family::Tiles => (Kernel::RmsNorm, rows),
+            let kernel = Kernel::RmsNorm(parts.family);
+            let groups = match parts.family {
+                Family::Lanes => rows.div_ceil(8),
+                Family::Tiles => rows,
             };
             let params = params::Norm { rows: count(rows), cols: count(cols), eps };
             let grid = fold(groups as u64);
@@ -141,12 +142,16 @@ fn attention(
             window: window as u32,
             scale,
         };
+        let groups = match parts.family {
+            Family::Lanes => (run * heads).div_ceil(8),
+            Family::Tiles => run * heads,
+        };
         list.push(parts.pipelines.dispatch(
             &parts.context.device,
-            Kernel::AttentionLanes,
+            Kernel::Attention(parts.family),
             &blocks,
             &params,
-            fold((run * heads).div_ceil(8) as u64),
+            fold(groups as u64),
             run as f64 * row_cost,
         ));
     }

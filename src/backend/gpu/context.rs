@@ -12,6 +12,8 @@ pub(super) struct Context {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub info: DeviceInfo,
+    /// Fewest invocations of a subgroup, or 0 without subgroup operations.
+    pub subgroup: u32,
     fault: Arc<Mutex<Option<String>>>,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
 }
@@ -26,9 +28,10 @@ impl Context {
             driver: format!("{}, {}", about.backend.to_str(), adapter::driver(&about)),
             buffer_bytes_max: adapter::buffer_bytes_max(&limits),
         };
+        let subgroups = adapter.features() & wgpu::Features::SUBGROUP;
         let wanted = wgpu::DeviceDescriptor {
             label: Some("forebay"),
-            required_features: wgpu::Features::IMMEDIATES | wgpu::Features::SUBGROUP,
+            required_features: wgpu::Features::IMMEDIATES | subgroups,
             required_limits: limits,
             // Large blocks of spare memory would break the planner's accounts.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
@@ -44,7 +47,8 @@ impl Context {
                 note(&for_loss, message);
             }
         });
-        Ok(Context { device, queue, info, fault, in_flight: VecDeque::new() })
+        let subgroup = if subgroups.is_empty() { 0 } else { about.subgroup_min_size };
+        Ok(Context { device, queue, info, subgroup, fault, in_flight: VecDeque::new() })
     }
 
     /// The first fault the device reported since it was opened, if any.

@@ -3,6 +3,7 @@
 use super::adapter::{self, Selector};
 use super::call;
 use super::context::Context;
+use super::kernels::Family;
 use super::linear::Scratch;
 use super::memory::{Block, Memory};
 use super::pipelines::{Dispatch, Pipelines};
@@ -17,14 +18,8 @@ const SMALL_WRITE: usize = 64 << 10;
 /// Dispatches of one submission at most.
 const DISPATCHES_MAX: usize = 256;
 
-/// Which kernels multiply matrices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// No workgroup memory, several outputs per invocation: software adapters.
-    Lanes,
-    /// Tiles in workgroup memory: GPUs.
-    Tiles,
-}
+/// Invocations that kernels of [`Family::Lanes`] share a load between.
+const LANES_SUBGROUP: u32 = 8;
 
 /// What tests set otherwise than an adapter would.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,7 +63,15 @@ impl GpuDevice {
     pub fn open_with(selector: &Selector, options: Options) -> Result<GpuDevice, DeviceError> {
         let context = Context::open(&adapter::select(selector)?)?;
         let software = context.info.kind == DeviceKind::SoftwareGpu;
-        let usual = if software { Family::Lanes } else { Family::Tiles };
+        let shares = context.subgroup >= LANES_SUBGROUP;
+        let usual = if software && shares { Family::Lanes } else { Family::Tiles };
+        let family = options.family.unwrap_or(usual);
+        if family == Family::Lanes && !shares {
+            return Err(DeviceError::Unavailable(format!(
+                "{} has no subgroups of {LANES_SUBGROUP} invocations; use other kernels",
+                context.info.name
+            )));
+        }
         // About 30 GFLOP/s on two cores, and at least 300 on the slowest integrated GPU.
         let cost_max = if software { 4e9 } else { 4e10 };
         let buffer_bytes_max = context.info.buffer_bytes_max;
@@ -80,7 +83,7 @@ impl GpuDevice {
                 context,
                 memory,
                 pipelines: Pipelines::default(),
-                family: options.family.unwrap_or(usual),
+                family,
                 cost_max,
                 empty,
             },
@@ -120,6 +123,13 @@ impl GpuDevice {
         self.parts.pipelines.forget(block);
         self.parts.memory.release(block);
     }
+}
+
+/// The best adapter there is, software ones included, or `None` without any that works: for tests,
+/// which also run where there is no GPU.
+pub fn any_adapter_for_tests() -> Option<GpuDevice> {
+    let usable = adapter::adapters().into_iter().find(|adapter| adapter.usable)?;
+    GpuDevice::open(&Selector::Index(usable.index)).ok()
 }
 
 impl Device for GpuDevice {

@@ -9,32 +9,38 @@ macro_rules! shaders {
     };
 }
 
-const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "attention_lanes" "gate" "gather"
-    "matmul_float" "matmul_lanes" "matvec_float" "matvec_lanes" "quantize_rows" "rms_norm"
-    "rms_norm_lanes" "rope");
+const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "attention" "attention_lanes" "gate"
+    "gather" "matmul_float_lanes" "matmul_float_tiles" "matmul_lanes" "matmul_tiles"
+    "matvec_float_lanes" "matvec_float_tiles" "matvec_lanes" "matvec_tiles" "quantize_rows"
+    "rms_norm" "rms_norm_lanes" "rope");
 
 const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_params" "bits_4" "bits_5" "bits_6"
-    "bits_8" "dot_pairs_4" "dot_pairs_6" "dot_pairs_8" "flat" "float_bf16" "float_bindings"
+    "bits_8" "bytes" "dot_pairs_4" "dot_pairs_6" "dot_pairs_8" "flat" "float_bf16" "float_bindings"
     "float_f16" "float_f32" "matmul_bindings" "matmul_params" "pack_bytes" "pack_pairs" "pairs"
-    "scale_k" "scale_min" "scale_q6_k" "scale_single" "store_quad" "weight_q4_0" "weight_q4_1"
+    "scale_k" "scale_min" "scale_q6_k" "scale_single" "segment" "store_quad" "weight_q4_0" "weight_q4_1"
     "weight_q4_k" "weight_q5_0" "weight_q5_1" "weight_q5_k" "weight_q6_k" "weight_q8_0" "words");
+
+/// Which kernels a device runs where there are two of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// No workgroup memory, several outputs per invocation: software adapters.
+    Lanes,
+    /// Tiles in workgroup memory: GPUs.
+    Tiles,
+}
 
 /// A compute pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kernel {
     Add,
     Append,
-    AttentionLanes,
+    Attention(Family),
     Gate,
     Gather,
-    MatmulFloat(DType),
-    MatmulLanes(DType),
-    MatvecFloat(DType),
-    MatvecLanes(DType),
-    QuantizeBytes,
-    QuantizePairs,
-    RmsNorm,
-    RmsNormLanes,
+    Matmul(Family, DType),
+    Matvec(Family, DType),
+    Quantize(Family),
+    RmsNorm(Family),
     Rope,
 }
 
@@ -55,53 +61,60 @@ const W: bool = true;
 
 impl Kernel {
     pub(super) fn spec(self) -> Spec {
+        use Family::{Lanes, Tiles};
+        const ATTENTION: usize = size_of::<params::Attention>();
+        const NORM: usize = size_of::<params::Norm>();
+        const PAIRWISE: usize = size_of::<params::Pairwise>();
+        const COUNT: usize = size_of::<params::Count>();
         let spec = |file, writes, params| Spec { file, bound: Vec::new(), writes, params };
-        let matmul = |file, bound, writes| Spec { file, bound, writes, params: MATMUL };
-        const MATMUL: usize = size_of::<params::Matmul>();
         match self {
-            Kernel::Add => spec("add", &[W, R], size_of::<params::Count>()),
-            Kernel::Append => spec("append", &[R, R, R, W], size_of::<params::Pairwise>()),
-            Kernel::AttentionLanes => {
-                spec("attention_lanes", &[R, R, R, R, R, W], size_of::<params::Attention>())
-            }
-            Kernel::Gate => spec("gate", &[W, R, W], size_of::<params::Pairwise>()),
-            Kernel::Gather => spec("gather", &[R, R, W], size_of::<params::Pairwise>()),
-            Kernel::MatmulFloat(t) => matmul("matmul_float", float(t), &[R, R, R, W]),
-            Kernel::MatvecFloat(t) => matmul("matvec_float", float(t), &[R, R, R, W]),
-            Kernel::MatmulLanes(t) => matmul("matmul_lanes", lanes(t), &[R, R, R, R, W]),
-            Kernel::MatvecLanes(t) => matmul("matvec_lanes", lanes(t), &[R, R, R, R, W]),
-            Kernel::QuantizeBytes | Kernel::QuantizePairs => Spec {
-                bound: vec![(
-                    "pack",
-                    if self == Kernel::QuantizeBytes { "pack_bytes" } else { "pack_pairs" },
-                )],
-                ..spec("quantize_rows", &[R, W, W], size_of::<params::Count>())
+            Kernel::Add => spec("add", &[W, R], COUNT),
+            Kernel::Append => spec("append", &[R, R, R, W], PAIRWISE),
+            Kernel::Attention(Lanes) => spec("attention_lanes", &[R, R, R, R, R, W], ATTENTION),
+            Kernel::Attention(Tiles) => spec("attention", &[R, R, R, R, R, W], ATTENTION),
+            Kernel::Gate => spec("gate", &[W, R, W], PAIRWISE),
+            Kernel::Gather => spec("gather", &[R, R, W], PAIRWISE),
+            Kernel::Matmul(family, dtype) => product(
+                dtype,
+                match (family, dtype.is_float()) {
+                    (Lanes, true) => "matmul_float_lanes",
+                    (Tiles, true) => "matmul_float_tiles",
+                    (Lanes, false) => "matmul_lanes",
+                    (Tiles, false) => "matmul_tiles",
+                },
+            ),
+            Kernel::Matvec(family, dtype) => product(
+                dtype,
+                match (family, dtype.is_float()) {
+                    (Lanes, true) => "matvec_float_lanes",
+                    (Tiles, true) => "matvec_float_tiles",
+                    (Lanes, false) => "matvec_lanes",
+                    (Tiles, false) => "matvec_tiles",
+                },
+            ),
+            Kernel::Quantize(family) => Spec {
+                bound: vec![("pack", if family == Lanes { "pack_pairs" } else { "pack_bytes" })],
+                ..spec("quantize_rows", &[R, W, W], COUNT)
             },
-            Kernel::RmsNorm => spec("rms_norm", &[W, R, W], size_of::<params::Norm>()),
-            Kernel::RmsNormLanes => spec("rms_norm_lanes", &[W, R, W], size_of::<params::Norm>()),
+            Kernel::RmsNorm(Lanes) => spec("rms_norm_lanes", &[W, R, W], NORM),
+            Kernel::RmsNorm(Tiles) => spec("rms_norm", &[W, R, W], NORM),
             Kernel::Rope => spec("rope", &[W, R], size_of::<params::Rope>()),
         }
     }
 
     /// Every pipeline there can be.
-    fn all() -> Vec<Kernel> {
-        let mut all = vec![
-            Kernel::Add,
-            Kernel::Append,
-            Kernel::AttentionLanes,
-            Kernel::Gate,
-            Kernel::Gather,
-            Kernel::QuantizeBytes,
-            Kernel::QuantizePairs,
-            Kernel::RmsNorm,
-            Kernel::RmsNormLanes,
-            Kernel::Rope,
-        ];
-        for t in DType::ALL {
-            if t.is_float() {
-                all.extend([Kernel::MatmulFloat(t), Kernel::MatvecFloat(t)]);
-            } else {
-                all.extend([Kernel::MatmulLanes(t), Kernel::MatvecLanes(t)]);
+    #[cfg(test)]
+    pub(super) fn all() -> Vec<Kernel> {
+        let mut all =
+            vec![Kernel::Add, Kernel::Append, Kernel::Gate, Kernel::Gather, Kernel::Rope];
+        for family in [Family::Lanes, Family::Tiles] {
+            all.extend([
+                Kernel::Attention(family),
+                Kernel::Quantize(family),
+                Kernel::RmsNorm(family),
+            ]);
+            for dtype in DType::ALL {
+                all.extend([Kernel::Matmul(family, dtype), Kernel::Matvec(family, dtype)]);
             }
         }
         all
@@ -133,17 +146,19 @@ fn weight(dtype: DType) -> &'static str {
     }
 }
 
-fn float(dtype: DType) -> Vec<(&'static str, &'static str)> {
-    vec![("weight", weight(dtype))]
-}
-
-fn lanes(dtype: DType) -> Vec<(&'static str, &'static str)> {
+/// A linear layer's kernel.
+fn product(dtype: DType, file: &'static str) -> Spec {
     let dot = match dtype {
         DType::Q8_0 => "dot_pairs_8",
         DType::Q6K => "dot_pairs_6",
         _ => "dot_pairs_4",
     };
-    vec![("weight", weight(dtype)), ("dot", dot)]
+    Spec {
+        file,
+        bound: vec![("weight", weight(dtype)), ("dot", dot)],
+        writes: if dtype.is_float() { &[R, R, R, W] } else { &[R, R, R, R, W] },
+        params: size_of::<params::Matmul>(),
+    }
 }
 
 fn find(table: &'static [(&str, &str)], name: &str) -> &'static str {

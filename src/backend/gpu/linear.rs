@@ -1,7 +1,7 @@
 //! `Call::Linear` as dispatches: rounding of x once, then one dispatch per slab and run of rows.
 
-use super::device::{Family, Parts};
-use super::kernels::Kernel;
+use super::device::Parts;
+use super::kernels::{Family, Kernel};
 use super::memory::{Block, Slab, Weights};
 use super::params;
 use super::pipelines::Dispatch;
@@ -57,14 +57,14 @@ pub(super) fn linear(
     let family = parts.family;
     let blocks = (rows * cols / 32) as u64;
     let operands = if rounded {
-        let (kernel, bytes) = match family {
-            Family::Lanes => (Kernel::QuantizePairs, 64),
-            Family::Tiles => (Kernel::QuantizeBytes, 32),
+        let bytes = match family {
+            Family::Lanes => 64,
+            Family::Tiles => 32,
         };
         let (quants, scales) = scratch.reserve(parts, blocks, bytes)?;
         list.push(parts.pipelines.dispatch(
             &parts.context.device,
-            kernel,
+            Kernel::Quantize(family),
             &[parts.memory.buffer(x), quants, scales],
             &params::Count { count: blocks as u32 },
             super::call::fold(blocks.div_ceil(64)),
@@ -85,9 +85,9 @@ pub(super) fn linear(
             base.bias = u32::from(bias.is_some());
             let bias = bias.unwrap_or(unused);
             for run in runs(weights.packing, slab.outs, rows, parts.cost_max) {
-                let float = weights.packing.dtype.is_float();
-                let shape = shape(family, float, run.rows);
-                let operands = match (float, operands) {
+                let dtype = weights.packing.dtype;
+                let shape = shape(family, dtype, run.rows);
+                let operands = match (dtype.is_float(), operands) {
                     (false, Some((quants, scales))) => {
                         vec![&slab.block, quants, scales, bias, out]
                     }
@@ -95,7 +95,7 @@ pub(super) fn linear(
                 };
                 list.push(parts.pipelines.dispatch(
                     &parts.context.device,
-                    (shape.kernel)(weights.packing.dtype),
+                    shape.kernel,
                     &operands,
                     &params::Matmul { row_first: run.first as u32, ..base },
                     shape.grid(slab.outs, run.rows),
@@ -141,7 +141,7 @@ fn runs(packing: Packing, outs: usize, rows: usize, cost_max: f64) -> Vec<Run> {
 
 /// How a kernel divides its outputs: outputs and rows of one workgroup.
 struct Shape {
-    kernel: fn(DType) -> Kernel,
+    kernel: Kernel,
     outs: usize,
     rows: usize,
 }
@@ -152,11 +152,13 @@ impl Shape {
     }
 }
 
-fn shape(family: Family, float: bool, rows: usize) -> Shape {
-    match (family, float, rows) {
-        (_, true, 1) => Shape { kernel: Kernel::MatvecFloat, outs: 32, rows: 1 },
-        (_, true, _) => Shape { kernel: Kernel::MatmulFloat, outs: 32, rows: 4 },
-        (_, false, 1) => Shape { kernel: Kernel::MatvecLanes, outs: 32, rows: 1 },
-        (_, false, _) => Shape { kernel: Kernel::MatmulLanes, outs: 32, rows: 8 },
+fn shape(family: Family, dtype: DType, rows: usize) -> Shape {
+    let matvec = Kernel::Matvec(family, dtype);
+    let matmul = Kernel::Matmul(family, dtype);
+    match (family, rows) {
+        (Family::Lanes, 1) => Shape { kernel: matvec, outs: 32, rows: 1 },
+        (Family::Lanes, _) => Shape { kernel: matmul, outs: 32, rows: 8 },
+        (Family::Tiles, 1..=4) => Shape { kernel: matvec, outs: 16, rows: 1 },
+        (Family::Tiles, _) => Shape { kernel: matmul, outs: 64, rows: 64 },
     }
 }

@@ -14,5 +14,5 @@ mod pipelines;
 mod transfer;
 
 pub use adapter::{AdapterSummary, Selector, adapters};
-pub use device::{Family, GpuDevice, Options};
-
+pub use device::{GpuDevice, Options, any_adapter_for_tests};
+pub use kernels::Family;

@@ -1,0 +1,76 @@
+// Causal attention for GPUs, one workgroup per row and head: streaming softmax over tiles of 16
+// logical positions. Four invocations share the score of a position, each owns up to two pairs of
+// elements of the result.
+//!import flat
+//!import attention_params
+
+// Longest head, in pairs of elements.
+const PAIRS_MAX = 128u;
+var<workgroup> query: array<vec2<f32>, PAIRS_MAX>;
+var<workgroup> key_words: array<u32, 16>;
+var<workgroup> quarters: array<f32, 64>;
+var<workgroup> scores: array<f32, 16>;
+
+fn score(start: u32, quarter: u32) -> f32 {
+    var sum = 0.0;
+    for (var i = quarter; i < p.head_dim / 2u; i += 4u) {
+        let k = unpack2x16float(cache[start + i]);
+        sum = fma(query[i].y, k.y, fma(query[i].x, k.x, sum));
+    }
+    return sum;
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = flat(group, groups, 0u, 1u);
+    if index >= p.rows * p.heads { return; }
+    let row = p.row_first + index / p.heads;
+    let head = index % p.heads;
+    let half = p.head_dim / 2u;
+    let start = (row * p.heads + head) * half;
+    let offset = head / p.group * half;
+    let m = map[row];
+    let seen = first_seen(m.w);
+    for (var i = local; i < half; i += 64u) { query[i] = q[start + i]; }
+    var near = vec2(0.0);
+    var far = vec2(0.0);
+    var top = LOWEST;
+    var total = 0.0;
+    for (var t = seen / 16u * 16u; t < m.w; t += 16u) {
+        if local < 16u { key_words[local] = key_at(m, t + local) + offset; }
+        workgroupBarrier();
+        quarters[local] = score(key_words[local / 4u], local % 4u);
+        workgroupBarrier();
+        if local < 16u {
+            let at = local * 4u;
+            let s = (quarters[at] + quarters[at + 1u]) + (quarters[at + 2u] + quarters[at + 3u]);
+            scores[local] = select(LOWEST, s * p.scale, t + local >= seen && t + local < m.w);
+        }
+        workgroupBarrier();
+        var new_top = top;
+        for (var i = 0u; i < 16u; i++) { new_top = max(new_top, scores[i]); }
+        let keep = select(exp(top - new_top), 0.0, top == LOWEST);
+        near *= keep;
+        far *= keep;
+        total *= keep;
+        top = new_top;
+        for (var i = 0u; i < 16u; i++) {
+            if scores[i] == LOWEST { continue; }
+            let w = exp(scores[i] - top);
+            total += w;
+            // Values lie one half page after their keys.
+            let at = key_words[i] + 16u * p.width;
+            if local < half { near = fma(unpack2x16float(cache[at + local]), vec2(w), near); }
+            if local + 64u < half {
+                far = fma(unpack2x16float(cache[at + local + 64u]), vec2(w), far);
+            }
+        }
+        workgroupBarrier();
+    }
+    if local < half { out[start + local] = near / total; }
+    if local + 64u < half { out[start + local + 64u] = far / total; }
+}
