@@ -1,5 +1,8 @@
 //! The one integration test binary. Each module says what it holds.
 
+/// The real binary: answers, errors, exit codes.
+#[path = "it/cli.rs"]
+mod cli;
 /// Real models against exact arithmetic.
 #[path = "it/golden.rs"]
 mod golden;
@@ -9,6 +12,9 @@ mod invariance;
 /// Every kernel of the wgpu device against the reference.
 #[path = "it/kernels.rs"]
 mod kernels;
+/// Runs that are killed and taken up again.
+#[path = "it/resume.rs"]
+mod resume;
 /// Models, devices and engines for the other modules.
 #[path = "it/support.rs"]
 mod support;

@@ -1,1 +1,39 @@
-//! To be filled in.
+//! The command line.
+//! In: arguments and the environment. Out: data on stdout, everything else on stderr, an exit code.
+//! Must never know: how anything below it works.
+
+mod args;
+mod device;
+mod devices;
+mod engine;
+mod eval;
+mod exit;
+mod inspect;
+mod interrupt;
+mod log;
+mod memory;
+mod progress;
+mod run;
+mod shell;
+mod values;
+
+pub use args::Cli;
+pub use exit::{exit_code, report};
+
+use args::{Command, EvalCommand};
+use clap::Parser;
+
+/// Parses the command line and does what it says; returns the exit code of what ended well.
+pub fn main() -> anyhow::Result<u8> {
+    let cli = Cli::parse();
+    log::start(&cli.verbosity);
+    let quiet = cli.verbosity.quiet;
+    match cli.command {
+        Command::Run(args) => run::run(&args, quiet),
+        Command::Devices(args) => devices::devices(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Eval(EvalCommand::Perplexity(args)) => eval::eval(&args, quiet),
+        Command::Completions(args) => shell::completions(args.shell),
+        Command::Man => shell::man(),
+    }
+}

@@ -1,1 +1,34 @@
-//! To be filled in.
+//! Jobs: prompt files in, result lines out, and the manifest that makes a killed run resumable.
+//! In: paths, defaults, a [`Worker`] and an [`Encode`]. Out: result lines, an [`Outcome`].
+//! Must never know: models, devices, how text becomes token ids.
+
+mod error;
+mod fields;
+mod input;
+mod limits;
+mod lines;
+mod manifest;
+mod output;
+mod parse;
+mod prior;
+mod prompt;
+mod reply;
+mod rules;
+mod run;
+mod summary;
+mod task;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use error::JobError;
+pub use input::{Digest, Input, InputFormat};
+pub use limits::{
+    FREQUENCY_PENALTY, MIN_P, PRESENCE_PENALTY, REPETITION_PENALTY, Range, TEMPERATURE, TOP_P,
+};
+pub use manifest::Manifest;
+pub use output::{Output, OutputOptions};
+pub use parse::{ParseConfig, Parser, check_stops};
+pub use run::{Counters, Encode, Job, Outcome, Progress, Worker};
+pub use summary::{PeakBytes, RequestCounts, Seconds, Summary, TokensPerSecond};
+pub use task::{Defaults, Endpoint, LineError, Message, Prompt, Task};

@@ -1,0 +1,128 @@
+//! Exit codes, and errors as people read them.
+
+use crate::backend::DeviceError;
+use crate::job::JobError;
+use std::fmt::Write as _;
+use std::io;
+
+/// Everything was done.
+pub(super) const DONE: u8 = 0;
+/// Everything was done, and some requests failed.
+pub(super) const FAILED_REQUESTS: u8 = 3;
+/// Stopped by a signal; resumable.
+pub(super) const INTERRUPTED: u8 = 130;
+
+const OTHER: u8 = 1;
+const USAGE: u8 = 2;
+const DOES_NOT_FIT: u8 = 4;
+const DEVICE: u8 = 5;
+const FOREIGN_OUTPUT: u8 = 6;
+
+/// What only the command line can find wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum CliError {
+    /// Arguments that don't go together.
+    #[error("{0}")]
+    Usage(String),
+    /// Needs more memory than there is.
+    #[error("{what} needs {need_bytes} bytes of memory, and {have_bytes} are free; {remedy}")]
+    DoesNotFit {
+        /// What was to be held.
+        what: String,
+        /// Bytes it takes.
+        need_bytes: u64,
+        /// Bytes there are.
+        have_bytes: u64,
+        /// The smallest change that helps.
+        remedy: String,
+    },
+}
+
+/// The exit code that an error stands for.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if is_closed_stdout(error) {
+        return DONE;
+    }
+    for cause in error.chain() {
+        if let Some(error) = cause.downcast_ref::<DeviceError>() {
+            let full = matches!(error, DeviceError::OutOfMemory { .. });
+            return if full { DOES_NOT_FIT } else { DEVICE };
+        }
+        match cause.downcast_ref::<JobError>() {
+            Some(JobError::Foreign { .. }) => return FOREIGN_OUTPUT,
+            Some(JobError::NotAFile(_) | JobError::SameFile(_)) => return USAGE,
+            _ => {}
+        }
+        match cause.downcast_ref::<CliError>() {
+            Some(CliError::Usage(_)) => return USAGE,
+            Some(CliError::DoesNotFit { .. }) => return DOES_NOT_FIT,
+            None => {}
+        }
+    }
+    OTHER
+}
+
+/// What to print for an error; nothing where nobody reads any more.
+pub fn report(error: &anyhow::Error) -> Option<String> {
+    if is_closed_stdout(error) {
+        return None;
+    }
+    let mut text = "forebay: error: ".to_string();
+    let mut last = String::new();
+    for cause in error.chain() {
+        let message = cause.to_string();
+        // Messages often end with that of their cause.
+        if !last.contains(&message) {
+            let colon = if last.is_empty() { "" } else { ": " };
+            write!(text, "{colon}{message}").expect("writing to a string");
+            last = message;
+        }
+    }
+    text.push('\n');
+    let hint = error.chain().find_map(|cause| cause.downcast_ref::<JobError>()?.hint());
+    if let Some(hint) = hint {
+        writeln!(text, "hint: {hint}").expect("writing to a string");
+    }
+    Some(text)
+}
+
+/// Whoever reads stdout has had enough (`forebay devices | head -1`): no error, for listings. A job
+/// that loses its reader has not done its work, and its error is a [`JobError`].
+fn is_closed_stdout(error: &anyhow::Error) -> bool {
+    let direct = error.downcast_ref::<io::Error>();
+    direct.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+
+    #[test]
+    fn errors_have_their_codes() {
+        let lost = DeviceError::Lost("gone".to_string());
+        let engine = JobError::Engine(Box::new(lost));
+        assert_eq!(exit_code(&engine.into()), DEVICE);
+        let foreign = JobError::Foreign { path: "o".into(), reasons: vec!["x".to_string()] };
+        let foreign = anyhow::Error::from(foreign).context("outer");
+        assert_eq!(exit_code(&foreign), FOREIGN_OUTPUT);
+        let report = report(&foreign).unwrap();
+        assert_eq!(
+            report,
+            "forebay: error: outer: o belongs to another job: x\n\
+             hint: --overwrite starts again; another -o keeps both\n"
+        );
+        assert_eq!(exit_code(&anyhow!("x")), OTHER);
+        assert_eq!(exit_code(&CliError::Usage("x".to_string()).into()), USAGE);
+    }
+
+    #[test]
+    fn a_reader_that_left_is_no_error() {
+        let error = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(exit_code(&error.into()), DONE);
+        let error: Result<(), _> = Err(io::Error::from(io::ErrorKind::NotFound));
+        let error = error.context("reading").unwrap_err();
+        assert_eq!(exit_code(&error), OTHER);
+    }
+}

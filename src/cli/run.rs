@@ -1,0 +1,224 @@
+//! `forebay run`.
+
+use super::args::{RunArgs, SamplingArgs};
+use super::engine::{self, Model, Sizes};
+use super::exit::{DONE, FAILED_REQUESTS, INTERRUPTED};
+use super::progress::Display;
+use super::{device, interrupt, log, memory};
+use crate::backend::DeviceInfo;
+use crate::exec::ExecutorConfig;
+use crate::generate::Engine;
+use crate::job::{
+    Defaults, Input, InputFormat, Job, Manifest, Outcome, Output, OutputOptions, ParseConfig,
+    Parser, PeakBytes, Progress, RequestCounts, Seconds, Summary, TokensPerSecond,
+};
+use crate::sample::SamplingParams;
+use serde_json::{Map, Value, json};
+use std::time::Instant;
+
+/// Answers a file of prompts.
+pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
+    let started = Instant::now();
+    let stop = interrupt::watch();
+    let format = InputFormat::from_name(&args.input_format).unwrap_or(InputFormat::Auto);
+    let input = Input::open(&args.input, format)?;
+    let model = Model::open(&args.model.model)?;
+    let device = device::open(&args.engine.device, args.engine.threads)?;
+    let info = device.info().clone();
+    let sizes = Sizes::choose(&model.files, &info, &args.engine)?;
+    let defaults = defaults(&args.sampling);
+    let settings = settings(&defaults, &sizes);
+    let manifest = manifest(&input, &model, &info, &settings);
+    let options = OutputOptions {
+        overwrite: args.overwrite,
+        retry_errors: args.retry_errors,
+        ordered: args.ordered,
+    };
+    let output = Output::open(&args.output, &input, &manifest, options)?;
+    if !quiet {
+        log::say(&format!("forebay: {} on {} ({})", model.name, info.name, info.kind));
+    }
+    let (ok, failed) = output.resumed();
+    if !quiet && ok + failed > 0 {
+        log::say(&format!("forebay: resuming; {} requests are answered", ok + failed));
+    }
+    let mut report = Report { args, model: &model, info, settings, started, quiet };
+    if output.is_complete() {
+        let (total, done) = (output.requests(), ok + failed);
+        let progress = Progress { total, done, failed, resumed: done, ..Progress::default() };
+        output.finish(true)?;
+        return report.close(&Outcome { progress, interrupted: false }, 0, started);
+    }
+    let mut display = Display::new(quiet);
+    let config = ExecutorConfig { rows: sizes.engine.rows(), pages: sizes.pages };
+    let executor = engine::load(&model, device, config, &mut |note| display.note(&note))?;
+    let mut engine = Engine::new(executor, &model.tokenizer, sizes.engine);
+    let parser = Parser::new(ParseConfig {
+        format: input.format(),
+        defaults,
+        vocab: model.files.spec().vocab,
+        model_names: vec![
+            model.name.clone(),
+            args.model.model.clone(),
+            model.files.spec().name.clone(),
+        ],
+    });
+    let encoder = &model.tokenizer;
+    let job = Job { input, parser, output, encoder, model: &model.name, stop };
+    let loaded = Instant::now();
+    let outcome = job.run(&mut engine, &mut |progress| display.update(progress))?;
+    drop(display);
+    report.info = engine.executor().device_info().clone();
+    report.close(&outcome, engine.executor().memory().bytes_peak, loaded)
+}
+
+fn defaults(args: &SamplingArgs) -> Defaults {
+    Defaults {
+        sampling: SamplingParams {
+            temperature: args.temperature,
+            top_k: args.top_k as usize,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repetition_penalty: args.repetition_penalty,
+            frequency_penalty: args.frequency_penalty,
+            presence_penalty: args.presence_penalty,
+            logit_bias: Vec::new(),
+            seed: args.seed,
+        },
+        max_tokens: args.max_tokens,
+        stop: args.stop.clone(),
+        ignore_eos: args.ignore_eos,
+    }
+}
+
+/// Settings that answers depend on.
+fn settings(defaults: &Defaults, sizes: &Sizes) -> Map<String, Value> {
+    // The digits that people would write, not those of the nearest f64.
+    let number = |value: f32| value.to_string().parse::<f64>().unwrap_or_default();
+    let sampling = &defaults.sampling;
+    let value = json!({
+        "max_model_len": sizes.engine.context_len,
+        "max_tokens": defaults.max_tokens,
+        "temperature": number(sampling.temperature),
+        "top_p": number(sampling.top_p),
+        "top_k": sampling.top_k,
+        "min_p": number(sampling.min_p),
+        "repetition_penalty": number(sampling.repetition_penalty),
+        "frequency_penalty": number(sampling.frequency_penalty),
+        "presence_penalty": number(sampling.presence_penalty),
+        "stop": defaults.stop,
+        "ignore_eos": defaults.ignore_eos,
+        "seed": sampling.seed,
+    });
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn manifest(
+    input: &Input,
+    model: &Model,
+    device: &DeviceInfo,
+    settings: &Map<String, Value>,
+) -> Manifest {
+    let mut manifest = Manifest::default();
+    manifest.depends_on("forebay", env!("CARGO_PKG_VERSION"));
+    manifest.depends_on("model", model.files.fingerprint());
+    manifest.depends_on("input_sha256", input.digest().map(|digest| digest.sha256.clone()));
+    manifest.depends_on("input_bytes", input.digest().map(|digest| digest.bytes));
+    manifest.depends_on("input_format", input.format().name());
+    // Devices round differently, so that ids may differ between them.
+    manifest.depends_on("device_kind", device.kind.to_string());
+    manifest.depends_on("device", device.name.clone());
+    for (key, value) in settings {
+        manifest.depends_on(key, value.clone());
+    }
+    manifest.note("model_name", model.name.clone());
+    manifest.note("model_path", model.files.path().display().to_string());
+    manifest.note("input", input.name());
+    manifest.note("driver", device.driver.clone());
+    manifest
+}
+
+/// What is said at the end.
+struct Report<'a> {
+    args: &'a RunArgs,
+    model: &'a Model,
+    info: DeviceInfo,
+    settings: Map<String, Value>,
+    started: Instant,
+    quiet: bool,
+}
+
+impl Report<'_> {
+    /// Writes the summary; returns the exit code.
+    fn close(&self, outcome: &Outcome, device_bytes: u64, loaded: Instant) -> anyhow::Result<u8> {
+        let summary = self.summary(outcome, device_bytes, loaded);
+        if !self.quiet {
+            log::say(&format!("forebay: {summary}"));
+        }
+        if let Some(path) = &self.args.summary {
+            summary.store(path)?;
+        }
+        Ok(match outcome {
+            Outcome { interrupted: true, .. } => INTERRUPTED,
+            Outcome { progress, .. } if progress.failed > 0 => FAILED_REQUESTS,
+            _ => DONE,
+        })
+    }
+
+    fn summary(&self, outcome: &Outcome, device_bytes: u64, loaded: Instant) -> Summary {
+        let progress = &outcome.progress;
+        let counters = &progress.counters;
+        let seconds = Seconds {
+            load: (loaded - self.started).as_secs_f64(),
+            prefill: counters.prefill.as_secs_f64(),
+            decode: counters.decode.as_secs_f64(),
+            total: self.started.elapsed().as_secs_f64(),
+        };
+        let (prompt, generated) = (counters.prompt_tokens, counters.generated_tokens);
+        let map = |value: Value| value.as_object().cloned().unwrap_or_default();
+        let mut settings = self.settings.clone();
+        settings.extend(map(json!({
+            "input": self.args.input,
+            "output": self.args.output,
+            "batch": self.args.engine.batch,
+            "prefill_chunk": self.args.engine.prefill_chunk,
+            "threads": self.args.engine.threads,
+        })));
+        Summary {
+            requests: RequestCounts {
+                total: progress.done,
+                ok: progress.done - progress.failed,
+                failed: progress.failed,
+                resumed: progress.resumed,
+            },
+            interrupted: outcome.interrupted,
+            prompt_tokens: prompt,
+            generated_tokens: generated,
+            passes: counters.passes,
+            seconds,
+            tokens_per_second: TokensPerSecond::of(prompt, generated, seconds),
+            peak_bytes: PeakBytes { device: device_bytes, ram: memory::resident_bytes_peak() },
+            device: map(json!({
+                "name": self.info.name,
+                "kind": self.info.kind.to_string(),
+                "driver": self.info.driver,
+            })),
+            model: map(json!({
+                "name": self.model.name,
+                "path": self.model.files.path().display().to_string(),
+                "architecture": self.model.files.spec().architecture,
+                "fingerprint": self.model.files.fingerprint(),
+                "bytes": self.model.files.total_bytes(),
+            })),
+            versions: map(json!({
+                "forebay": env!("CARGO_PKG_VERSION"),
+                "os": std::env::consts::OS,
+                "arch": std::env::consts::ARCH,
+            })),
+            settings,
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Texts of arguments to values, with messages that say what is allowed.
+
+use crate::job::{
+    FREQUENCY_PENALTY, MIN_P, PRESENCE_PENALTY, REPETITION_PENALTY, TEMPERATURE, TOP_P,
+};
+
+/// Most of anything that is counted: what 32-bit offsets on devices can hold with room to spare.
+const COUNT_MAX: usize = 1 << 24;
+
+/// A count from 1.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    integer(text, 1)
+}
+
+/// A sequence has room for a prompt and an answer.
+pub(super) fn context(text: &str) -> Result<usize, String> {
+    integer(text, 2)
+}
+
+/// A chunk has a half to score.
+pub(super) fn chunk(text: &str) -> Result<usize, String> {
+    integer(text, 4)
+}
+
+fn integer(text: &str, min: usize) -> Result<usize, String> {
+    let value = text.trim().parse().ok().filter(|value| (min..=COUNT_MAX).contains(value));
+    value.ok_or_else(|| format!("expected an integer from {min} to {COUNT_MAX}"))
+}
+
+pub(super) fn temperature(text: &str) -> Result<f32, String> {
+    TEMPERATURE.parse(text)
+}
+
+pub(super) fn top_p(text: &str) -> Result<f32, String> {
+    TOP_P.parse(text)
+}
+
+pub(super) fn min_p(text: &str) -> Result<f32, String> {
+    MIN_P.parse(text)
+}
+
+pub(super) fn repetition_penalty(text: &str) -> Result<f32, String> {
+    REPETITION_PENALTY.parse(text)
+}
+
+pub(super) fn frequency_penalty(text: &str) -> Result<f32, String> {
+    FREQUENCY_PENALTY.parse(text)
+}
+
+pub(super) fn presence_penalty(text: &str) -> Result<f32, String> {
+    PRESENCE_PENALTY.parse(text)
+}
+
+/// A stop string is not empty.
+pub(super) fn stop(text: &str) -> Result<String, String> {
+    crate::job::check_stops(&[text.to_string()]).map(|()| text.to_string())
+}

@@ -1,0 +1,98 @@
+//! Killed and interrupted runs: what they leave is taken up, and the answers are those of a run that
+//! nobody disturbed.
+
+use crate::cli::{model, results, run};
+use serde_json::Value;
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const KILLS: usize = 20;
+
+/// Lines of uneven length, good and bad, with one choice and several.
+fn write_input(folder: &Path) -> PathBuf {
+    let mut text = String::new();
+    for index in 0..40 {
+        let (tokens, n) = (4 + index * 7 % 29, 1 + index % 2);
+        text += &format!(
+            "{{\"custom_id\":\"r{index}\",\"prompt\":\"Story number {index}:\",\"max_tokens\":{tokens},\
+             \"n\":{n},\"temperature\":0.8}}\n"
+        );
+    }
+    text += "{\"custom_id\":\"bad\",\"prompt\":[]}\nbroken\n";
+    let input = folder.join("in.jsonl");
+    fs::write(&input, text).unwrap();
+    input
+}
+
+fn check(found: &[Value], want: &[Value]) {
+    assert_eq!(found, want);
+    let ids: Vec<_> = found.iter().map(|result| result["custom_id"].to_string()).collect();
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
+}
+
+#[test]
+fn runs_killed_at_random_moments_end_as_if_undisturbed() {
+    let Some(model) = model() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let input = write_input(dir.path());
+    let (calm, out) = (dir.path().join("calm.jsonl"), dir.path().join("out.jsonl"));
+    let start = Instant::now();
+    let status = run(&model, &input, &calm).arg("-q").status().unwrap();
+    let undisturbed = start.elapsed();
+    assert_eq!(status.code(), Some(3));
+    let want = results(&calm);
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let (mut killed, mut resumed) = (0, 0);
+    while killed < KILLS {
+        let mut child = run(&model, &input, &out).arg("-q").stderr(Stdio::null()).spawn().unwrap();
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        sleep(undisturbed.mul_f64((random >> 40) as f64 / (1u64 << 24) as f64));
+        if child.try_wait().unwrap().is_some() {
+            check(&results(&out), &want);
+            fs::remove_file(&out).unwrap();
+            continue;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        killed += 1;
+        resumed += usize::from(fs::metadata(&out).is_ok_and(|metadata| metadata.len() > 0));
+    }
+    let status = run(&model, &input, &out).arg("-q").status().unwrap();
+    assert_eq!(status.code(), Some(3));
+    check(&results(&out), &want);
+    assert!(resumed > 0, "no kill came after the first result");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_finishes_what_is_in_flight() {
+    let Some(model) = model() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let input = write_input(dir.path());
+    let (calm, out) = (dir.path().join("calm.jsonl"), dir.path().join("out.jsonl"));
+    assert_eq!(run(&model, &input, &calm).arg("-q").status().unwrap().code(), Some(3));
+    let mut command = run(&model, &input, &out);
+    let mut child = command.args(["--batch", "2"]).stderr(Stdio::piped()).spawn().unwrap();
+    // Until the first result is there.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::metadata(&out).map_or(0, |metadata| metadata.len()) == 0 {
+        assert!(Instant::now() < deadline, "no result");
+        assert!(child.try_wait().unwrap().is_none(), "ended early");
+        sleep(Duration::from_millis(2));
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(said.contains("interrupted"), "{said}");
+    let (want, partial) = (results(&calm), results(&out));
+    assert!(partial.len() < want.len());
+    assert!(partial.iter().all(|result| want.contains(result)));
+    assert_eq!(run(&model, &input, &out).arg("-q").status().unwrap().code(), Some(3));
+    check(&results(&out), &want);
+}
