@@ -24,8 +24,26 @@ pub(super) fn resolve(
     }
     match split_repo(reference) {
         Some((repo, selector)) => resolve_repo(reference, repo, selector, env),
-        None => Err(not_found(reference, "no such file or folder".into())),
+        None => resolve_name(reference, env),
     }
+}
+
+/// A model that `scripts/get-model` brought: `NAME.gguf` in forebay's own cache.
+fn resolve_name(
+    reference: &str,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<PathBuf, StoreError> {
+    let get = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = get("FOREBAY_MODELS")
+        .or_else(|| Some(get("XDG_CACHE_HOME")?.join("forebay/models")))
+        .or_else(|| Some(get("HOME")?.join(".cache/forebay/models")));
+    let plain = !reference.contains(['/', '\\']);
+    let path = folder.map(|folder| folder.join(format!("{reference}.gguf")));
+    path.filter(|path| plain && path.exists()).ok_or_else(|| {
+        let detail = "no such file or folder, and no model of that name was brought by \
+                      `scripts/get-model` (`scripts/get-model --list` shows the names)";
+        not_found(reference, detail.into())
+    })
 }
 
 /// `org/repo[:selector]` taken apart; `None` for anything else.
