@@ -77,7 +77,7 @@ impl Task for Tile<'_> {
                     DType::F32 | DType::F16 | DType::BF16 => unreachable!("floats see x exact"),
                 },
             }
-            self.finish(&bench.sums[..count]);
+            self.finish::<S>(&bench.sums[..count]);
         }
     }
 }
@@ -186,23 +186,26 @@ impl Tile<'_> {
 
     /// Adds the bias and writes the outputs that exist.
     #[inline(always)]
-    unsafe fn finish(&self, sums: &[[f32; LANES]]) {
+    unsafe fn finish<S: Simd>(&self, sums: &[[f32; LANES]]) {
         let width = self.product.packing.rows;
         let first = self.tile * LANES;
         let lanes = LANES.min(width - first);
+        let mut bias = [0.0f32; LANES];
         // SAFETY: this unit alone writes these outputs; the bias is only read.
         unsafe {
-            let bias = self.product.bias.map(|bias| bias.slice::<f32>(first, lanes));
+            if let Some(from) = self.product.bias {
+                bias[..lanes].copy_from_slice(from.slice::<f32>(first, lanes));
+            }
+            let bias = S::load(bias.as_ptr());
             for (r, sums) in sums.iter().enumerate() {
-                let out =
-                    self.product.out.slice_mut::<f32>((self.start + r) * width + first, lanes);
-                match bias {
-                    Some(bias) => {
-                        for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
-                            *out = sum + bias;
-                        }
-                    }
-                    None => out.copy_from_slice(&sums[..lanes]),
+                let out = self.product.out.at::<f32>((self.start + r) * width + first, lanes);
+                let sum = S::add(S::load(sums.as_ptr()), bias);
+                if lanes == LANES {
+                    S::store(out, sum);
+                } else {
+                    let mut all = [0.0f32; LANES];
+                    S::store(all.as_mut_ptr(), sum);
+                    out.copy_from_nonoverlapping(all.as_ptr(), lanes);
                 }
             }
         }
