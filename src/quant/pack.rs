@@ -321,9 +321,9 @@ fn raw_quants(dtype: DType, block: &[u8], q: &mut [u8; 256]) {
         }
         DType::Q4K | DType::Q5K => {
             let nibbles = &block[dtype.block_bytes() - 128..];
-            for i in 0..128 {
+            for (i, &byte) in nibbles.iter().enumerate() {
                 let at = i / 32 * 64 + i % 32;
-                (q[at], q[at + 32]) = (nibbles[i] & 0xF, nibbles[i] >> 4);
+                (q[at], q[at + 32]) = (byte & 0xF, byte >> 4);
             }
             if dtype == DType::Q5K {
                 for (k, q) in q.iter_mut().enumerate() {
