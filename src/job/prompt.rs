@@ -152,14 +152,14 @@ impl<'de> Visitor<'de> for PromptsVisitor {
         let mut ids = Vec::new();
         let mut prompts = Vec::new();
         while let Some(element) = seq.next_element::<Element>()? {
-            let kinds = match (&element, ids.is_empty(), prompts.last()) {
-                (Element::Id(_), _, None) => true,
-                (_, true, None) => true,
-                (Element::Text(_), _, Some(Prompt::Text(_))) => true,
-                (Element::Ids(_), _, Some(Prompt::Tokens(_))) => true,
-                _ => false,
-            };
-            if !kinds {
+            let alike = matches!(
+                (&element, ids.is_empty(), prompts.last()),
+                (Element::Id(_), _, None)
+                    | (_, true, None)
+                    | (Element::Text(_), _, Some(Prompt::Text(_)))
+                    | (Element::Ids(_), _, Some(Prompt::Tokens(_)))
+            );
+            if !alike {
                 return Err(de::Error::custom("a list mixes strings, token ids and lists"));
             }
             match element {

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 /// The small model that these tests run, as an argument; `None` (said aloud) where it is missing.
-pub fn model() -> Option<String> {
+pub(crate) fn model() -> Option<String> {
     Some(model_path("smollm2-135m")?.to_str().unwrap().to_string())
 }
 
 /// The real binary, without options from the environment.
-pub fn forebay() -> Command {
+pub(crate) fn forebay() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
     for (name, _) in std::env::vars_os() {
         let option = name.to_str().is_some_and(|name| name.starts_with("FOREBAY_"));
@@ -25,14 +25,14 @@ pub fn forebay() -> Command {
 }
 
 /// `forebay run` on the cpu.
-pub fn run(model: &str, input: &Path, output: &Path) -> Command {
+pub(crate) fn run(model: &str, input: &Path, output: &Path) -> Command {
     let mut command = forebay();
     command.args(["run", "--device", "cpu", "-m", model, "-i"]).arg(input).arg("-o").arg(output);
     command
 }
 
 /// Result lines without their time, sorted by id. Panics at a torn line.
-pub fn results(path: &Path) -> Vec<Value> {
+pub(crate) fn results(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'), "torn end");
     sorted(&text)

@@ -1,7 +1,7 @@
 //! Killed and interrupted runs: what they leave is taken up, and the answers are those of a run that
 //! nobody disturbed.
 
-use crate::cli::{model, results, run};
+use crate::cli::{model, results, run as run_with_defaults};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
@@ -11,6 +11,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const KILLS: usize = 20;
+
+/// A run with a small cache, so that starting takes little of the time in which it may be killed.
+fn run(model: &str, input: &Path, output: &Path) -> Command {
+    let mut command = run_with_defaults(model, input, output);
+    command.args(["--max-model-len", "128"]);
+    command
+}
 
 /// Lines of uneven length, good and bad, with one choice and several.
 fn write_input(folder: &Path) -> PathBuf {
