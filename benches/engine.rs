@@ -31,7 +31,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for id in 0..requests as u64 {
         engine.submit(Request {
             id,
-            prompt: (0..prompt as u64).map(|i| (1000 + (id * 131 + i * 97) % 20000) as u32).collect(),
+            prompt: (0..prompt as u64)
+                .map(|i| (1000 + (id * 131 + i * 97) % 20000) as u32)
+                .collect(),
             sampling: SamplingParams::default(),
             choice: 0,
             max_tokens: generate,
@@ -47,9 +49,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rate = (requests * (prompt + generate)) as f64 / (prefill + decode);
     let out = &mut io::stdout();
     writeln!(out, "model,requests,prompt,generate,prefill_s,decode_s,tokens_per_s")?;
-    writeln!(
-        out,
-        "{model},{requests},{prompt},{generate},{prefill:.3},{decode:.3},{rate:.1}"
-    )?;
+    writeln!(out, "{model},{requests},{prompt},{generate},{prefill:.3},{decode:.3},{rate:.1}")?;
     Ok(())
 }

@@ -48,8 +48,7 @@ mod tests {
             kv_bytes_per_position: 4,
             linear_elements: 60,
         };
-        let shape =
-            ModelShape { layers: vec![layer; 3], head_bytes: 7, ..ModelShape::default() };
+        let shape = ModelShape { layers: vec![layer; 3], head_bytes: 7, ..ModelShape::default() };
         assert_eq!(shape.weight_bytes(), 97);
         assert_eq!(shape.kv_bytes_per_position(), 12);
     }

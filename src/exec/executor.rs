@@ -2,9 +2,7 @@
 
 use super::load::Loader;
 use crate::backend::{Device, DeviceError, DeviceInfo, MemoryUse};
-use crate::forward::{
-    HeadWeights, LayerWeights, Workspace, angles, head_calls, layer_calls,
-};
+use crate::forward::{HeadWeights, LayerWeights, Workspace, angles, head_calls, layer_calls};
 use crate::kernel::{Buffer, PAGE_LEN};
 use crate::model::{ModelSpec, Role, TensorId};
 use crate::quant::dequantize_row;

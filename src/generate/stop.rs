@@ -22,7 +22,8 @@ impl StopScanner {
             from -= 1;
         }
         self.text.push_str(piece);
-        let found = self.stops.iter().filter_map(|stop| self.text[from..].find(stop.as_str())).min();
+        let found =
+            self.stops.iter().filter_map(|stop| self.text[from..].find(stop.as_str())).min();
         if let Some(at) = found {
             self.text.truncate(from + at);
         }
@@ -44,7 +45,11 @@ mod tests {
         /// However the text is cut into pieces, the result ends before the first stop string
         /// of the shortest prefix that contains one.
         #[test]
-        fn pieces_do_not_matter(text in "[ab\u{e9}]{0,30}", stop in "[ab\u{e9}]{1,4}", cuts in prop::collection::vec(1usize..4, 30)) {
+        fn pieces_do_not_matter(
+            text in "[ab\u{e9}]{0,30}",
+            stop in "[ab\u{e9}]{1,4}",
+            cuts in prop::collection::vec(1usize..4, 30),
+        ) {
             let mut scanner = StopScanner::new(vec![stop.clone()]);
             let chars: Vec<char> = text.chars().collect();
             let (mut at, mut stopped) = (0, false);

@@ -24,11 +24,6 @@ impl Manifest {
         self.answers.insert(key.to_string(), value.into());
     }
 
-    /// [`Manifest::depends_on`] of a number, in the digits that people would write.
-    pub fn depends_on_number(&mut self, key: &str, value: f32) {
-        self.depends_on(key, value.to_string().parse::<f64>().unwrap_or_default());
-    }
-
     /// Adds a note that nothing is held to.
     pub fn note(&mut self, key: &str, value: impl Into<Value>) {
         self.notes.insert(key.to_string(), value.into());
@@ -116,7 +111,7 @@ mod tests {
         assert!(path.ends_with("out.jsonl.manifest.json"));
         assert_eq!(Manifest::load(&path), Ok(None));
         let mut there = Manifest::default();
-        there.depends_on_number("temperature", 0.7);
+        there.depends_on("temperature", 0.7);
         there.depends_on("seed", 1);
         there.depends_on("old", "x");
         there.note("created", 5);
@@ -125,7 +120,7 @@ mod tests {
         let mut here = there.clone();
         here.note("created", 6);
         assert!(there.differences(&here).is_empty());
-        here.depends_on_number("temperature", 1.0);
+        here.depends_on("temperature", 1.0);
         here.answers.shift_remove("old");
         assert_eq!(
             there.differences(&here),

@@ -52,8 +52,7 @@ mod tests {
 
     #[test]
     fn noise_is_uniform_and_differs_by_every_part_of_its_key() {
-        let mean: f64 =
-            (0..100_000).map(|t| NoiseKey::new(1, 0, 5).uniform(t)).sum::<f64>() / 1e5;
+        let mean: f64 = (0..100_000).map(|t| NoiseKey::new(1, 0, 5).uniform(t)).sum::<f64>() / 1e5;
         assert!((mean - 0.5).abs() < 0.005, "mean {mean}");
         let base = NoiseKey::new(1, 0, 5);
         for other in [NoiseKey::new(2, 0, 5), NoiseKey::new(1, 1, 5), NoiseKey::new(1, 0, 6)] {

@@ -130,9 +130,8 @@ fn filter<'a>(
     }
     let weight = |logit: f32| f64::from((logit - most) / params.temperature).exp();
     candidates.retain(|c| weight(c.logit) >= f64::from(params.min_p));
-    let likelier = |a: &Candidate, b: &Candidate| {
-        b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
-    };
+    let likelier =
+        |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
     if top_k < candidates.len() {
         candidates.select_nth_unstable_by(top_k - 1, likelier);
         candidates.truncate(top_k);

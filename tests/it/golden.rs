@@ -114,7 +114,10 @@ fn check(name: &str, kind: Kind, bars: &Bars) {
     }
     println!("| {name} | {kind:?} | worst {worst:.4} | mean {mean:.4} | {equal}/12 whole texts |");
     assert!(worst <= bars.worst, "{name} on {kind:?}: a log-probability is off by {worst}");
-    assert!(mean <= bars.mean, "{name} on {kind:?}: log-probabilities are off by {mean} on average");
+    assert!(
+        mean <= bars.mean,
+        "{name} on {kind:?}: log-probabilities are off by {mean} on average"
+    );
 }
 
 #[test]

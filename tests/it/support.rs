@@ -90,7 +90,12 @@ pub(crate) fn device(kind: Kind) -> Option<Box<dyn Device>> {
 }
 
 /// An executor over a fresh device.
-pub(crate) fn executor(model: &Model, kind: Kind, rows: usize, positions: usize) -> Option<Executor> {
+pub(crate) fn executor(
+    model: &Model,
+    kind: Kind,
+    rows: usize,
+    positions: usize,
+) -> Option<Executor> {
     let config = ExecutorConfig { rows, pages: positions.div_ceil(PAGE_LEN) };
     let device = device(kind)?;
     Some(Executor::new(device, Arc::clone(&model.files), config, &mut |_, _| {}).unwrap())

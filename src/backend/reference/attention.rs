@@ -56,8 +56,7 @@ pub(super) fn attention(
                 .iter()
                 .map(|&slot| {
                     let key = &cache[layout.key_at(slot) + shift..][..dim];
-                    let dot: f64 =
-                        q.iter().zip(key).map(|(&q, k)| f64::from(q) * k.to_f64()).sum();
+                    let dot: f64 = q.iter().zip(key).map(|(&q, k)| f64::from(q) * k.to_f64()).sum();
                     dot * f64::from(scale)
                 })
                 .collect();
