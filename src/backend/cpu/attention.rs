@@ -114,7 +114,10 @@ impl Work<'_> {
                 let slots = self.slots(&map, base, seen.clone());
                 self.widen::<S>(&slots, seen.clone(), kv_head, false);
                 for head in 0..group {
-                    self.weigh::<S>(head, seen.clone());
+                    self.score::<S>(head, &seen);
+                }
+                for head in 0..group {
+                    self.weigh::<S>(head, &seen);
                 }
                 self.widen::<S>(&slots, seen.clone(), kv_head, true);
                 for head in 0..group {
@@ -192,9 +195,9 @@ impl Work<'_> {
         }
     }
 
-    /// Turns the tile's keys into weights of one query head, and rescales what it has so far.
+    /// Scores of one query head against the tile's keys; unseen positions score minus infinity.
     #[inline(always)]
-    unsafe fn weigh<S: Simd>(&self, head: usize, seen: Range<usize>) {
+    unsafe fn score<S: Simd>(&self, head: usize, seen: &Range<usize>) {
         // SAFETY: within this thread's scratch.
         unsafe {
             let query = self.queries.add(head * self.padded);
@@ -205,34 +208,44 @@ impl Work<'_> {
                     *dot = S::fma(q, S::load(self.tile.add(at * self.padded + d)), *dot);
                 }
             }
-            let mut scores = [0.0f32; LANES];
             let scaled = S::mul(S::sum_rows(&dots), S::splat(self.call.scale));
-            S::store(scores.as_mut_ptr(), scaled);
-            scores[..seen.start].fill(f32::NEG_INFINITY);
-            scores[seen.end..].fill(f32::NEG_INFINITY);
-            let state = self.states.add(2 * head);
-            let before = (*state.add(1))[0];
-            let mut most = before;
-            for score in scores {
-                most = if score > most { score } else { most };
+            let scores = self.weights.add(head);
+            S::store(scores.cast(), scaled);
+            if *seen != (0..PAGE_LEN) {
+                (&mut *scores)[..seen.start].fill(f32::NEG_INFINITY);
+                (&mut *scores)[seen.end..].fill(f32::NEG_INFINITY);
             }
-            let weights = exp::<S>(S::sub(S::load(scores.as_ptr()), S::splat(most)));
-            let mut kept = [0.0f32; LANES];
-            S::store(kept.as_mut_ptr(), weights);
-            kept[..seen.start].fill(0.0);
-            kept[seen.end..].fill(0.0);
-            let mut total = S::load(state.cast());
+        }
+    }
+
+    /// Turns one head's scores into weights, and rescales what it has so far. A loop of its own over
+    /// the heads: these are long chains of few instructions, which overlap.
+    #[inline(always)]
+    unsafe fn weigh<S: Simd>(&self, head: usize, seen: &Range<usize>) {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let (total, maximum) = (self.states.add(2 * head), self.states.add(2 * head + 1));
+            let weights = self.weights.add(head);
+            let scores = S::load(weights.cast());
+            let before = (*maximum)[0];
+            let here = S::max_lane(scores);
+            let most = if here > before { here } else { before };
+            S::store(weights.cast(), exp::<S>(S::sub(scores, S::splat(most))));
+            if *seen != (0..PAGE_LEN) {
+                (&mut *weights)[..seen.start].fill(0.0);
+                (&mut *weights)[seen.end..].fill(0.0);
+            }
+            let mut sums = S::load(total.cast());
             if most > before {
                 let shrink = exp::<S>(S::splat(before - most));
-                total = S::mul(total, shrink);
+                sums = S::mul(sums, shrink);
                 let out = self.outputs.add(head * self.padded);
                 for d in (0..self.padded).step_by(LANES) {
                     S::store(out.add(d), S::mul(S::load(out.add(d)), shrink));
                 }
-                (*state.add(1))[0] = most;
+                (*maximum)[0] = most;
             }
-            S::store(state.cast(), S::add(total, S::load(kept.as_ptr())));
-            self.weights.add(head).write(kept);
+            S::store(total.cast(), S::add(sums, S::load(weights.cast())));
         }
     }
 

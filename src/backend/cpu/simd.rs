@@ -99,6 +99,8 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `2^n` for whole `n` in -126..=127.
     unsafe fn pow2(n: Self::F) -> Self::F;
+    /// The largest lane, if none is NaN.
+    unsafe fn max_lane(v: Self::F) -> f32;
     /// Lane `i` of the result is the sum of `rows[i]`, by halves: lanes `j` and `j + 8` first.
     unsafe fn sum_rows(rows: &[Self::F; LANES]) -> Self::F;
 

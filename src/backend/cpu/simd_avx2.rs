@@ -98,6 +98,15 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn max_lane(v: F) -> f32 {
+        unsafe {
+            let by8 = _mm256_max_ps(v[0], v[1]);
+            let by4 = _mm_max_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps::<1>(by8));
+            let by2 = _mm_max_ps(by4, _mm_movehl_ps(by4, by4));
+            _mm_cvtss_f32(_mm_max_ss(by2, _mm_shuffle_ps::<1>(by2, by2)))
+        }
+    }
+    #[inline(always)]
     unsafe fn sum_rows(v: &[F; LANES]) -> F {
         unsafe {
             // Vectors of 4, 2 and 1 partial sums per row.

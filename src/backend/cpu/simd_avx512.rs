@@ -83,6 +83,10 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn max_lane(v: __m512) -> f32 {
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+    #[inline(always)]
     unsafe fn sum_rows(v: &[__m512; LANES]) -> __m512 {
         unsafe {
             // Vectors of 8, 4 and 2 partial sums per row.

@@ -77,6 +77,10 @@ impl Simd for Portable {
         n.map(|n| f32::from_bits((n + (super::math::ROUNDER + 127.0)).to_bits() << 23))
     }
     #[inline(always)]
+    unsafe fn max_lane(v: F) -> f32 {
+        v.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
     unsafe fn sum_rows(rows: &[F; LANES]) -> F {
         rows.map(|row| unsafe { super::simd::sum::<Portable>(row) })
     }
