@@ -1,88 +1,150 @@
-// Causal attention, one invocation per row and head: streaming softmax over tiles of 16 logical
-// positions. The running output lives in `out`, so no private array grows with the head.
+// Causal attention for software adapters: a subgroup of eight owns one row and up to four heads
+// that share keys, so that each loaded key or value serves four heads. Streaming softmax over tiles
+// of 32 logical positions (two pages), four positions to an invocation. The running output lives in
+// `out`, so no private array grows with the head.
 //!import flat
 //!import attention_params
 
-struct Tile { a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32> }
+// One pair of elements of four heads.
+struct Sums { even: vec4<f32>, odd: vec4<f32> }
+// Four positions of an invocation: eight apart, so that their order is that of the sequence.
+struct Scores { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
 
-fn keys(m: vec4<u32>, t: u32, offset: u32) -> vec4<u32> {
-    return vec4(key_at(m, t), key_at(m, t + 1u), key_at(m, t + 2u), key_at(m, t + 3u)) + offset;
+fn four(heads: vec4<u32>, i: u32) -> Sums {
+    let a = q[heads.x + i];
+    let b = q[heads.y + i];
+    let c = q[heads.z + i];
+    let d = q[heads.w + i];
+    return Sums(vec4(a.x, b.x, c.x, d.x), vec4(a.y, b.y, c.y, d.y));
 }
 
-fn scores(start: u32, k: vec4<u32>, first: vec4<u32>, seen: vec2<u32>) -> vec4<f32> {
-    var s = vec4(0.0);
-    for (var i = 0u; i < p.head_dim / 2u; i++) {
-        let x = q[start + i];
-        let a = unpack2x16float(cache[k.x + i]);
-        let b = unpack2x16float(cache[k.y + i]);
-        let c = unpack2x16float(cache[k.z + i]);
-        let d = unpack2x16float(cache[k.w + i]);
-        s = fma(vec4(a.x, b.x, c.x, d.x), vec4(x.x), s);
-        s = fma(vec4(a.y, b.y, c.y, d.y), vec4(x.y), s);
-    }
-    let inside = first >= vec4(seen.x) & first < vec4(seen.y);
-    return select(vec4(LOWEST), s * p.scale, inside);
+fn add_pair(s: Scores, even: vec4<f32>, odd: vec4<f32>, k: vec4<u32>, i: u32) -> Scores {
+    let a = unpack2x16float(cache[k.x + i]);
+    let b = unpack2x16float(cache[k.y + i]);
+    let c = unpack2x16float(cache[k.z + i]);
+    let d = unpack2x16float(cache[k.w + i]);
+    return Scores(fma(odd, vec4(a.y), fma(even, vec4(a.x), s.a)),
+                  fma(odd, vec4(b.y), fma(even, vec4(b.x), s.b)),
+                  fma(odd, vec4(c.y), fma(even, vec4(c.x), s.c)),
+                  fma(odd, vec4(d.y), fma(even, vec4(d.x), s.d)));
 }
 
-fn peak(s: vec4<f32>) -> f32 {
-    return max(max(s.x, s.y), max(s.z, s.w));
+fn add_value(y: Sums, at: u32, w: vec4<f32>) -> Sums {
+    let v = unpack2x16float(cache[at]);
+    return Sums(fma(w, vec4(v.x), y.even), fma(w, vec4(v.y), y.odd));
 }
 
-fn weigh(s: vec4<f32>, top: f32) -> vec4<f32> {
+fn add_eight(start: Sums, k: u32, i: u32, w: vec4<f32>) -> Sums {
+    var y = start;
+    y = add_value(y, subgroupBroadcast(k, 0u) + i, subgroupBroadcast(w, 0u));
+    y = add_value(y, subgroupBroadcast(k, 1u) + i, subgroupBroadcast(w, 1u));
+    y = add_value(y, subgroupBroadcast(k, 2u) + i, subgroupBroadcast(w, 2u));
+    y = add_value(y, subgroupBroadcast(k, 3u) + i, subgroupBroadcast(w, 3u));
+    y = add_value(y, subgroupBroadcast(k, 4u) + i, subgroupBroadcast(w, 4u));
+    y = add_value(y, subgroupBroadcast(k, 5u) + i, subgroupBroadcast(w, 5u));
+    y = add_value(y, subgroupBroadcast(k, 6u) + i, subgroupBroadcast(w, 6u));
+    return add_value(y, subgroupBroadcast(k, 7u) + i, subgroupBroadcast(w, 7u));
+}
+
+fn seen_only(s: vec4<f32>, position: u32, first: u32, length: u32) -> vec4<f32> {
+    return select(vec4(LOWEST), s * p.scale, position >= first && position < length);
+}
+
+fn weigh(s: vec4<f32>, top: vec4<f32>) -> vec4<f32> {
     return select(exp(s - top), vec4(0.0), s == vec4(LOWEST));
 }
 
-fn add_values(sum: vec2<f32>, v: vec4<u32>, w: vec4<f32>) -> vec2<f32> {
-    var y = fma(unpack2x16float(cache[v.x]), vec2(w.x), sum);
-    y = fma(unpack2x16float(cache[v.y]), vec2(w.y), y);
-    y = fma(unpack2x16float(cache[v.z]), vec2(w.z), y);
-    return fma(unpack2x16float(cache[v.w]), vec2(w.w), y);
+fn scores(heads: vec4<u32>, k: vec4<u32>, lane: u32) -> Scores {
+    let half = p.head_dim / 2u;
+    var s = Scores();
+    for (var i = 0u; i < half; i += 8u) {
+        // Past the end of a head: any key times nothing.
+        let mine = i + lane;
+        let x = four(heads, min(mine, half - 1u));
+        let even = select(vec4(0.0), x.even, mine < half);
+        let odd = select(vec4(0.0), x.odd, mine < half);
+        let n = vec4(i, i + 1u, i + 2u, i + 3u);
+        let m = min(n, vec4(half - 1u));
+        let o = min(n + 4u, vec4(half - 1u));
+        s = add_pair(s, subgroupBroadcast(even, 0u), subgroupBroadcast(odd, 0u), k, m.x);
+        s = add_pair(s, subgroupBroadcast(even, 1u), subgroupBroadcast(odd, 1u), k, m.y);
+        s = add_pair(s, subgroupBroadcast(even, 2u), subgroupBroadcast(odd, 2u), k, m.z);
+        s = add_pair(s, subgroupBroadcast(even, 3u), subgroupBroadcast(odd, 3u), k, m.w);
+        s = add_pair(s, subgroupBroadcast(even, 4u), subgroupBroadcast(odd, 4u), k, o.x);
+        s = add_pair(s, subgroupBroadcast(even, 5u), subgroupBroadcast(odd, 5u), k, o.y);
+        s = add_pair(s, subgroupBroadcast(even, 6u), subgroupBroadcast(odd, 6u), k, o.z);
+        s = add_pair(s, subgroupBroadcast(even, 7u), subgroupBroadcast(odd, 7u), k, o.w);
+    }
+    return s;
+}
+
+fn store(heads: vec4<u32>, count: u32, i: u32, y: Sums) {
+    out[heads.x + i] = vec2(y.even.x, y.odd.x);
+    if count > 1u { out[heads.y + i] = vec2(y.even.y, y.odd.y); }
+    if count > 2u { out[heads.z + i] = vec2(y.even.z, y.odd.z); }
+    if count > 3u { out[heads.w + i] = vec2(y.even.w, y.odd.w); }
+}
+
+fn load(heads: vec4<u32>, i: u32, factor: vec4<f32>) -> Sums {
+    let a = out[heads.x + i];
+    let b = out[heads.y + i];
+    let c = out[heads.z + i];
+    let d = out[heads.w + i];
+    return Sums(vec4(a.x, b.x, c.x, d.x) * factor, vec4(a.y, b.y, c.y, d.y) * factor);
 }
 
 @compute @workgroup_size(8)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    let index = flat(group, groups, local, 8u);
-    if index >= p.rows * p.heads { return; }
-    let row = p.row_first + index / p.heads;
-    let head = index % p.heads;
-    let m = map[row];
+    let index = flat(group, groups, 0u, 1u);
+    let packs = (p.group + 3u) / 4u;
+    let row_packs = packs * (p.heads / p.group);
+    if index >= p.rows * row_packs { return; }
+    let row = p.row_first + index / row_packs;
+    let kv = index % row_packs / packs;
+    let first_head = index % packs * 4u;
+    let count = min(p.group - first_head, 4u);
     let half = p.head_dim / 2u;
-    let start = (row * p.heads + head) * half;
-    let offset = head / p.group * half;
-    let seen = vec2(first_seen(m.w), m.w);
-    let lane = vec4(0u, 1u, 2u, 3u);
-    var top = LOWEST;
-    var total = 0.0;
-    for (var t = seen.x / 16u * 16u; t < m.w; t += 16u) {
-        let k = Tile(keys(m, t, offset), keys(m, t + 4u, offset), keys(m, t + 8u, offset),
-                     keys(m, t + 12u, offset));
-        let s0 = scores(start, k.a, lane + t, seen);
-        let s1 = scores(start, k.b, lane + (t + 4u), seen);
-        let s2 = scores(start, k.c, lane + (t + 8u), seen);
-        let s3 = scores(start, k.d, lane + (t + 12u), seen);
-        let new_top = max(max(top, max(peak(s0), peak(s1))), max(peak(s2), peak(s3)));
-        let keep = select(exp(top - new_top), 0.0, top == LOWEST);
-        let w0 = weigh(s0, new_top);
-        let w1 = weigh(s1, new_top);
-        let w2 = weigh(s2, new_top);
-        let w3 = weigh(s3, new_top);
-        let w = (w0 + w1) + (w2 + w3);
-        total = fma(total, keep, (w.x + w.y) + (w.z + w.w));
+    let picked = min(vec4(0u, 1u, 2u, 3u), vec4(count - 1u)) + (kv * p.group + first_head);
+    let heads = (vec4(row * p.heads) + picked) * half;
+    let m = map[row];
+    let seen = first_seen(m.w);
+    // Values lie one half page after their keys.
+    let values = vec4(16u * p.width);
+    var top = vec4(LOWEST);
+    var total = vec4(0.0);
+    for (var t = seen / 32u * 32u; t < m.w; t += 32u) {
+        let at = t + lane;
+        let k = vec4(key_at(m, at), key_at(m, at + 8u), key_at(m, at + 16u), key_at(m, at + 24u))
+            + kv * half;
+        var s = scores(heads, k, lane);
+        s.a = seen_only(s.a, at, seen, m.w);
+        s.b = seen_only(s.b, at + 8u, seen, m.w);
+        s.c = seen_only(s.c, at + 16u, seen, m.w);
+        s.d = seen_only(s.d, at + 24u, seen, m.w);
+        let new_top = max(top, subgroupMax(max(max(s.a, s.b), max(s.c, s.d))));
+        let keep = select(exp(top - new_top), vec4(0.0), top == vec4(LOWEST));
+        let w = Scores(weigh(s.a, new_top), weigh(s.b, new_top), weigh(s.c, new_top),
+                       weigh(s.d, new_top));
+        total = fma(total, keep, subgroupAdd((w.a + w.b) + (w.c + w.d)));
+        let fresh = top.x == LOWEST;
         top = new_top;
-        // Values lie one half page after their keys.
-        let v = 16u * p.width;
-        for (var i = 0u; i < half; i++) {
-            var y = select(out[start + i] * keep, vec2(0.0), keep == 0.0);
-            y = add_values(y, k.a + (v + i), w0);
-            y = add_values(y, k.b + (v + i), w1);
-            y = add_values(y, k.c + (v + i), w2);
-            out[start + i] = add_values(y, k.d + (v + i), w3);
+        let v = k + values;
+        for (var i = 0u; i < half; i += 8u) {
+            // Every invocation takes part in the broadcasts, also past the end of a head.
+            let mine = min(i + lane, half - 1u);
+            var y = Sums();
+            if !fresh { y = load(heads, mine, keep); }
+            y = add_eight(y, v.x, mine, w.a);
+            y = add_eight(y, v.y, mine, w.b);
+            y = add_eight(y, v.z, mine, w.c);
+            y = add_eight(y, v.w, mine, w.d);
+            if i + lane < half { store(heads, count, mine, y); }
         }
     }
     let inverse = 1.0 / total;
-    for (var i = 0u; i < half; i++) { out[start + i] *= inverse; }
+    for (var i = lane; i < half; i += 8u) { store(heads, count, i, load(heads, i, inverse)); }
 }

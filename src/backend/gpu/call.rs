@@ -143,7 +143,7 @@ fn attention(
             scale,
         };
         let groups = match parts.family {
-            Family::Lanes => (run * heads).div_ceil(8),
+            Family::Lanes => run * layout.kv_heads * (heads / layout.kv_heads).div_ceil(4),
             Family::Tiles => run * heads,
         };
         list.push(parts.pipelines.dispatch(

@@ -30,7 +30,8 @@ fn every_file_is_in_the_table_and_used() {
 
 #[test]
 fn every_kernel_validates_and_binds_what_the_table_says() {
-    let capabilities = naga::valid::Capabilities::IMMEDIATES | naga::valid::Capabilities::SUBGROUP;
+    use naga::valid::Capabilities as Can;
+    let capabilities = Can::IMMEDIATES | Can::SUBGROUP | Can::SHADER_FLOAT16_IN_FLOAT32;
     for kernel in Kernel::all() {
         let module = parse(kernel);
         let mut validator =
