@@ -25,9 +25,14 @@ pub(crate) fn forebay() -> Command {
 }
 
 /// `forebay run` on the cpu.
-pub(crate) fn run(model: &str, input: &Path, output: &Path) -> Command {
+fn run(model: &str, input: &Path, output: &Path) -> Command {
+    run_on("cpu", model, input, output)
+}
+
+/// `forebay run` on a device.
+pub(crate) fn run_on(device: &str, model: &str, input: &Path, output: &Path) -> Command {
     let mut command = forebay();
-    command.args(["run", "--device", "cpu", "-m", model, "-i"]).arg(input).arg("-o").arg(output);
+    command.args(["run", "--device", device, "-m", model, "-i"]).arg(input).arg("-o").arg(output);
     command
 }
 

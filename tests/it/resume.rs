@@ -1,7 +1,8 @@
 //! Killed and interrupted runs: what they leave is taken up, and the answers are those of a run that
 //! nobody disturbed.
 
-use crate::cli::{model, results, run as run_with_defaults};
+use crate::cli::{model, results, run_on};
+use crate::support::adapter;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
@@ -10,19 +11,17 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const KILLS: usize = 20;
-
 /// A run with a small cache, so that starting takes little of the time in which it may be killed.
-fn run(model: &str, input: &Path, output: &Path) -> Command {
-    let mut command = run_with_defaults(model, input, output);
+fn run(device: &str, model: &str, input: &Path, output: &Path) -> Command {
+    let mut command = run_on(device, model, input, output);
     command.args(["--max-model-len", "128"]);
     command
 }
 
 /// Lines of uneven length, good and bad, with one choice and several.
-fn write_input(folder: &Path) -> PathBuf {
+fn write_input(folder: &Path, good: usize) -> PathBuf {
     let mut text = String::new();
-    for index in 0..40 {
+    for index in 0..good {
         let (tokens, n) = (4 + index * 7 % 29, 1 + index % 2);
         text += &format!(
             "{{\"custom_id\":\"r{index}\",\"prompt\":\"Story number {index}:\",\"max_tokens\":{tokens},\
@@ -42,20 +41,31 @@ fn check(found: &[Value], want: &[Value]) {
 }
 
 #[test]
-fn runs_killed_at_random_moments_end_as_if_undisturbed() {
+fn cpu_runs_killed_at_random_moments_end_as_if_undisturbed() {
+    kill_at_random("cpu", 40, 20);
+}
+
+#[test]
+fn gpu_runs_killed_at_random_moments_end_as_if_undisturbed() {
+    let Some(adapter) = adapter() else { return };
+    kill_at_random(&adapter.index.to_string(), 8, 4);
+}
+
+fn kill_at_random(device: &str, requests: usize, kills: usize) {
     let Some(model) = model() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let input = write_input(dir.path());
+    let input = write_input(dir.path(), requests);
     let (calm, out) = (dir.path().join("calm.jsonl"), dir.path().join("out.jsonl"));
     let start = Instant::now();
-    let status = run(&model, &input, &calm).arg("-q").status().unwrap();
+    let status = run(device, &model, &input, &calm).arg("-q").status().unwrap();
     let undisturbed = start.elapsed();
     assert_eq!(status.code(), Some(3));
     let want = results(&calm);
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let (mut killed, mut resumed) = (0, 0);
-    while killed < KILLS {
-        let mut child = run(&model, &input, &out).arg("-q").stderr(Stdio::null()).spawn().unwrap();
+    while killed < kills {
+        let mut child =
+            run(device, &model, &input, &out).arg("-q").stderr(Stdio::null()).spawn().unwrap();
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         sleep(undisturbed.mul_f64((random >> 40) as f64 / (1u64 << 24) as f64));
         if child.try_wait().unwrap().is_some() {
@@ -68,7 +78,7 @@ fn runs_killed_at_random_moments_end_as_if_undisturbed() {
         killed += 1;
         resumed += usize::from(fs::metadata(&out).is_ok_and(|metadata| metadata.len() > 0));
     }
-    let status = run(&model, &input, &out).arg("-q").status().unwrap();
+    let status = run(device, &model, &input, &out).arg("-q").status().unwrap();
     assert_eq!(status.code(), Some(3));
     check(&results(&out), &want);
     assert!(resumed > 0, "no kill came after the first result");
@@ -79,10 +89,10 @@ fn runs_killed_at_random_moments_end_as_if_undisturbed() {
 fn an_interrupted_run_finishes_what_is_in_flight() {
     let Some(model) = model() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let input = write_input(dir.path());
+    let input = write_input(dir.path(), 40);
     let (calm, out) = (dir.path().join("calm.jsonl"), dir.path().join("out.jsonl"));
-    assert_eq!(run(&model, &input, &calm).arg("-q").status().unwrap().code(), Some(3));
-    let mut command = run(&model, &input, &out);
+    assert_eq!(run("cpu", &model, &input, &calm).arg("-q").status().unwrap().code(), Some(3));
+    let mut command = run("cpu", &model, &input, &out);
     let mut child = command.args(["--batch", "2"]).stderr(Stdio::piped()).spawn().unwrap();
     // Until the first result is there.
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -100,6 +110,6 @@ fn an_interrupted_run_finishes_what_is_in_flight() {
     let (want, partial) = (results(&calm), results(&out));
     assert!(partial.len() < want.len());
     assert!(partial.iter().all(|result| want.contains(result)));
-    assert_eq!(run(&model, &input, &out).arg("-q").status().unwrap().code(), Some(3));
+    assert_eq!(run("cpu", &model, &input, &out).arg("-q").status().unwrap().code(), Some(3));
     check(&results(&out), &want);
 }

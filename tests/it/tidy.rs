@@ -221,6 +221,34 @@ fn rooms_introduce_themselves() {
     report(broken);
 }
 
+/// Each kernel call has a reference, a place on both fast devices, and a test that compares them.
+#[test]
+fn no_kernel_without_its_reference() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let calls = read("src/kernel/call.rs");
+    let (_, calls) = calls.split_once("pub enum Call {").unwrap();
+    let variants: Vec<&str> = calls
+        .lines()
+        .filter_map(|line| line.strip_prefix("    ")?.strip_suffix(" {"))
+        .filter(|name| name.chars().all(char::is_alphanumeric))
+        .collect();
+    assert!(variants.len() >= 8, "{variants:?}");
+    let mut broken = Vec::new();
+    let places = ["src/backend/reference", "src/backend/cpu", "src/backend/gpu"];
+    for name in variants {
+        let call = format!("Call::{name} ");
+        for place in places {
+            if !files(place, "rs").iter().any(|(_, text)| text.contains(&call)) {
+                broken.push(format!("{place}: no {call}"));
+            }
+        }
+        if !read("tests/it/kernels.rs").contains(&call) {
+            broken.push(format!("tests/it/kernels.rs: {call}is not compared with the reference"));
+        }
+    }
+    report(broken);
+}
+
 #[test]
 fn nothing_is_left_unfinished() {
     let marks = ["todo!(", "unimplemented!(", &["TO", "DO"].concat(), &["FIX", "ME"].concat()];
