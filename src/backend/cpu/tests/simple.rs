@@ -5,12 +5,15 @@ use super::{Random, bits, devices, nmse, put, take};
 use crate::backend::{Device, reference::ReferenceDevice};
 use crate::kernel::{Activation, Buffer, Call, RopeStyle};
 
+/// A call on the operands and the index buffer, and where its result is.
+type Build<'a> = dyn Fn(&[Buffer], Buffer) -> (Call, Buffer) + 'a;
+
 /// Runs what `build` makes of fresh buffers and returns the buffer it names.
 fn run(
     device: &mut dyn Device,
     operands: &[Vec<f32>],
     index: &[u32],
-    build: &dyn Fn(&[Buffer], Buffer) -> (Call, Buffer),
+    build: &Build,
     count: usize,
 ) -> Vec<f32> {
     let buffers: Vec<Buffer> = operands.iter().map(|values| put(device, values)).collect();
@@ -20,13 +23,7 @@ fn run(
     take(device, out, count)
 }
 
-fn compare(
-    what: &str,
-    operands: &[Vec<f32>],
-    index: &[u32],
-    build: &dyn Fn(&[Buffer], Buffer) -> (Call, Buffer),
-    count: usize,
-) {
+fn compare(what: &str, operands: &[Vec<f32>], index: &[u32], build: &Build, count: usize) {
     let want = run(&mut ReferenceDevice::new(), operands, index, build, count);
     let mut first: Option<Vec<u32>> = None;
     for (name, mut device) in devices() {
