@@ -362,6 +362,17 @@ fn attention_matches_through_pages_paths_and_windows() {
 }
 
 #[test]
+fn heads_too_long_for_the_gpu_are_refused() {
+    for (name, mut device) in devices("long heads").into_iter().filter(|(name, _)| name != "cpu") {
+        let layout = CacheLayout { kv_heads: 1, head_dim: 258 };
+        let b = device.alloc(1 << 16, "anything").unwrap();
+        let call = Call::Append { k: b, v: b, cache: b, slots: b, rows: 1, layout };
+        let refused = device.run(&[call]).unwrap_err().to_string();
+        assert!(refused.contains("258"), "{name}: {refused}");
+    }
+}
+
+#[test]
 fn memory_is_counted_and_given_back() {
     for (name, mut device) in devices() {
         let before = device.memory().bytes;

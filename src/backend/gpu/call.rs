@@ -17,6 +17,14 @@ pub(super) fn fold(groups: u64) -> [u32; 2] {
     [width as u32, groups.div_ceil(width).max(1) as u32]
 }
 
+/// Longest head that `attention.wgsl` keeps in workgroup memory.
+const HEAD_DIM_MAX: usize = 256;
+
+/// Whether the attention kernels can work on such a cache; 16-bit keys must fill words.
+fn supported(layout: CacheLayout) -> bool {
+    layout.head_dim.is_multiple_of(2) && layout.head_dim <= HEAD_DIM_MAX
+}
+
 /// Appends the dispatches of `call`.
 pub(super) fn plan(
     parts: &mut Parts,
@@ -31,6 +39,13 @@ pub(super) fn plan(
         return Ok(());
     }
     match call {
+        Call::Append { layout, .. } | Call::Attention { layout, .. } if !supported(*layout) => {
+            return Err(DeviceError::Unavailable(format!(
+                "{} handles heads of an even number of elements up to {HEAD_DIM_MAX}, not {}; use \
+                 the cpu device",
+                parts.context.info.name, layout.head_dim
+            )));
+        }
         Call::Attention { q, cache, map, pages, path, out, rows, heads, layout, scale, window } => {
             let buffers = [*q, *cache, *map, *pages, *path, *out];
             let shape = Heads { rows: *rows, heads: *heads, layout: *layout };
@@ -70,7 +85,6 @@ fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
             dispatch(parts, Kernel::Rope, &[x, angles], &params, threads(n), n)
         }
         Call::Append { k, v, cache, slots, rows, layout } => {
-            assert!(layout.width().is_multiple_of(2), "16-bit keys must fill words");
             let width = layout.width() / 2;
             let n = rows * width;
             let params = pairwise(n, width);
@@ -126,7 +140,6 @@ fn attention(
     list: &mut Vec<Dispatch>,
 ) {
     let Heads { rows, heads, layout } = *shape;
-    assert!(layout.head_dim.is_multiple_of(2), "16-bit keys must fill words");
     let blocks: Vec<_> = buffers.iter().map(|b| parts.memory.buffer(*b)).collect();
     let row_cost = (16 * heads * layout.head_dim * ASSUMED_LENGTH) as f64;
     let most = ((parts.cost_max / row_cost) as usize).max(1);
