@@ -78,8 +78,6 @@ fn measure(device: &mut CpuDevice, dtype: DType, (cols, rows): (usize, usize), m
     let weights: Vec<_> = (0..copies)
         .map(|_| device.load(dtype, rows, cols, &bytes, "weight").expect("memory"))
         .collect();
-    let weights =
-        if std::env::var_os("HOT").is_some() { vec![weights[0]; copies] } else { weights };
     let x = device.alloc(m * cols * 4, "x").expect("memory");
     let values: Vec<f32> = (0..m * cols).map(|_| random()).collect();
     let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
