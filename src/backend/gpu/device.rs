@@ -125,13 +125,6 @@ impl GpuDevice {
     }
 }
 
-/// The best adapter there is, software ones included, or `None` without any that works: for tests,
-/// which also run where there is no GPU.
-pub fn any_adapter_for_tests() -> Option<GpuDevice> {
-    let usable = adapter::adapters().into_iter().find(|adapter| adapter.usable)?;
-    GpuDevice::open(&Selector::Index(usable.index)).ok()
-}
-
 impl Device for GpuDevice {
     fn info(&self) -> &DeviceInfo {
         &self.parts.context.info

@@ -16,5 +16,5 @@ mod shaders_valid;
 mod transfer;
 
 pub use adapter::{AdapterSummary, Selector, adapters};
-pub use device::{GpuDevice, Options, any_adapter_for_tests};
+pub use device::{GpuDevice, Options};
 pub use kernels::Family;
