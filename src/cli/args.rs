@@ -71,8 +71,8 @@ pub(super) struct EngineArgs {
     /// `forebay devices`
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub(super) device: String,
-    /// Threads of the cpu device [default: one per core]
-    #[arg(long, env = "FOREBAY_THREADS", value_parser = values::count, value_name = "N")]
+    /// Threads of the cpu device, at most 256 [default: one per core]
+    #[arg(long, env = "FOREBAY_THREADS", value_parser = values::threads, value_name = "N")]
     pub(super) threads: Option<usize>,
     /// Most sequences computed at once [default: auto, by memory]
     #[arg(long, env = "FOREBAY_BATCH", value_parser = values::count, value_name = "N")]
@@ -203,8 +203,8 @@ pub(super) struct PerplexityArgs {
     /// auto, cpu, gpu, reference, part of an adapter's name, or an index of `forebay devices`
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub(super) device: String,
-    /// Threads of the cpu device [default: one per core]
-    #[arg(long, env = "FOREBAY_THREADS", value_parser = values::count, value_name = "N")]
+    /// Threads of the cpu device, at most 256 [default: one per core]
+    #[arg(long, env = "FOREBAY_THREADS", value_parser = values::threads, value_name = "N")]
     pub(super) threads: Option<usize>,
     /// Print JSON
     #[arg(long, env = "FOREBAY_JSON", value_parser = FalseyValueParser::new())]

@@ -9,22 +9,27 @@ const COUNT_MAX: usize = 1 << 24;
 
 /// A count from 1.
 pub(super) fn count(text: &str) -> Result<usize, String> {
-    integer(text, 1)
+    integer(text, 1, COUNT_MAX)
+}
+
+/// Threads wait for each other: many more than cores would stand in each other's way.
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    integer(text, 1, 256)
 }
 
 /// A sequence has room for a prompt and an answer.
 pub(super) fn context(text: &str) -> Result<usize, String> {
-    integer(text, 2)
+    integer(text, 2, COUNT_MAX)
 }
 
 /// A chunk has a half to score.
 pub(super) fn chunk(text: &str) -> Result<usize, String> {
-    integer(text, 4)
+    integer(text, 4, COUNT_MAX)
 }
 
-fn integer(text: &str, min: usize) -> Result<usize, String> {
-    let value = text.trim().parse().ok().filter(|value| (min..=COUNT_MAX).contains(value));
-    value.ok_or_else(|| format!("expected an integer from {min} to {COUNT_MAX}"))
+fn integer(text: &str, min: usize, max: usize) -> Result<usize, String> {
+    let value = text.trim().parse().ok().filter(|value| (min..=max).contains(value));
+    value.ok_or_else(|| format!("expected an integer from {min} to {max}"))
 }
 
 pub(super) fn temperature(text: &str) -> Result<f32, String> {

@@ -108,6 +108,11 @@ impl Summary {
     }
 }
 
+/// A rate, unless no time was spent on it (a first token comes with its prompt's pass).
+fn write_rate(f: &mut fmt::Formatter<'_>, tokens_per_second: f64) -> fmt::Result {
+    if tokens_per_second > 0.0 { write!(f, " at {tokens_per_second:.1} tok/s") } else { Ok(()) }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (requests, rates) = (&self.requests, &self.tokens_per_second);
@@ -118,16 +123,11 @@ impl fmt::Display for Summary {
         if requests.resumed > 0 {
             write!(f, " ({} by earlier runs)", requests.resumed)?;
         }
-        write!(
-            f,
-            ". {} prompt tokens at {:.1} tok/s, {} generated at {:.1} tok/s; {:.1} s in all, {:.1} s \
-             of it loading.",
-            self.prompt_tokens,
-            rates.prompt,
-            self.generated_tokens,
-            rates.generated,
-            self.seconds.total,
-            self.seconds.load,
-        )
+        write!(f, ". {} prompt tokens", self.prompt_tokens)?;
+        write_rate(f, rates.prompt)?;
+        write!(f, ", {} generated", self.generated_tokens)?;
+        write_rate(f, rates.generated)?;
+        let Seconds { total, load, .. } = self.seconds;
+        write!(f, "; {total:.1} s in all, {load:.1} s of it loading.")
     }
 }
