@@ -116,7 +116,7 @@ fn check(name: &str, kind: Kind, bars: &Bars) {
         assert_eq!(ours, wanted, "{name} on {kind:?}: {:?}", case.text);
         equal += usize::from(completion.tokens == golden);
     }
-    println!("| {name} | {kind:?} | worst {worst:.4} | mean {mean:.4} | {equal}/12 whole texts |");
+    eprintln!("| {name} | {kind:?} | worst {worst:.4} | mean {mean:.4} | {equal}/12 whole texts |");
     assert!(worst <= bars.worst, "{name} on {kind:?}: a log-probability is off by {worst}");
     assert!(
         mean <= bars.mean,
@@ -150,7 +150,10 @@ fn check_perplexity(name: &str, kind: Kind, exact: f64) {
     let bos = model.tokenizer.bos().filter(|bos| tokens.first() == Some(bos));
     let found = perplexity(&mut executor, &tokens, bos, 512, 4, &mut |_| {}).unwrap();
     let off = (found.value / exact - 1.0) * 100.0;
-    println!("| {name} | {kind:?} | perplexity {:.4} | exact {exact} | {off:+.3} % |", found.value);
+    eprintln!(
+        "| {name} | {kind:?} | perplexity {:.4} | exact {exact} | {off:+.3} % |",
+        found.value
+    );
     assert!(off.abs() <= 0.8, "{name} on {kind:?}: {} against {exact}", found.value);
 }
 

@@ -49,7 +49,7 @@ fn check(kind: Kind, error_max: f64) {
             let off: f64 = wanted.iter().zip(&found).map(|(a, b)| square(a - b)).sum();
             let norm: f64 = wanted.iter().map(|&a| square(a)).sum();
             let error = (off / norm).sqrt();
-            println!("| {name} | {kind:?} | {} | {error:.2e} |", path.is_dir());
+            eprintln!("| {name} | {kind:?} | {} | {error:.2e} |", path.is_dir());
             assert!(error < error_max, "{name} on {kind:?}: relative error {error:.2e}");
         }
     }
