@@ -30,6 +30,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("pollster", &["src/backend/gpu/"]),
     ("rayon", &["src/backend/cpu/"]),
     ("half", &["src/quant/", "src/backend/"]),
+    ("rustix", &["src/store/", "src/backend/cpu/"]),
     ("memmap2", &["src/store/"]),
     ("safetensors", &["src/store/"]),
     ("tokenizers", &["src/tokenizer/"]),
