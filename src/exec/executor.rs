@@ -88,9 +88,8 @@ impl Executor {
             }
             caches.push(device.alloc(bytes as usize, "KV cache")?);
         }
-        // Each row may bring a whole page table of its own in the worst case of one-row spans.
-        let table = config.pages + config.rows;
-        let workspace = Workspace::alloc(device.as_mut(), spec, config.rows, table)?;
+        // No page has two owners, so the tables of a pass never list more than all pages.
+        let workspace = Workspace::alloc(device.as_mut(), spec, config.rows, config.pages)?;
         let mut executor = Executor {
             layers: vec![None; spec.layers.len()],
             head: None,

@@ -1,6 +1,5 @@
 //! From logits to a token: penalties, temperature, filters, keyed argmax.
 
-use super::noise::{GUMBEL_MAX, GUMBEL_MIN};
 use super::{History, NoiseKey, SamplingParams};
 
 /// Chooses tokens; holds memory that is reused from call to call.
@@ -42,7 +41,7 @@ impl Sampler {
         let token = if params.temperature <= 0.0 {
             best
         } else {
-            self.sample_noisy(params, logits, most, noise)
+            self.sample_noisy(params, logits, (best, most), noise)
         };
         self.logits = adjusted;
         token
@@ -52,33 +51,35 @@ impl Sampler {
         &mut self,
         params: &SamplingParams,
         logits: &[f32],
-        most: f32,
+        (likeliest, most): (u32, f32),
         noise: NoiseKey,
     ) -> u32 {
         let temperature = f64::from(params.temperature);
-        // Noise spans a finite range: a token further below the best than that can never win.
-        let reach = (temperature * (GUMBEL_MAX - GUMBEL_MIN)) as f32;
-        let kept = logits.iter().enumerate().filter(|&(_, &logit)| logit >= most - reach);
-        self.candidates.clear();
-        self.candidates
-            .extend(kept.map(|(token, &logit)| Candidate { token: token as u32, logit }));
-        let candidates = filter(params, logits, most, &mut self.candidates);
-        let mut best = (f64::NEG_INFINITY, 0);
-        for c in candidates {
-            let score = f64::from(c.logit) / temperature;
-            if score + GUMBEL_MAX < best.0 {
-                continue;
+        let mut best = (f64::from(most) / temperature + noise.gumbel(likeliest), likeliest);
+        let mut consider = |token: u32, logit: f32| {
+            let score = f64::from(logit) / temperature;
+            if let Some(gumbel) = noise.gumbel_above(token, best.0 - score) {
+                let score = score + gumbel;
+                if score > best.0 || (score == best.0 && token < best.1) {
+                    best = (score, token);
+                }
             }
-            let score = score + noise.gumbel(c.token);
-            if score > best.0 || (score == best.0 && c.token < best.1) {
-                best = (score, c.token);
-            }
+        };
+        if params.keeps_all() {
+            (0u32..).zip(logits).for_each(|(token, &logit)| consider(token, logit));
+        } else {
+            filter(params, logits, most, &mut self.candidates);
+            self.candidates.iter().for_each(|c| consider(c.token, c.logit));
         }
         best.1
     }
 }
 
 impl SamplingParams {
+    fn keeps_all(&self) -> bool {
+        self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0
+    }
+
     fn adjusts_logits(&self) -> bool {
         self.needs_history() || !self.logit_bias.is_empty()
     }
@@ -117,42 +118,33 @@ fn argmax(logits: &[f32]) -> (u32, f32) {
     (token as u32, most)
 }
 
-/// Applies top-k, top-p and min-p; without them nothing is sorted.
-fn filter<'a>(
-    params: &SamplingParams,
-    logits: &[f32],
-    most: f32,
-    candidates: &'a mut Vec<Candidate>,
-) -> &'a [Candidate] {
-    let top_k = if params.top_k == 0 { usize::MAX } else { params.top_k };
-    if top_k == usize::MAX && params.top_p >= 1.0 && params.min_p <= 0.0 {
-        return candidates;
-    }
-    let weight = |logit: f32| f64::from((logit - most) / params.temperature).exp();
-    candidates.retain(|c| weight(c.logit) >= f64::from(params.min_p));
+/// Fills `candidates` with the tokens that top-k, top-p and min-p keep; the likeliest is among them.
+fn filter(params: &SamplingParams, logits: &[f32], most: f32, candidates: &mut Vec<Candidate>) {
+    let weight = |logit: f32| ((logit - most) / params.temperature).exp();
+    let all = (0u32..).zip(logits).map(|(token, &logit)| Candidate { token, logit });
     let likelier =
         |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
-    if top_k < candidates.len() {
-        candidates.select_nth_unstable_by(top_k - 1, likelier);
-        candidates.truncate(top_k);
+    candidates.clear();
+    candidates.extend(all.filter(|c| !c.logit.is_nan()));
+    if (1..candidates.len()).contains(&params.top_k) {
+        candidates.select_nth_unstable_by(params.top_k - 1, likelier);
+        candidates.truncate(params.top_k);
     }
     if params.top_p < 1.0 {
+        let total: f64 = candidates.iter().map(|c| f64::from(weight(c.logit))).sum();
+        // Tokens this unlikely could all go and the rest would still reach p: they need no sorting.
+        let rest = (1.0 - f64::from(params.top_p)) * total / candidates.len() as f64;
+        candidates.retain(|c| f64::from(weight(c.logit)) >= rest.min(1.0));
         candidates.sort_unstable_by(likelier);
-        // Over the tokens that top-k kept, or over the whole vocabulary where it kept all.
-        let total: f64 = if top_k == usize::MAX {
-            logits.iter().map(|&logit| weight(logit)).sum()
-        } else {
-            candidates.iter().map(|c| weight(c.logit)).sum()
-        };
         let wanted = f64::from(params.top_p) * total;
         let mut sum = 0.0;
         let crossing = candidates.iter().position(|c| {
-            sum += weight(c.logit);
+            sum += f64::from(weight(c.logit));
             sum >= wanted
         });
         candidates.truncate(crossing.map_or(candidates.len(), |at| at + 1));
     }
-    candidates
+    candidates.retain(|c| weight(c.logit) >= params.min_p);
 }
 
 #[cfg(test)]
