@@ -1,26 +1,126 @@
 //! What the machine can do, as measured.
 
-/// Capacities and rates of one machine; measured, never typed in.
+/// Capacities and rates of one machine; measured by `forebay calibrate`, never typed in.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HardwareProfile {
-    /// Device memory that may be used, bytes.
-    pub device_bytes: u64,
-    /// RAM that may be used, bytes.
-    pub ram_bytes: u64,
-    /// Disk space that may be used, bytes.
-    pub disk_bytes: u64,
-    /// Disk to RAM, bytes per second.
-    pub disk_read_bytes_per_sec: f64,
-    /// RAM to disk, bytes per second.
-    pub disk_write_bytes_per_sec: f64,
-    /// RAM to device, bytes per second.
+    /// What computes the layers.
+    pub device: DeviceRates,
+    /// The processor, for attention over keys and values in RAM; equal to `device` where that is
+    /// the processor itself.
+    pub host: DeviceRates,
+    /// Whether the device computes in host memory (a processor, a software adapter, an integrated
+    /// GPU): its bytes count against RAM, and nothing is uploaded.
+    pub shares_ram: bool,
+    /// Copies of host memory, bytes read and written per second.
+    pub ram_bytes_per_sec: f64,
+    /// RAM to device, bytes per second; 0 where memory is shared.
     pub upload_bytes_per_sec: f64,
-    /// Device to RAM, bytes per second.
+    /// Device to RAM, bytes per second; 0 where memory is shared.
     pub download_bytes_per_sec: f64,
-    /// Linear layers: (rows of a pass, floating-point operations per second at that many rows).
-    pub linear_flops: Vec<(usize, f64)>,
-    /// Attention over the KV cache, bytes of keys and values per second.
-    pub attention_bytes_per_sec: f64,
+    /// Part of the shorter of copy and compute that really runs beside the longer, 0 to 1.
+    pub upload_overlap: f64,
+    /// The disk that weights are streamed from.
+    pub disk: DiskRates,
+}
+
+/// Rates of one disk.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DiskRates {
+    /// Best sustained rate of large reads, bytes per second.
+    pub read_bytes_per_sec: f64,
+    /// Sustained rate of large writes, synced, bytes per second.
+    pub write_bytes_per_sec: f64,
+    /// Reads in flight at which the best rate was reached.
+    pub queue_depth: usize,
+    /// Bytes of one read at which it was reached.
+    pub read_bytes: u64,
+    /// Whether reads past the page cache (`O_DIRECT`) were the fastest.
+    pub direct: bool,
+    /// Part of the shorter of reading and computing that really runs beside the longer, 0 to 1.
+    pub overlap: f64,
+}
+
+/// How fast one device computes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeviceRates {
+    /// Linear layers by storage type of the weights.
+    pub linear: Vec<LinearRate>,
+    /// Attention by format of the KV cache.
+    pub attention: Vec<AttentionRate>,
+    /// Everything else of a layer (norms, rotation, gates, sums): seconds per f32 touched.
+    pub elementwise_seconds: f64,
+    /// Turning one logit into a part of a sampled token, its way to the host included, seconds.
+    pub logit_seconds: f64,
+    /// Fetching and expanding the embedding of one row, seconds.
+    pub embed_seconds: f64,
+    /// Fixed cost of one run of a list of calls (a submission), seconds.
+    pub run_seconds: f64,
     /// Fixed cost of a pass, seconds.
     pub pass_seconds: f64,
+}
+
+/// Linear layers with weights of one storage type.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LinearRate {
+    /// Name of the storage type, as in model files ("Q4_K").
+    pub dtype: String,
+    /// (rows of a call, seconds per weight element for all these rows), by rising rows; between the
+    /// points the time is linear in the rows, beyond the last it is proportional to them.
+    pub points: Vec<(usize, f64)>,
+}
+
+/// Attention over a cache of one format.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AttentionRate {
+    /// Name of the format ("f16").
+    pub format: String,
+    /// Seconds per element of keys and values that one row sees: `positions x 2 x kv_heads x head_dim`.
+    pub kv_element_seconds: f64,
+    /// Seconds per product of queries with keys and weights with values:
+    /// `positions x 2 x heads x head_dim`, added to the above.
+    pub product_seconds: f64,
+}
+
+impl LinearRate {
+    /// Seconds per weight element of a call with `rows` rows.
+    pub fn seconds(&self, rows: usize) -> f64 {
+        let rows_f = rows as f64;
+        let Some(&(last_rows, last)) = self.points.last() else { return 0.0 };
+        if rows >= last_rows {
+            return last * rows_f / last_rows as f64;
+        }
+        let after = self.points.partition_point(|&(at, _)| at <= rows);
+        let (right_rows, right) = self.points[after];
+        let Some(&(left_rows, left)) = after.checked_sub(1).and_then(|i| self.points.get(i)) else {
+            // Fewer rows than were measured cost as much: a call reads its weights once.
+            return right;
+        };
+        let part = (rows - left_rows) as f64 / (right_rows - left_rows) as f64;
+        left + part * (right - left)
+    }
+}
+
+impl DeviceRates {
+    /// The rate of a storage type; of the nearest thing, the first, where it was not measured.
+    pub fn linear(&self, dtype: &str) -> Option<&LinearRate> {
+        self.linear.iter().find(|rate| rate.dtype == dtype).or(self.linear.first())
+    }
+
+    /// The rate of a cache format; the first where it was not measured.
+    pub fn attention(&self, format: &str) -> Option<&AttentionRate> {
+        self.attention.iter().find(|rate| rate.format == format).or(self.attention.first())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_linear_between_points_and_proportional_beyond() {
+        let points = vec![(1, 1.0), (4, 1.0), (8, 2.0)];
+        let rate = LinearRate { dtype: "Q4_K".into(), points };
+        let seconds: Vec<f64> = [1, 3, 6, 8, 16].iter().map(|&rows| rate.seconds(rows)).collect();
+        assert_eq!(seconds, [1.0, 1.0, 1.5, 2.0, 4.0]);
+    }
 }

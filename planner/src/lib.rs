@@ -8,7 +8,7 @@ mod policy;
 mod shape;
 mod workload;
 
-pub use hardware::HardwareProfile;
+pub use hardware::{AttentionRate, DeviceRates, DiskRates, HardwareProfile, LinearRate};
 pub use policy::{Policy, Split, Tier};
 pub use shape::{LayerShape, ModelShape};
 pub use workload::Workload;
