@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = EngineConfig { batch: requests, prefill_chunk: 512, context_len };
     let pages = requests * context_len.div_ceil(PAGE_LEN);
     let device = Box::new(CpuDevice::new(None)?);
-    let sizes = ExecutorConfig { rows: config.rows(), pages };
+    let sizes = ExecutorConfig::resident(config.rows(), pages);
     let executor = Executor::new(device, files, sizes, &mut |_, _| {})?;
     let mut engine = Engine::new(executor, &tokenizer, config);
     for id in 0..requests as u64 {

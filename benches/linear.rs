@@ -89,7 +89,7 @@ fn measure(device: &mut CpuDevice, dtype: DType, (cols, rows): (usize, usize), m
         let calls: Vec<Call> = weights
             .iter()
             .map(|&weight| {
-                let projections = vec![Projection { weight, bias: None, out }];
+                let projections = vec![Projection::whole(weight, None, out)];
                 Call::Linear { x, rows: m, cols, projections }
             })
             .collect();

@@ -1,6 +1,6 @@
-// out[r] = x[index[r]].
+// out[first + r] = x[index[r]]; `first` counts elements.
 //!import flat
-struct Params { count: u32, cols: u32 }
+struct Params { count: u32, cols: u32, first: u32 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> index: array<u32>;
@@ -13,5 +13,5 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = flat(group, groups, local, 64u);
-    if i < p.count { out[i] = x[index[i / p.cols] * p.cols + i % p.cols]; }
+    if i < p.count { out[p.first + i] = x[index[i / p.cols] * p.cols + i % p.cols]; }
 }

@@ -12,6 +12,9 @@ mod invariance;
 /// Every kernel of the wgpu device against the reference.
 #[path = "it/kernels.rs"]
 mod kernels;
+/// Token ids do not depend on where weights live.
+#[path = "it/placement.rs"]
+mod placement;
 /// Runs that are killed and taken up again.
 #[path = "it/resume.rs"]
 mod resume;

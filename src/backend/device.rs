@@ -3,6 +3,7 @@
 use crate::kernel::{Buffer, Call, Matrix};
 use crate::quant::DType;
 use std::fmt;
+use std::ptr::NonNull;
 
 /// What a device is, for users and for decisions.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,9 +55,16 @@ pub struct MemoryUse {
     pub bytes: u64,
     /// Most ever allocated.
     pub bytes_peak: u64,
+    /// Most that may be allocated, if that is bounded.
+    pub limit: Option<u64>,
 }
 
 impl MemoryUse {
+    /// Whether `bytes` more may be allocated.
+    pub fn allows(&self, bytes: u64) -> bool {
+        self.limit.is_none_or(|limit| self.bytes.saturating_add(bytes) <= limit)
+    }
+
     /// Counts an allocation.
     pub fn grow(&mut self, bytes: u64) {
         self.bytes += bytes;
@@ -114,6 +122,31 @@ pub trait Device: Send {
         bytes: &[u8],
         what: &str,
     ) -> Result<Matrix, DeviceError>;
+
+    /// Names packed weights that lie (or will lie) in `buffer` from byte `offset` on as a matrix; no
+    /// byte moves. The offset is a multiple of [`crate::quant::SEGMENT_ALIGN`]. The view is unloaded
+    /// before the buffer is freed.
+    fn view(
+        &mut self,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        buffer: Buffer,
+        offset: usize,
+    ) -> Matrix;
+
+    /// Address of a buffer's bytes if the device computes in host memory: reads from disk then land
+    /// where they are used. Whoever writes there keeps away from what calls are using.
+    fn host_bytes(&mut self, buffer: Buffer) -> Option<NonNull<u8>> {
+        let _ = buffer;
+        None
+    }
+
+    /// Bytes of working memory that a run of `calls` needs beside their operands.
+    fn working_bytes(&self, calls: &[Call]) -> u64;
+
+    /// Refuses, from now on, allocations that would make it hold more than `bytes`.
+    fn limit(&mut self, bytes: u64);
 
     /// Releases a matrix.
     fn unload(&mut self, matrix: Matrix);

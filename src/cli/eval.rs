@@ -35,7 +35,7 @@ pub(super) fn eval(args: &PerplexityArgs, quiet: bool) -> anyhow::Result<u8> {
     }
     let device = device::open(&args.device, args.threads)?;
     let info = device.info().clone();
-    let config = ExecutorConfig { rows: args.ctx, pages: args.ctx.div_ceil(PAGE_LEN) };
+    let config = ExecutorConfig::resident(args.ctx, args.ctx.div_ceil(PAGE_LEN));
     let mut executor = engine::load(&model, device, config, &mut |note| tracing::debug!("{note}"))?;
     let chunks_max = args.chunks.unwrap_or(usize::MAX);
     let mut show = |so_far: &Perplexity| {

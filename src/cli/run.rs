@@ -50,7 +50,7 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
         return report.close(&Outcome { progress, interrupted: false }, 0, started);
     }
     let mut display = Display::new(quiet);
-    let config = ExecutorConfig { rows: sizes.engine.rows(), pages: sizes.pages };
+    let config = ExecutorConfig::resident(sizes.engine.rows(), sizes.pages);
     let executor = engine::load(&model, device, config, &mut |note| display.note(&note))?;
     let mut engine = Engine::new(executor, &model.tokenizer, sizes.engine);
     let parser = Parser::new(ParseConfig {

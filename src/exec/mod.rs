@@ -2,7 +2,14 @@
 //! In: steps and a batch. Out: logits, slice by slice.
 //! Must never know: why a row is in the batch, how a token is chosen.
 
+mod arena;
+mod config;
+mod error;
 mod executor;
 mod load;
+mod reader;
+mod streams;
 
-pub use executor::{ExecError, Executor, ExecutorConfig};
+pub use config::ExecutorConfig;
+pub use error::ExecError;
+pub use executor::Executor;

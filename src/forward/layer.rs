@@ -1,22 +1,47 @@
 //! The calls of one layer and of the output head, for every architecture.
 
-use super::{HeadWeights, LayerWeights, Workspace};
-use crate::kernel::{Buffer, Call, Projection};
+use super::{HeadWeights, LayerWeights, MicroBatch, Slabs, Workspace};
+use crate::kernel::{Buffer, Call};
 use crate::model::{LayerSpec, ModelSpec};
 
-/// Calls that run layer `index` over the first `rows` rows of the workspace.
-pub fn layer_calls(
+/// What the calls of one turn work on: a layer, a micro-batch's buffers and the shared ones.
+struct Turn<'a> {
+    spec: &'a ModelSpec,
+    layer: &'a LayerSpec,
+    weights: &'a LayerWeights,
+    w: &'a Workspace,
+    m: &'a MicroBatch,
+    rows: usize,
+}
+
+/// Calls that run the attention block of layer `index` over the first `rows` rows of micro-batch
+/// `micro`.
+pub fn attention_calls(
     spec: &ModelSpec,
     index: usize,
     weights: &LayerWeights,
     cache: Buffer,
     w: &Workspace,
-    rows: usize,
+    (micro, rows): (usize, usize),
 ) -> Vec<Call> {
-    let layer = &spec.layers[index];
-    let mut calls = Vec::with_capacity(20);
-    attention_calls(spec, layer, weights, cache, w, rows, &mut calls);
-    feed_forward_calls(spec, layer, weights, w, rows, &mut calls);
+    let (layer, m) = (&spec.layers[index], &w.micro[micro]);
+    let mut calls = Vec::with_capacity(12);
+    Turn { spec, layer, weights, w, m, rows }.attention(cache, &mut calls);
+    calls
+}
+
+/// Calls that run the feed-forward block of layer `index` over the first `rows` rows of micro-batch
+/// `micro`.
+pub fn feed_forward_calls(
+    spec: &ModelSpec,
+    index: usize,
+    weights: &LayerWeights,
+    w: &Workspace,
+    (micro, rows): (usize, usize),
+) -> Vec<Call> {
+    let (layer, m) = (&spec.layers[index], &w.micro[micro]);
+    let mut calls = Vec::with_capacity(8);
+    Turn { spec, layer, weights, w, m, rows }.feed_forward(&mut calls);
     calls
 }
 
@@ -24,134 +49,113 @@ fn norm(spec: &ModelSpec, x: Buffer, weight: Buffer, out: Buffer, rows: usize) -
     Call::RmsNorm { x, weight, out, rows, cols: spec.hidden, eps: spec.norm_eps }
 }
 
-/// Adds a block's output (in `normed`) to the residual stream, normed first where the model does so.
-fn residual(
-    spec: &ModelSpec,
-    post_norm: Option<Buffer>,
-    w: &Workspace,
-    rows: usize,
-    calls: &mut Vec<Call>,
-) {
-    calls.extend(post_norm.map(|weight| norm(spec, w.normed, weight, w.normed, rows)));
-    calls.push(Call::Add { x: w.x, y: w.normed, count: rows * spec.hidden });
-}
+impl Turn<'_> {
+    fn linear(&self, x: Buffer, cols: usize, weight: &Slabs, out: Buffer) -> Call {
+        let projections = weight.projections(None, out).collect();
+        Call::Linear { x, rows: self.rows, cols, projections }
+    }
 
-fn attention_calls(
-    spec: &ModelSpec,
-    layer: &LayerSpec,
-    weights: &LayerWeights,
-    cache: Buffer,
-    w: &Workspace,
-    rows: usize,
-    calls: &mut Vec<Call>,
-) {
-    let (heads, kv_heads, head_dim) = (layer.heads, layer.kv_heads, layer.head_dim);
-    calls.push(norm(spec, w.x, weights.attention_norm, w.normed, rows));
-    let outs = [w.q, w.k, w.v];
-    let projections = (0..3).map(|i| Projection {
-        weight: weights.qkv[i],
-        bias: weights.qkv_bias.map(|bias| bias[i]),
-        out: outs[i],
-    });
-    calls.push(Call::Linear {
-        x: w.normed,
-        rows,
-        cols: spec.hidden,
-        projections: projections.collect(),
-    });
-    for (i, (x, heads)) in [(w.q, heads), (w.k, kv_heads)].into_iter().enumerate() {
-        if let Some(norms) = weights.qk_norm {
+    /// Adds a block's output (in `normed`) to the residual stream, normed first where the model
+    /// does so.
+    fn residual(&self, post_norm: Option<Buffer>, calls: &mut Vec<Call>) {
+        let Turn { spec, w, m, rows, .. } = *self;
+        calls.extend(post_norm.map(|weight| norm(spec, w.normed, weight, w.normed, rows)));
+        calls.push(Call::Add { x: m.x, y: w.normed, count: rows * spec.hidden });
+    }
+
+    /// Norms and rotates the heads of queries or keys.
+    fn heads(&self, x: Buffer, heads: usize, weight: Option<Buffer>, calls: &mut Vec<Call>) {
+        let Turn { spec, layer, m, rows, .. } = *self;
+        let head_dim = layer.head_dim;
+        calls.extend(weight.map(|weight| {
             let rows = rows * heads;
-            let eps = spec.norm_eps;
-            calls.push(Call::RmsNorm { x, weight: norms[i], out: x, rows, cols: head_dim, eps });
-        }
+            Call::RmsNorm { x, weight, out: x, rows, cols: head_dim, eps: spec.norm_eps }
+        }));
         let rope = &spec.ropes[layer.rope];
-        calls.push(Call::Rope {
-            x,
-            angles: w.angles[layer.rope],
+        let (angles, pairs, style) = (m.angles[layer.rope], rope.inv_freq.len(), rope.style);
+        calls.push(Call::Rope { x, angles, rows, heads, head_dim, pairs, style });
+    }
+
+    fn attention(&self, cache: Buffer, calls: &mut Vec<Call>) {
+        let Turn { spec, layer, weights, w, m, rows } = *self;
+        let (heads, layout) = (layer.heads, layer.cache());
+        calls.push(norm(spec, m.x, weights.attention_norm, w.normed, rows));
+        let projections = (0..3).flat_map(|i| {
+            let bias = weights.qkv_bias.map(|bias| bias[i]);
+            weights.qkv[i].projections(bias, [w.q, w.k, w.v][i])
+        });
+        let projections = projections.collect();
+        calls.push(Call::Linear { x: w.normed, rows, cols: spec.hidden, projections });
+        self.heads(w.q, heads, weights.qk_norm.map(|norms| norms[0]), calls);
+        self.heads(w.k, layer.kv_heads, weights.qk_norm.map(|norms| norms[1]), calls);
+        calls.push(Call::Append { k: w.k, v: w.v, cache, slots: m.slots, rows, layout });
+        calls.push(Call::Attention {
+            q: w.q,
+            cache,
+            map: m.map,
+            pages: m.pages,
+            path: m.path,
+            out: w.attention,
             rows,
             heads,
-            head_dim,
-            pairs: rope.inv_freq.len(),
-            style: rope.style,
+            layout,
+            scale: layer.attention_scale,
+            window: layer.window.unwrap_or(0),
         });
+        let width = heads * layer.head_dim;
+        calls.push(self.linear(w.attention, width, &weights.attention_output, w.normed));
+        self.residual(weights.post_norms.map(|n| n[0]), calls);
     }
-    let layout = layer.cache();
-    calls.push(Call::Append { k: w.k, v: w.v, cache, slots: w.slots, rows, layout });
-    calls.push(Call::Attention {
-        q: w.q,
-        cache,
-        map: w.map,
-        pages: w.pages,
-        path: w.path,
-        out: w.attention,
-        rows,
-        heads,
-        layout,
-        scale: layer.attention_scale,
-        window: layer.window.unwrap_or(0),
-    });
-    calls.push(Call::Linear {
-        x: w.attention,
-        rows,
-        cols: heads * head_dim,
-        projections: vec![Projection {
-            weight: weights.attention_output,
-            bias: None,
-            out: w.normed,
-        }],
-    });
-    residual(spec, weights.post_norms.map(|n| n[0]), w, rows, calls);
+
+    fn feed_forward(&self, calls: &mut Vec<Call>) {
+        let Turn { spec, layer, weights, w, m, rows } = *self;
+        calls.push(norm(spec, m.x, weights.feed_forward_norm, w.normed, rows));
+        let up = weights.up.projections(None, w.up);
+        let projections = weights.gate.projections(None, w.gate).chain(up).collect();
+        calls.push(Call::Linear { x: w.normed, rows, cols: spec.hidden, projections });
+        calls.push(Call::Gate {
+            gate: w.gate,
+            up: w.up,
+            out: w.gate,
+            count: rows * layer.feed_forward,
+            activation: layer.activation,
+        });
+        calls.push(self.linear(w.gate, layer.feed_forward, &weights.down, w.normed));
+        self.residual(weights.post_norms.map(|n| n[1]), calls);
+    }
 }
 
-fn feed_forward_calls(
+/// Calls that put `rows` rows of micro-batch `micro`, listed in `w.outputs`, into the head's input
+/// from row `first` on.
+pub fn gather_calls(
     spec: &ModelSpec,
-    layer: &LayerSpec,
-    weights: &LayerWeights,
     w: &Workspace,
-    rows: usize,
-    calls: &mut Vec<Call>,
-) {
-    calls.push(norm(spec, w.x, weights.feed_forward_norm, w.normed, rows));
-    let projection = |weight, out| Projection { weight, bias: None, out };
-    calls.push(Call::Linear {
-        x: w.normed,
-        rows,
-        cols: spec.hidden,
-        projections: vec![projection(weights.gate, w.gate), projection(weights.up, w.up)],
-    });
-    calls.push(Call::Gate {
-        gate: w.gate,
-        up: w.up,
-        out: w.gate,
-        count: rows * layer.feed_forward,
-        activation: layer.activation,
-    });
-    calls.push(Call::Linear {
-        x: w.gate,
-        rows,
-        cols: layer.feed_forward,
-        projections: vec![projection(weights.down, w.normed)],
-    });
-    residual(spec, weights.post_norms.map(|n| n[1]), w, rows, calls);
+    micro: usize,
+    (first, rows): (usize, usize),
+) -> Vec<Call> {
+    assert!(first + rows <= w.size.logit_rows);
+    let (x, index, out) = (w.micro[micro].x, w.outputs, w.head);
+    vec![Call::Gather { x, index, out, first, rows, cols: spec.hidden }]
 }
 
-/// Calls that turn the residual rows listed in `w.outputs` into logits, at most `w.logit_rows` of them.
-pub fn head_calls(
+/// Calls that norm the head's input.
+pub fn head_norm_calls(
     spec: &ModelSpec,
     weights: &HeadWeights,
     w: &Workspace,
     rows: usize,
 ) -> Vec<Call> {
-    assert!(rows <= w.logit_rows);
-    vec![
-        Call::Gather { x: w.x, index: w.outputs, out: w.normed, rows, cols: spec.hidden },
-        norm(spec, w.normed, weights.norm, w.normed, rows),
-        Call::Linear {
-            x: w.normed,
-            rows,
-            cols: spec.hidden,
-            projections: vec![Projection { weight: weights.output, bias: None, out: w.logits }],
-        },
-    ]
+    vec![norm(spec, w.head, weights.norm, w.head, rows)]
+}
+
+/// Calls that turn the head's normed input into the logits of part `part` of the vocabulary.
+pub fn head_calls(
+    spec: &ModelSpec,
+    weights: &HeadWeights,
+    w: &Workspace,
+    part: usize,
+    rows: usize,
+) -> Vec<Call> {
+    let projections = weights.output[part].projections(None, w.logits).collect();
+    vec![Call::Linear { x: w.head, rows, cols: spec.hidden, projections }]
 }

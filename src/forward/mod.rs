@@ -7,7 +7,7 @@ mod rope;
 mod weights;
 mod workspace;
 
-pub use layer::{head_calls, layer_calls};
+pub use layer::{attention_calls, feed_forward_calls, gather_calls, head_calls, head_norm_calls};
 pub use rope::angles;
-pub use weights::{HeadWeights, LayerWeights};
-pub use workspace::Workspace;
+pub use weights::{HeadWeights, LayerWeights, Slabs};
+pub use workspace::{MicroBatch, Workspace, WorkspaceSize};

@@ -2,88 +2,129 @@
 
 use crate::backend::{Device, DeviceError};
 use crate::kernel::{AttentionRow, Buffer, PAGE_LEN};
-use crate::model::ModelSpec;
+use crate::model::{LayerSpec, ModelSpec};
 
-/// Activations and maps of a pass of up to `rows` rows.
+/// Sizes of a workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkspaceSize {
+    /// Most rows of a micro-batch.
+    pub micro_rows: usize,
+    /// Most micro-batches of a pass.
+    pub micro_batches: usize,
+    /// Most rows whose logits are computed together.
+    pub logit_rows: usize,
+    /// Most entries of a micro-batch's page table.
+    pub pages: usize,
+}
+
+/// Buffers of a pass: what micro-batches share, and what each keeps between its turns.
 #[derive(Clone, Debug)]
 pub struct Workspace {
-    /// Most rows of a pass.
-    pub rows: usize,
-    /// Most rows of one logits slice.
-    pub logit_rows: usize,
-    /// Residual stream, `[rows][hidden]`.
-    pub x: Buffer,
-    /// Normed copy of it, also the output of a block before it is added.
+    /// The sizes it was made with.
+    pub size: WorkspaceSize,
+    /// Normed copy of the residual stream, also the output of a block before it is added.
     pub normed: Buffer,
-    /// Queries `[rows][heads * head_dim]`.
+    /// Queries `[micro_rows][heads * head_dim]`.
     pub q: Buffer,
-    /// Keys `[rows][kv_heads * head_dim]`.
+    /// Keys `[micro_rows][kv_heads * head_dim]`.
     pub k: Buffer,
-    /// Values `[rows][kv_heads * head_dim]`.
+    /// Values `[micro_rows][kv_heads * head_dim]`.
     pub v: Buffer,
     /// Attention output, as `q`.
     pub attention: Buffer,
-    /// Gate `[rows][feed_forward]`.
+    /// Gate `[micro_rows][feed_forward]`.
     pub gate: Buffer,
-    /// Up `[rows][feed_forward]`.
+    /// Up `[micro_rows][feed_forward]`.
     pub up: Buffer,
-    /// Logits of one slice, `[logit_rows][vocab]`.
+    /// Input of the output head, `[logit_rows][hidden]`.
+    pub head: Buffer,
+    /// Logits, `[logit_rows][vocab]`.
     pub logits: Buffer,
-    /// Rotary angles of each table, `[rows][pairs][2]`.
+    /// Rows that want logits, indices into a micro-batch.
+    pub outputs: Buffer,
+    /// One for each micro-batch.
+    pub micro: Vec<MicroBatch>,
+}
+
+/// What a micro-batch keeps between its turns.
+#[derive(Clone, Debug)]
+pub struct MicroBatch {
+    /// Residual stream, `[micro_rows][hidden]`.
+    pub x: Buffer,
+    /// Rotary angles of each table, `[micro_rows][pairs][2]`.
     pub angles: Vec<Buffer>,
-    /// Cache slots, `[rows]`.
+    /// Cache slots, `[micro_rows]`.
     pub slots: Buffer,
-    /// Attention map, `[rows]`.
+    /// Attention map, `[micro_rows]`.
     pub map: Buffer,
     /// Page table.
     pub pages: Buffer,
     /// Path list.
     pub path: Buffer,
-    /// Rows that want logits.
-    pub outputs: Buffer,
 }
 
-/// Rows whose logits are computed and fetched together.
-const LOGIT_ROWS: usize = 64;
+/// The sizes of all buffers, in bytes, in the order in which they are allocated: one function for
+/// the allocator and for whoever plans.
+fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> (Vec<(usize, &'static str)>, Vec<usize>) {
+    let widest = |f: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
+    let q = widest(&|l| l.heads * l.head_dim);
+    let kv = widest(&|l| l.kv_heads * l.head_dim);
+    let ff = widest(&|l| l.feed_forward);
+    let rows = |width: usize, what| (size.micro_rows * width * 4, what);
+    let shared = vec![
+        rows(spec.hidden, "normed activations"),
+        rows(q, "queries"),
+        rows(kv, "keys"),
+        rows(kv, "values"),
+        rows(q, "attention output"),
+        rows(ff, "feed-forward gate"),
+        rows(ff, "feed-forward up"),
+        (size.logit_rows * spec.hidden * 4, "input of the head"),
+        (size.logit_rows * spec.vocab * 4, "logits"),
+        rows(1, "output rows"),
+    ];
+    let mut micro: Vec<usize> =
+        spec.ropes.iter().map(|rope| size.micro_rows * rope.inv_freq.len() * 8).collect();
+    micro.extend([
+        size.micro_rows * spec.hidden * 4,
+        size.micro_rows * 4,
+        size.micro_rows * size_of::<AttentionRow>(),
+        size.pages * 4,
+        size.micro_rows * PAGE_LEN * 4,
+    ]);
+    (shared, micro)
+}
 
 impl Workspace {
-    /// Allocates for passes of up to `rows` rows whose page tables hold up to `pages` entries.
+    /// Bytes that [`Workspace::alloc`] takes.
+    pub fn bytes(spec: &ModelSpec, size: WorkspaceSize) -> u64 {
+        let (shared, micro) = sizes(spec, size);
+        let shared: usize = shared.iter().map(|&(bytes, _)| bytes).sum();
+        (shared + size.micro_batches * micro.iter().sum::<usize>()) as u64
+    }
+
+    /// Allocates all buffers.
     pub fn alloc(
         device: &mut dyn Device,
         spec: &ModelSpec,
-        rows: usize,
-        pages: usize,
+        size: WorkspaceSize,
     ) -> Result<Workspace, DeviceError> {
-        let widest = |f: &dyn Fn(&crate::model::LayerSpec) -> usize| {
-            spec.layers.iter().map(f).max().unwrap_or(0)
+        let (shared, micro) = sizes(spec, size);
+        let shared = shared.into_iter().map(|(bytes, what)| device.alloc(bytes, what));
+        let shared: Vec<Buffer> = shared.collect::<Result<_, _>>()?;
+        let [normed, q, k, v, attention, gate, up, head, logits, outputs] = shared[..] else {
+            unreachable!("one buffer for each size")
         };
-        let q_width = widest(&|l| l.heads * l.head_dim);
-        let kv_width = widest(&|l| l.kv_heads * l.head_dim);
-        let ff_width = widest(&|l| l.feed_forward);
-        let logit_rows = LOGIT_ROWS.min(rows);
-        let mut floats = |count: usize, what: &str| device.alloc(count * 4, what);
-        Ok(Workspace {
-            rows,
-            logit_rows,
-            x: floats(rows * spec.hidden, "residual stream")?,
-            normed: floats(rows * spec.hidden, "normed activations")?,
-            q: floats(rows * q_width, "queries")?,
-            k: floats(rows * kv_width, "keys")?,
-            v: floats(rows * kv_width, "values")?,
-            attention: floats(rows * q_width, "attention output")?,
-            gate: floats(rows * ff_width, "feed-forward gate")?,
-            up: floats(rows * ff_width, "feed-forward up")?,
-            logits: floats(logit_rows * spec.vocab, "logits")?,
-            angles: spec
-                .ropes
-                .iter()
-                .map(|rope| floats(rows * rope.inv_freq.len() * 2, "rotary angles"))
-                .collect::<Result<_, _>>()?,
-            slots: floats(rows, "cache slots")?,
-            map: floats(rows * size_of::<AttentionRow>() / 4, "attention map")?,
-            pages: floats(pages, "page table")?,
-            path: floats(rows * PAGE_LEN, "tree paths")?,
-            outputs: floats(rows, "output rows")?,
-        })
+        let mut all = Vec::new();
+        for _ in 0..size.micro_batches {
+            let buffers = micro.iter().map(|&bytes| device.alloc(bytes, "a micro-batch"));
+            let mut angles: Vec<Buffer> = buffers.collect::<Result<_, _>>()?;
+            let [x, slots, map, pages, path] = angles.split_off(spec.ropes.len())[..] else {
+                unreachable!("one buffer for each size")
+            };
+            all.push(MicroBatch { x, angles, slots, map, pages, path });
+        }
+        let micro = all;
+        Ok(Workspace { size, normed, q, k, v, attention, gate, up, head, logits, outputs, micro })
     }
 }

@@ -25,10 +25,21 @@ pub struct Matrix {
 pub struct Projection {
     /// The weight matrix.
     pub weight: Matrix,
-    /// f32 per output feature, added to each row.
+    /// f32 per output feature of the whole matrix, added to each row.
     pub bias: Option<Buffer>,
-    /// Receives `[rows][weight.rows]`.
+    /// Receives `[rows][stride]`, of which this projection writes `first..first + weight.rows`.
     pub out: Buffer,
+    /// First output feature: more than 0 where `weight` is a slab of a larger matrix.
+    pub first: usize,
+    /// Output features of the whole matrix.
+    pub stride: usize,
+}
+
+impl Projection {
+    /// A whole matrix.
+    pub fn whole(weight: Matrix, bias: Option<Buffer>, out: Buffer) -> Projection {
+        Projection { weight, bias, out, first: 0, stride: weight.rows }
+    }
 }
 
 /// Which elements of a head rotate together.
@@ -159,14 +170,16 @@ pub enum Call {
         /// Elements.
         count: usize,
     },
-    /// `out[r] = x[index[r]]`.
+    /// `out[first + r] = x[index[r]]`.
     Gather {
         /// `[any][cols]`.
         x: Buffer,
         /// `[rows]` u32.
         index: Buffer,
-        /// `[rows][cols]`.
+        /// `[first + rows][cols]`.
         out: Buffer,
+        /// First row of `out` that is written.
+        first: usize,
         /// Rows to copy.
         rows: usize,
         /// Elements of a row.

@@ -6,8 +6,10 @@ mod dequantize;
 mod dtype;
 mod pack;
 mod quantize;
+mod segments;
 
 pub use dequantize::{dequantize_row, k_scale_min};
 pub use dtype::DType;
 pub use pack::{Packing, TILE_ROWS, pack, unpack_row};
 pub use quantize::quantize_row;
+pub use segments::{SEGMENT_ALIGN, SEGMENT_BYTES_MAX, Segment, segments};

@@ -51,6 +51,39 @@ impl Batch {
         self.outputs.clear();
     }
 
+    /// Cuts the batch into micro-batches of up to `rows` rows, in order. Each has the part of the page
+    /// table and of the paths that its rows use.
+    pub fn split(&self, rows: usize) -> Vec<Batch> {
+        let cut = |first: usize| self.slice(first, (first + rows).min(self.rows()));
+        (0..self.rows()).step_by(rows).map(cut).collect()
+    }
+
+    fn slice(&self, first: usize, end: usize) -> Batch {
+        let mut part = Batch {
+            tokens: self.tokens[first..end].to_vec(),
+            positions: self.positions[first..end].to_vec(),
+            slots: self.slots[first..end].to_vec(),
+            ..Batch::default()
+        };
+        let within = |&row: &u32| (first..end).contains(&(row as usize));
+        let outputs = self.outputs.iter().copied().filter(within);
+        part.outputs = outputs.map(|row| row - first as u32).collect();
+        for rows in self.map[first..end].chunk_by(|a, b| a.page_start == b.page_start) {
+            // Rows of one sequence share its pages.
+            let from = rows[0].page_start as usize;
+            let prefix = rows.iter().map(|row| row.prefix).max().unwrap_or(0) as usize;
+            let page_start = part.pages.len() as u32;
+            part.pages.extend(&self.pages[from..from + prefix.div_ceil(PAGE_LEN)]);
+            for row in rows {
+                let path = row.path_start as usize;
+                let path_start = part.path.len() as u32;
+                part.path.extend(&self.path[path..path + (row.length - row.prefix) as usize]);
+                part.map.push(AttentionRow { page_start, path_start, ..*row });
+            }
+        }
+        part
+    }
+
     /// Adds a span: a chunk of a prompt, or one decoded token.
     pub fn push(&mut self, span: Span<'_>) {
         let end = span.start + span.tokens.len();
@@ -87,5 +120,34 @@ mod tests {
         assert_eq!(batch.pages, [9, 4, 2]);
         assert_eq!(batch.map[3].page_start, 1);
         assert_eq!(batch.map[3].length, 18);
+    }
+
+    #[test]
+    fn micro_batches_see_what_the_batch_sees() {
+        let mut batch = Batch::default();
+        batch.push(Span { tokens: &[7], start: 3, pages: &[9], logits: 1 });
+        batch.push(Span { tokens: &[1, 2, 3], start: 15, pages: &[4, 2], logits: 1 });
+        batch.push(Span { tokens: &[5], start: 32, pages: &[6, 7, 8], logits: 1 });
+        // The last row as a tree node: two positions by page, itself by path.
+        batch.map[4] = AttentionRow { prefix: 31, path_start: 0, length: 33, ..batch.map[4] };
+        batch.path = vec![40, 41];
+        let seen = |batch: &Batch| -> Vec<Vec<u32>> {
+            let row = |row: &AttentionRow| {
+                let page = |p: u32| batch.pages[(row.page_start + p / 16) as usize] * 16 + p % 16;
+                let paged = (0..row.prefix).map(page);
+                let path = (row.prefix..row.length).map(|p| p - row.prefix + row.path_start);
+                paged.chain(path.map(|at| batch.path[at as usize])).collect()
+            };
+            batch.map.iter().map(row).collect()
+        };
+        for rows in 1..6 {
+            let parts = batch.split(rows);
+            assert_eq!(parts.iter().flat_map(seen).collect::<Vec<_>>(), seen(&batch));
+            let tokens: Vec<u32> = parts.iter().flat_map(|p| p.tokens.clone()).collect();
+            assert_eq!(tokens, batch.tokens);
+            let outputs: usize = parts.iter().map(|p| p.outputs.len()).sum();
+            assert_eq!(outputs, 3);
+        }
+        assert_eq!(batch.split(2)[1].outputs, [1]);
     }
 }

@@ -1,37 +1,166 @@
-//! The closed set of steps. A schedule is a list of them; `exec` is the one interpreter.
+//! The closed set of steps. A pass is a list of them; `exec` is the one interpreter.
 
-use crate::model::ModelSpec;
+use super::part::Part;
+use super::plan::StreamPlan;
+use std::fmt;
 
-/// Weights that travel together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// All tensors of a layer.
-    Layer(usize),
-    /// The final norm and the output head.
-    Head,
-}
-
-/// One step of a schedule.
+/// One step of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Bring a part's weights from the store to the device.
-    Load(Part),
-    /// Fetch the rows' embeddings and write the batch's maps.
-    Embed,
-    /// Run one layer over all rows.
-    Layer(usize),
-    /// Final norm and logits of the rows that want them.
-    Head,
+    /// Fetch a micro-batch's embeddings and write its maps.
+    Embed {
+        /// Which micro-batch.
+        micro: usize,
+    },
+    /// Copy a stream into the device's ring.
+    Upload {
+        /// Index into [`StreamPlan::streams`].
+        stream: usize,
+        /// Whether it is for the next pass.
+        next_pass: bool,
+    },
+    /// Wait until all streams of a part are where they are used.
+    Await {
+        /// Index into [`StreamPlan::parts`].
+        part: usize,
+    },
+    /// Run a layer's part over a micro-batch.
+    Run {
+        /// Index into [`StreamPlan::parts`].
+        part: usize,
+        /// Which micro-batch.
+        micro: usize,
+    },
+    /// Let the places of a part's streams be written again.
+    Release {
+        /// Index into [`StreamPlan::parts`].
+        part: usize,
+    },
+    /// Collect and norm a slice of the rows that want logits.
+    Gather {
+        /// Which slice.
+        slice: usize,
+    },
+    /// Compute a part of the head over the collected rows.
+    Head {
+        /// Index into [`StreamPlan::parts`].
+        part: usize,
+        /// Which slice.
+        slice: usize,
+    },
+    /// Hand out a slice's logits.
+    Logits {
+        /// Which slice.
+        slice: usize,
+    },
 }
 
-/// Steps that make a model resident.
-pub fn load_steps(spec: &ModelSpec) -> Vec<Step> {
-    let layers = (0..spec.layers.len()).map(Part::Layer);
-    layers.chain([Part::Head]).map(Step::Load).collect()
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Step::Embed { micro } => write!(f, "embed micro-batch {micro}"),
+            Step::Upload { stream, next_pass: false } => write!(f, "upload {stream}"),
+            Step::Upload { stream, next_pass: true } => {
+                write!(f, "upload {stream} of the next pass")
+            }
+            Step::Await { part } => write!(f, "await part {part}"),
+            Step::Run { part, micro } => write!(f, "run part {part}, micro-batch {micro}"),
+            Step::Release { part } => write!(f, "release part {part}"),
+            Step::Gather { slice } => write!(f, "gather rows of slice {slice}"),
+            Step::Head { part, slice } => write!(f, "head, part {part}, slice {slice}"),
+            Step::Logits { slice } => write!(f, "logits of slice {slice}"),
+        }
+    }
 }
 
-/// Steps of one pass over a resident model; `logits` says whether any row wants them.
-pub fn pass_steps(spec: &ModelSpec, logits: bool) -> Vec<Step> {
-    let layers = (0..spec.layers.len()).map(Step::Layer);
-    [Step::Embed].into_iter().chain(layers).chain(logits.then_some(Step::Head)).collect()
+/// Sizes of one pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassShape {
+    /// Micro-batches that take turns.
+    pub micro_batches: usize,
+    /// Slices of rows that want logits; more than one only while the head does not stream.
+    pub slices: usize,
+}
+
+/// What must happen before the first pass: uploads that later passes find done by the one before.
+pub fn prologue(plan: &StreamPlan) -> Vec<Step> {
+    let shape = PassShape { micro_batches: 1, slices: 1 };
+    let ahead = pass_steps(plan, shape).into_iter().filter_map(|step| match step {
+        Step::Upload { stream, next_pass: true } => Some(Step::Upload { stream, next_pass: false }),
+        _ => None,
+    });
+    ahead.collect()
+}
+
+/// The steps of a pass: FlexGen's zig-zag (Sheng et al. 2023, section 4.1) over ragged micro-batches.
+///
+/// The weights of a part serve all micro-batches in turn. Uploads for the next part are spread over
+/// the turns of this one, as far as the ring has room (the last part's go to the next pass); nothing
+/// waits for all of them but the part that needs them.
+pub fn pass_steps(plan: &StreamPlan, shape: PassShape) -> Vec<Step> {
+    let mut steps: Vec<Step> =
+        (0..shape.micro_batches).map(|micro| Step::Embed { micro }).collect();
+    let heads = plan.parts.iter().filter(|p| matches!(p.part, Part::Head(_))).count();
+    let layers = plan.parts.len() - heads;
+    for part in 0..layers {
+        arrive(plan, part, &mut steps);
+        let ahead = uploads_beside(plan, part);
+        for micro in 0..shape.micro_batches {
+            steps.push(Step::Run { part, micro });
+            steps.extend(share(&ahead, micro, shape.micro_batches));
+        }
+        steps.push(Step::Release { part });
+    }
+    // A pass without logits lets the head's streams come and go unused.
+    for slice in 0..shape.slices.max(1) {
+        let (wanted, last) = (slice < shape.slices, slice + 1 >= shape.slices);
+        steps.extend(wanted.then_some(Step::Gather { slice }));
+        for part in layers..plan.parts.len() {
+            arrive(plan, part, &mut steps);
+            steps.extend(wanted.then_some(Step::Head { part, slice }));
+            if last {
+                steps.extend(uploads_beside(plan, part));
+                steps.push(Step::Release { part });
+            }
+        }
+        steps.extend(wanted.then_some(Step::Logits { slice }));
+    }
+    steps
+}
+
+/// Uploads that could not be done beside the part before, and the wait.
+fn arrive(plan: &StreamPlan, part: usize, steps: &mut Vec<Step>) {
+    if plan.shares_ram {
+        if !plan.parts[part].streams.is_empty() {
+            steps.push(Step::Await { part });
+        }
+        return;
+    }
+    let late = plan.parts[part].streams.clone().filter(|&stream| !is_early(plan, stream));
+    steps.extend(late.map(|stream| Step::Upload { stream, next_pass: false }));
+    if !plan.parts[part].streams.is_empty() {
+        steps.push(Step::Await { part });
+    }
+}
+
+/// Whether a stream's place is free while the part before its own runs.
+fn is_early(plan: &StreamPlan, stream: usize) -> bool {
+    let stream = &plan.streams[stream];
+    let before = (stream.part + plan.parts.len() - 1) % plan.parts.len();
+    stream.place.gate.used_by != before
+}
+
+/// Uploads for the part after `part` that can be done while it runs.
+fn uploads_beside(plan: &StreamPlan, part: usize) -> Vec<Step> {
+    if plan.shares_ram {
+        return Vec::new();
+    }
+    let after = (part + 1) % plan.parts.len();
+    let early = plan.parts[after].streams.clone().filter(|&stream| is_early(plan, stream));
+    early.map(|stream| Step::Upload { stream, next_pass: after == 0 }).collect()
+}
+
+/// The `micro`-th of `count` nearly equal shares.
+fn share(all: &[Step], micro: usize, count: usize) -> &[Step] {
+    &all[micro * all.len() / count..(micro + 1) * all.len() / count]
 }

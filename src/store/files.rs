@@ -3,7 +3,7 @@
 use super::error::StoreError;
 use super::source::Source;
 use crate::model::{ModelSpec, TensorId};
-use crate::quant::{DType, dequantize_row};
+use crate::quant::{DType, Packing, dequantize_row};
 use crate::tokenizer::TokenizerSource;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -150,6 +150,12 @@ impl ModelFiles {
     /// Type and shape of a tensor; `None` where the model has none such (a tied head among them).
     pub fn tensor(&self, id: TensorId) -> Option<TensorInfo> {
         self.opened.places.get(&id).map(|place| place.info)
+    }
+
+    /// How devices keep a matrix.
+    pub fn packing(&self, id: TensorId) -> Result<Packing, StoreError> {
+        let info = self.place(id)?.info;
+        Ok(Packing::new(info.dtype, info.rows, info.cols))
     }
 
     /// Reads `rows` of a tensor in file order into `out`, which is resized to fit.

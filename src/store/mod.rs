@@ -13,10 +13,12 @@ mod parts;
 mod reference;
 mod source;
 mod tokenizer_gguf;
+mod weights;
 
 pub use error::StoreError;
 pub use files::{ModelFiles, TensorInfo, TensorListing};
 pub use source::{FileSource, MemorySource, Source};
+pub use weights::{FileWeights, WeightSource};
 
 #[cfg(test)]
 mod refusals;

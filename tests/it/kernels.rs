@@ -8,7 +8,7 @@ use forebay::backend::{Device, DeviceKind};
 use forebay::kernel::{
     Activation, AttentionRow, Buffer, CacheLayout, Call, PAGE_LEN, Projection, RopeStyle,
 };
-use forebay::quant::{DType, quantize_row};
+use forebay::quant::{DType, Packing, SEGMENT_ALIGN, pack, quantize_row};
 
 /// Numbers in -1..1 from a seed.
 struct Noise(u64);
@@ -98,7 +98,7 @@ fn product(
     let weight = device.load(dtype, outs, cols, bytes, "weight").unwrap();
     let (input, out) = (put(device, x), put(device, &vec![7f32; rows * outs]));
     let bias = bias.map(|b| put(device, b));
-    let projections = vec![Projection { weight, bias, out }];
+    let projections = vec![Projection::whole(weight, bias, out)];
     device.run(&[Call::Linear { x: input, rows, cols, projections }]).unwrap();
     let y = get(device, out, rows * outs);
     device.unload(weight);
@@ -172,7 +172,7 @@ fn projections_share_their_input() {
         for (&(dtype, outs), bytes) in kinds.iter().zip(&bytes) {
             let weight = device.load(dtype, outs, cols, bytes, "w").unwrap();
             let out = device.alloc(rows * outs * 4, "out").unwrap();
-            projections.push(Projection { weight, bias: None, out });
+            projections.push(Projection::whole(weight, None, out));
         }
         let outs: Vec<_> = projections.iter().map(|p| (p.out, p.weight.rows)).collect();
         device.run(&[Call::Linear { x: input, rows, cols, projections }]).unwrap();
@@ -182,6 +182,40 @@ fn projections_share_their_input() {
     for (name, mut device) in devices() {
         for (got, want) in all(&mut *device).iter().zip(&want) {
             close(&name, got, want, 1e-4);
+        }
+    }
+}
+
+/// A matrix cut into views of packed segments, and slabs that were loaded, gives the bits of the whole.
+#[test]
+fn slabs_give_the_bits_of_the_whole_matrix() {
+    let mut noise = Noise(17);
+    let (rows, cols, outs, cut) = (9, 512, 75, 32);
+    for dtype in DType::ALL {
+        let bytes = matrix(&mut noise, dtype, outs, cols);
+        let (x, bias) = (noise.many(rows * cols), noise.many(outs));
+        let tail = &bytes[cut * dtype.row_bytes(cols)..];
+        let packing = Packing::new(dtype, outs - cut, cols);
+        let mut packed = vec![0; packing.bytes()];
+        pack(&packing, tail, &mut packed);
+        let mut all = devices();
+        all.push(("reference".into(), Box::new(ReferenceDevice::new())));
+        for (name, mut device) in all {
+            let want = product(&mut *device, (dtype, outs, cols), &bytes, Some(&bias), &x);
+            let head = &bytes[..cut * dtype.row_bytes(cols)];
+            let first = device.load(dtype, cut, cols, head, "head").unwrap();
+            let ring = device.alloc(SEGMENT_ALIGN + packed.len(), "ring").unwrap();
+            let second = device.view(dtype, outs - cut, cols, ring, SEGMENT_ALIGN);
+            device.write(ring, SEGMENT_ALIGN, &packed).unwrap();
+            let (x, bias) = (put(&mut *device, &x), put(&mut *device, &bias));
+            let out = device.alloc(rows * outs * 4, "out").unwrap();
+            let slab =
+                |weight, first| Projection { weight, bias: Some(bias), out, first, stride: outs };
+            let projections = vec![slab(first, 0), slab(second, cut)];
+            device.run(&[Call::Linear { x, rows, cols, projections }]).unwrap();
+            same_bits(&format!("{name}: {dtype}"), &get(&mut *device, out, rows * outs), &want);
+            device.unload(second);
+            device.unload(first);
         }
     }
 }
@@ -257,10 +291,10 @@ fn elementwise_calls_match() {
     }
     compare("add", &[&gate, &up], 0, &|b| Call::Add { x: b[0], y: b[1], count });
     let index = [7u32, 0, 3, 3].map(f32::from_bits);
-    let out = vec![0.0; 4 * 100];
+    let out = vec![0.0; 6 * 100];
     compare("gather", &[&gate, &index, &out], 2, &|b| {
         let (x, index, out) = (b[0], b[1], b[2]);
-        Call::Gather { x, index, out, rows: 4, cols: 100 }
+        Call::Gather { x, index, out, first: 2, rows: 4, cols: 100 }
     });
 }
 

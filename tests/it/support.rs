@@ -96,7 +96,7 @@ pub(crate) fn executor(
     rows: usize,
     positions: usize,
 ) -> Option<Executor> {
-    let config = ExecutorConfig { rows, pages: positions.div_ceil(PAGE_LEN) };
+    let config = ExecutorConfig::resident(rows, positions.div_ceil(PAGE_LEN));
     let device = device(kind)?;
     Some(Executor::new(device, Arc::clone(&model.files), config, &mut |_, _| {}).unwrap())
 }

@@ -13,7 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["kernel"]),
     ("store", &["model", "quant", "tokenizer"]),
     ("backend", &["kernel", "quant"]),
-    ("schedule", &["kernel", "model"]),
+    ("schedule", &["kernel", "model", "quant"]),
     ("forward", &["backend", "kernel", "model"]),
     ("exec", &["backend", "forward", "kernel", "model", "quant", "schedule", "store"]),
     ("generate", &["exec", "kernel", "sample", "schedule", "tokenizer"]),
@@ -42,6 +42,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("comfy_table", &["src/cli/"]),
     ("indicatif", &["src/cli/", "src/job/"]),
     ("ctrlc", &["src/cli/"]),
+    ("crossbeam", &["src/exec/"]),
     ("good_lp", &["planner/src/"]),
 ];
 

@@ -9,6 +9,7 @@ use super::team::{Phase, Team};
 use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
 use crate::kernel::{Buffer, Call, Matrix};
 use crate::quant::{DType, Packing, TILE_ROWS};
+use std::ptr::NonNull;
 
 /// Work below this many nanoseconds is not worth waking helpers for.
 const TOGETHER_NS: usize = 20_000;
@@ -19,13 +20,20 @@ const ALONE_NS: usize = 2_000;
 /// Nanoseconds of work taken at a time.
 const GRAIN_NS: usize = 4_000;
 
+/// Where a matrix's tiles lie.
+enum Weights {
+    Own(Memory),
+    /// In a buffer, from a byte on.
+    View(Buffer, usize),
+}
+
 /// The native CPU device.
 pub struct CpuDevice {
     info: DeviceInfo,
     path: SimdPath,
     team: Team,
     buffers: Vec<Option<Memory>>,
-    matrices: Vec<Option<(Packing, Memory)>>,
+    matrices: Vec<Option<(Packing, Weights)>>,
     workspace: Memory,
     benches: Vec<Memory>,
     scratch: Vec<Memory>,
@@ -92,10 +100,23 @@ fn enlarge(memory: &mut Memory, bytes: usize, held: &mut MemoryUse) -> Result<()
     if memory.len() < bytes {
         held.shrink(memory.len() as u64);
         *memory = Memory::new(0, "workspace")?;
-        *memory = Memory::new(bytes, "workspace")?;
-        held.grow(bytes as u64);
+        *memory = take(bytes, "workspace", held)?;
     }
     Ok(())
+}
+
+/// Allocates within the limit, and counts it.
+fn take(bytes: usize, what: &str, held: &mut MemoryUse) -> Result<Memory, DeviceError> {
+    if !held.allows(bytes as u64) {
+        return Err(DeviceError::OutOfMemory {
+            device: "cpu".into(),
+            what: what.into(),
+            bytes: bytes as u64,
+        });
+    }
+    let memory = Memory::new(bytes, what)?;
+    held.grow(bytes as u64);
+    Ok(memory)
 }
 
 /// The processor's marketing name, or its architecture.
@@ -124,9 +145,13 @@ impl Lookup for CpuDevice {
     }
 
     fn matrix(&self, matrix: Matrix) -> (Packing, Span) {
-        let (packing, memory) =
+        let (packing, weights) =
             self.matrices[matrix.id as usize].as_ref().expect("matrix was unloaded");
-        (*packing, memory.span())
+        let span = match weights {
+            Weights::Own(memory) => memory.span(),
+            Weights::View(buffer, offset) => self.buffer(*buffer).skip(*offset),
+        };
+        (*packing, span)
     }
 }
 
@@ -136,8 +161,7 @@ impl Device for CpuDevice {
     }
 
     fn alloc(&mut self, bytes: usize, what: &str) -> Result<Buffer, DeviceError> {
-        let memory = Memory::new(bytes, what)?;
-        self.memory.grow(bytes as u64);
+        let memory = take(bytes, what, &mut self.memory)?;
         Ok(Buffer(place(&mut self.buffers, memory)))
     }
 
@@ -157,7 +181,7 @@ impl Device for CpuDevice {
         let packing = Packing::new(dtype, rows, cols);
         let row_bytes = dtype.row_bytes(cols);
         assert_eq!(bytes.len(), rows * row_bytes, "{what}: bytes of {rows} rows of {cols} {dtype}");
-        let memory = Memory::new(packing.bytes(), what)?;
+        let memory = take(packing.bytes(), what, &mut self.memory)?;
         let span = memory.span();
         let tile_bytes = packing.tile_bytes();
         let phases = [Phase::new(packing.tiles(), 1)];
@@ -169,13 +193,42 @@ impl Device for CpuDevice {
                 packing.pack_tile(source, unsafe { span.slice_mut(tile * tile_bytes, tile_bytes) });
             }
         });
-        self.memory.grow(memory.len() as u64);
-        Ok(Matrix { id: place(&mut self.matrices, (packing, memory)), dtype, rows, cols })
+        let id = place(&mut self.matrices, (packing, Weights::Own(memory)));
+        Ok(Matrix { id, dtype, rows, cols })
+    }
+
+    fn view(
+        &mut self,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        buffer: Buffer,
+        offset: usize,
+    ) -> Matrix {
+        let packing = Packing::new(dtype, rows, cols);
+        self.buffer(buffer).skip(offset).holds::<u8>(packing.bytes(), "view of weights");
+        let id = place(&mut self.matrices, (packing, Weights::View(buffer, offset)));
+        Matrix { id, dtype, rows, cols }
+    }
+
+    fn host_bytes(&mut self, buffer: Buffer) -> Option<NonNull<u8>> {
+        NonNull::new(self.buffer(buffer).at::<u8>(0, 0))
+    }
+
+    fn working_bytes(&self, calls: &[Call]) -> u64 {
+        let (space, scratch) = needs(calls);
+        (space + scratch * size_of::<f32>() * self.team.threads()) as u64
+    }
+
+    fn limit(&mut self, bytes: u64) {
+        self.memory.limit = Some(bytes);
     }
 
     fn unload(&mut self, matrix: Matrix) {
-        let (_, memory) = self.matrices[matrix.id as usize].take().expect("matrix was unloaded");
-        self.memory.shrink(memory.len() as u64);
+        let (_, weights) = self.matrices[matrix.id as usize].take().expect("matrix was unloaded");
+        if let Weights::Own(memory) = weights {
+            self.memory.shrink(memory.len() as u64);
+        }
     }
 
     fn write(&mut self, buffer: Buffer, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {

@@ -18,7 +18,7 @@ pub(super) enum Simple {
     Append { k: Span, v: Span, cache: Span, slots: Span, layout: CacheLayout },
     Gate { gate: Span, up: Span, out: Span, count: usize, activation: Activation },
     Add { x: Span, y: Span, count: usize },
-    Gather { x: Span, index: Span, out: Span, cols: usize },
+    Gather { x: Span, index: Span, out: Span, first: usize, cols: usize },
 }
 
 /// Units `units` (rows, or stretches of elements) of a kernel.
@@ -72,10 +72,10 @@ impl Task for Part<'_> {
                             x.add(i).write(x.add(i).read() + y.add(i).read());
                         }
                     }
-                    Simple::Gather { x, index, out, cols } => {
+                    Simple::Gather { x, index, out, first, cols } => {
                         let row = index.slice::<u32>(unit, 1)[0] as usize;
                         let from = x.slice::<f32>(row * cols, cols);
-                        out.slice_mut::<f32>(unit * cols, cols).copy_from_slice(from);
+                        out.slice_mut::<f32>((first + unit) * cols, cols).copy_from_slice(from);
                     }
                 }
             }

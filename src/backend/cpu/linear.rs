@@ -27,6 +27,9 @@ pub(super) struct Product {
     pub(super) weights: Span,
     pub(super) bias: Option<Span>,
     pub(super) out: Span,
+    /// First output feature and features of a row of `out`; see [`crate::kernel::Projection`].
+    pub(super) first: usize,
+    pub(super) stride: usize,
 }
 
 /// x as the weights want it.
@@ -187,9 +190,9 @@ impl Tile<'_> {
     /// Adds the bias and writes the outputs that exist.
     #[inline(always)]
     unsafe fn finish<S: Simd>(&self, sums: &[[f32; LANES]]) {
-        let width = self.product.packing.rows;
-        let first = self.tile * LANES;
-        let lanes = LANES.min(width - first);
+        let Product { first, stride, .. } = *self.product;
+        let lanes = LANES.min(self.product.packing.rows - self.tile * LANES);
+        let first = first + self.tile * LANES;
         let mut bias = [0.0f32; LANES];
         // SAFETY: this unit alone writes these outputs; the bias is only read.
         unsafe {
@@ -198,7 +201,7 @@ impl Tile<'_> {
             }
             let bias = S::load(bias.as_ptr());
             for (r, sums) in sums.iter().enumerate() {
-                let out = self.product.out.at::<f32>((self.start + r) * width + first, lanes);
+                let out = self.product.out.at::<f32>((self.start + r) * stride + first, lanes);
                 let sum = S::add(S::load(sums.as_ptr()), bias);
                 if lanes == LANES {
                     S::store(out, sum);

@@ -8,6 +8,9 @@ use std::ptr::NonNull;
 /// A cache line, and the widest vector.
 const ALIGN: usize = 64;
 
+/// What direct reads into memory ask for.
+const PAGE: usize = 4096;
+
 /// Stands for the address of nothing.
 #[repr(align(64))]
 struct Line;
@@ -16,7 +19,12 @@ struct Line;
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;
 
-/// Zeroed bytes, aligned to [`ALIGN`].
+/// Alignment of `bytes` bytes: whole pages are aligned as such.
+fn align(bytes: usize) -> usize {
+    if bytes >= PAGE { PAGE } else { ALIGN }
+}
+
+/// Zeroed bytes, aligned to [`ALIGN`], or to [`PAGE`] if they fill one.
 pub(super) struct Memory {
     start: NonNull<u8>,
     bytes: usize,
@@ -41,7 +49,7 @@ impl Memory {
         if bytes >= HUGE {
             return Memory::map(bytes).ok_or_else(failed);
         }
-        let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| failed())?;
+        let layout = Layout::from_size_align(bytes, align(bytes)).map_err(|_| failed())?;
         let start = match bytes {
             0 => NonNull::<Line>::dangling().cast(),
             // SAFETY: the layout has a size.
@@ -104,7 +112,7 @@ impl Drop for Memory {
         if self.bytes != 0 {
             // SAFETY: allocated in `new` with this very layout.
             unsafe {
-                let layout = Layout::from_size_align_unchecked(self.bytes, ALIGN);
+                let layout = Layout::from_size_align_unchecked(self.bytes, align(self.bytes));
                 dealloc(self.start.as_ptr(), layout);
             }
         }

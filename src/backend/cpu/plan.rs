@@ -123,9 +123,11 @@ fn linear(
 fn product(p: &Projection, rows: usize, cols: usize, lookup: &impl Lookup) -> Product {
     let (packing, weights) = lookup.matrix(p.weight);
     assert_eq!(packing.cols, cols, "projections share their input");
-    let bias = p.bias.map(|b| lookup.buffer(b).holds::<f32>(packing.rows, "bias"));
-    let out = lookup.buffer(p.out).holds::<f32>(rows * packing.rows, "output of a linear layer");
-    Product { packing, weights, bias, out }
+    let (first, stride) = (p.first, p.stride);
+    assert!(first + packing.rows <= stride, "a slab lies within its matrix");
+    let bias = p.bias.map(|b| lookup.buffer(b).holds::<f32>(stride, "bias"));
+    let out = lookup.buffer(p.out).holds::<f32>(rows * stride, "output of a linear layer");
+    Product { packing, weights, bias, out, first, stride }
 }
 
 /// The operands of an attention call with `find` applied to its buffers, and its rows.
@@ -197,10 +199,10 @@ fn simple(call: &Call, lookup: &impl Lookup) -> Option<Sized> {
             let (x, y) = (find(x, count, "sum"), find(y, count, "summand"));
             (Simple::Add { x, y, count }, count.div_ceil(STRETCH), STRETCH.min(count) / 2)
         }
-        Call::Gather { x, index, out, rows, cols } => {
-            let (index, out) =
-                (find(index, rows, "row indexes"), find(out, rows * cols, "gathered rows"));
-            (Simple::Gather { x: lookup.buffer(x), index, out, cols }, rows, cols / 2)
+        Call::Gather { x, index, out, first, rows, cols } => {
+            let index = find(index, rows, "row indexes");
+            let out = find(out, (first + rows) * cols, "gathered rows");
+            (Simple::Gather { x: lookup.buffer(x), index, out, first, cols }, rows, cols / 2)
         }
         Call::Linear { .. } | Call::Attention { .. } => return None,
     };

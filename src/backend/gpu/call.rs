@@ -98,9 +98,10 @@ fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
             let params = params::Count { count: count(n) };
             dispatch(parts, Kernel::Add, &[x, y], &params, threads(n), n)
         }
-        Call::Gather { x, index, out, rows, cols } => {
+        Call::Gather { x, index, out, first, rows, cols } => {
             let n = rows * cols;
-            let params = pairwise(n, cols);
+            let (count, cols, first) = (count(n), count(cols), count(first * cols));
+            let params = params::Gather { count, cols, first };
             dispatch(parts, Kernel::Gather, &[x, index, out], &params, threads(n), n)
         }
         Call::Linear { .. } | Call::Attention { .. } => unreachable!("planned elsewhere"),

@@ -4,7 +4,7 @@ use super::adapter::{self, Selector};
 use super::call;
 use super::context::Context;
 use super::kernels::Family;
-use super::linear::Scratch;
+use super::linear::{self, Scratch};
 use super::memory::{Block, Memory};
 use super::pipelines::{Dispatch, Pipelines};
 use super::transfer::Transfer;
@@ -164,9 +164,33 @@ impl Device for GpuDevice {
         }
     }
 
+    fn view(
+        &mut self,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        buffer: Buffer,
+        offset: usize,
+    ) -> Matrix {
+        self.parts.memory.view(Packing::new(dtype, rows, cols), buffer, offset as u64)
+    }
+
+    fn working_bytes(&self, calls: &[Call]) -> u64 {
+        linear::working_bytes(self.parts.family, calls)
+    }
+
+    fn limit(&mut self, bytes: u64) {
+        self.parts.memory.held.limit = Some(bytes);
+    }
+
     fn unload(&mut self, matrix: Matrix) {
         if let Some(weights) = self.parts.memory.take_matrix(&matrix) {
-            weights.slabs.iter().for_each(|slab| self.release(&slab.block));
+            for slab in &weights.slabs {
+                match weights.borrowed {
+                    true => self.parts.pipelines.forget(&slab.block),
+                    false => self.release(&slab.block),
+                }
+            }
         }
     }
 

@@ -73,7 +73,7 @@ impl Kernel {
             Kernel::Attention(Lanes) => spec("attention_lanes", &[R, R, R, R, R, W], ATTENTION),
             Kernel::Attention(Tiles) => spec("attention", &[R, R, R, R, R, W], ATTENTION),
             Kernel::Gate => spec("gate", &[W, R, W], PAIRWISE),
-            Kernel::Gather => spec("gather", &[R, R, W], PAIRWISE),
+            Kernel::Gather => spec("gather", &[R, R, W], size_of::<params::Gather>()),
             Kernel::Matmul(family, dtype) => product(
                 dtype,
                 match (family, dtype.is_float()) {

@@ -6,7 +6,7 @@ use super::memory::{Block, Slab, Weights};
 use super::params;
 use super::pipelines::Dispatch;
 use crate::backend::DeviceError;
-use crate::kernel::{Buffer, Projection};
+use crate::kernel::{Buffer, Call, Projection};
 use crate::quant::{DType, Packing};
 
 /// Rounded activations, shared by the projections of a call and by all calls.
@@ -45,6 +45,27 @@ fn grow(slot: &mut Option<Block>, parts: &mut Parts, bytes: u64) -> Result<(), D
     Ok(())
 }
 
+/// Bytes of the rounded quants of 32 columns.
+fn quant_bytes(family: Family) -> u64 {
+    match family {
+        Family::Lanes => 64,
+        Family::Tiles => 32,
+    }
+}
+
+/// Bytes that [`Scratch`] grows to for these calls.
+pub(super) fn working_bytes(family: Family, calls: &[Call]) -> u64 {
+    let blocks = calls.iter().map(|call| match call {
+        Call::Linear { rows, cols, projections, .. } if rounds(projections) => rows * cols / 32,
+        _ => 0,
+    });
+    blocks.max().unwrap_or(0) as u64 * (quant_bytes(family) + 8)
+}
+
+fn rounds(projections: &[Projection]) -> bool {
+    projections.iter().any(|p| !p.weight.dtype.is_float())
+}
+
 /// Appends the dispatches of one linear call.
 pub(super) fn linear(
     parts: &mut Parts,
@@ -53,15 +74,11 @@ pub(super) fn linear(
     projections: &[Projection],
     list: &mut Vec<Dispatch>,
 ) -> Result<(), DeviceError> {
-    let rounded = projections.iter().any(|p| !p.weight.dtype.is_float());
+    let rounded = rounds(projections);
     let family = parts.family;
     let blocks = (rows * cols / 32) as u64;
     let operands = if rounded {
-        let bytes = match family {
-            Family::Lanes => 64,
-            Family::Tiles => 32,
-        };
-        let (quants, scales) = scratch.reserve(parts, blocks, bytes)?;
+        let (quants, scales) = scratch.reserve(parts, blocks, quant_bytes(family))?;
         list.push(parts.pipelines.dispatch(
             &parts.context.device,
             Kernel::Quantize(family),
@@ -81,7 +98,7 @@ pub(super) fn linear(
         let bias = projection.bias.map(|bias| parts.memory.buffer(bias));
         let unused = &parts.empty;
         for slab in &weights.slabs {
-            let mut base = parameters(weights, slab, rows);
+            let mut base = parameters(weights, slab, rows, projection);
             base.bias = u32::from(bias.is_some());
             let bias = bias.unwrap_or(unused);
             for run in runs(weights.packing, slab.outs, rows, parts.cost_max) {
@@ -107,15 +124,20 @@ pub(super) fn linear(
     Ok(())
 }
 
-fn parameters(weights: &Weights, slab: &Slab, rows: usize) -> params::Matmul {
+fn parameters(
+    weights: &Weights,
+    slab: &Slab,
+    rows: usize,
+    projection: &Projection,
+) -> params::Matmul {
     let packing = weights.packing;
     let vectors = |bytes: usize| (bytes / 16) as u32;
     params::Matmul {
         cols: packing.cols as u32,
         rows: rows as u32,
         row_first: 0,
-        outs: packing.rows as u32,
-        out_first: slab.first as u32,
+        outs: projection.stride as u32,
+        out_first: (projection.first + slab.first) as u32,
         slab_outs: slab.outs as u32,
         tile: vectors(packing.tile_bytes()),
         high: vectors(packing.high_at()),

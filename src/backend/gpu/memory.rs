@@ -6,10 +6,23 @@ use crate::kernel::{Buffer, Matrix};
 use crate::quant::{Packing, TILE_ROWS};
 use std::collections::HashMap;
 
-/// A device buffer under a number that is never reused.
+/// A device buffer, or a part of one, under a number that is never reused.
 pub(super) struct Block {
     pub serial: u32,
     pub buffer: wgpu::Buffer,
+    /// First byte and bytes of the part.
+    pub start: u64,
+    pub bytes: u64,
+}
+
+impl Block {
+    pub(super) fn binding(&self) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &self.buffer,
+            offset: self.start,
+            size: wgpu::BufferSize::new(self.bytes),
+        })
+    }
 }
 
 /// Whole tiles of a matrix that one binding can see.
@@ -25,6 +38,8 @@ pub(super) struct Slab {
 pub(super) struct Weights {
     pub packing: Packing,
     pub slabs: Vec<Slab>,
+    /// Whether the slabs are parts of a buffer of the caller's.
+    pub borrowed: bool,
 }
 
 const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
@@ -47,10 +62,27 @@ impl Memory {
         bytes: u64,
         what: &str,
     ) -> Result<Block, DeviceError> {
-        let buffer = context.create(bytes.max(1).next_multiple_of(16), STORAGE, what)?;
+        let bytes = bytes.max(1).next_multiple_of(16);
+        if !self.held.allows(bytes) {
+            let (device, what) = (context.info.name.clone(), what.to_string());
+            return Err(DeviceError::OutOfMemory { device, what, bytes });
+        }
+        let buffer = context.create(bytes, STORAGE, what)?;
         self.held.grow(buffer.size());
         self.serials += 1;
-        Ok(Block { serial: self.serials, buffer })
+        let bytes = buffer.size();
+        Ok(Block { serial: self.serials, buffer, start: 0, bytes })
+    }
+
+    /// A matrix whose packed bytes are a part of `buffer`.
+    pub(super) fn view(&mut self, packing: Packing, buffer: Buffer, start: u64) -> Matrix {
+        let whole = self.buffer(buffer).buffer.clone();
+        let bytes = packing.bytes() as u64;
+        assert!(start + bytes <= whole.size(), "a view lies within its buffer");
+        self.serials += 1;
+        let block = Block { serial: self.serials, buffer: whole, start, bytes };
+        let slabs = vec![Slab { block, first: 0, outs: packing.rows }];
+        self.add_matrix(Weights { packing, slabs, borrowed: true })
     }
 
     /// Gives a block back; the device frees it once submissions that use it are done.
@@ -99,7 +131,7 @@ impl Memory {
     ) -> Result<Weights, DeviceError> {
         let tile_bytes = packing.tile_bytes() as u64;
         let tiles = (bytes_max / tile_bytes).max(1) as usize;
-        let mut weights = Weights { packing, slabs: Vec::new() };
+        let mut weights = Weights { packing, slabs: Vec::new(), borrowed: false };
         for first in (0..packing.rows).step_by(tiles * TILE_ROWS) {
             let outs = (packing.rows - first).min(tiles * TILE_ROWS);
             let bytes = outs.div_ceil(TILE_ROWS) as u64 * tile_bytes;

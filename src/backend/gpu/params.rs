@@ -69,6 +69,15 @@ pub(super) struct Pairwise {
     pub second: u32,
 }
 
+/// `gather.wgsl`; `first` counts elements.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Gather {
+    pub count: u32,
+    pub cols: u32,
+    pub first: u32,
+}
+
 /// `add.wgsl`, `quantize_rows.wgsl` (blocks).
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]

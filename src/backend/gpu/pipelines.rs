@@ -96,10 +96,7 @@ fn bind(
     let entries: Vec<_> = blocks
         .iter()
         .zip(0..)
-        .map(|(block, binding)| wgpu::BindGroupEntry {
-            binding,
-            resource: block.buffer.as_entire_binding(),
-        })
+        .map(|(block, binding)| wgpu::BindGroupEntry { binding, resource: block.binding() })
         .collect();
     device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
 }

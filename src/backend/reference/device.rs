@@ -1,17 +1,25 @@
 //! Buffers and the dispatch of calls.
 
-use super::{attention, elementwise, linear};
+use super::linear::{self, Weights};
+use super::{attention, elementwise};
 use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
 use crate::kernel::{Buffer, Call, Matrix};
 use crate::quant::DType;
+
+/// A live matrix.
+enum Stored {
+    /// Its rows in file order.
+    Rows(Vec<u8>),
+    /// Packed, in a buffer from a byte on.
+    View(Buffer, usize),
+}
 
 /// The reference device.
 pub struct ReferenceDevice {
     info: DeviceInfo,
     /// Words of each live buffer; freed ones are `None`.
     buffers: Vec<Option<Vec<u32>>>,
-    /// File-order bytes of each live matrix.
-    matrices: Vec<Option<Vec<u8>>>,
+    matrices: Vec<Option<Stored>>,
     memory: MemoryUse,
 }
 
@@ -45,6 +53,23 @@ impl ReferenceDevice {
         bytemuck::cast_slice(self.words(buffer))
     }
 
+    fn weights(&self, matrix: Matrix) -> Weights<'_> {
+        match self.matrices[matrix.id as usize].as_ref().expect("matrix was unloaded") {
+            Stored::Rows(bytes) => Weights::Rows(bytes),
+            Stored::View(buffer, offset) => {
+                Weights::Packed(&bytemuck::cast_slice(self.words(*buffer))[*offset..])
+            }
+        }
+    }
+
+    fn check(&self, bytes: usize, what: &str) -> Result<(), DeviceError> {
+        if self.memory.allows(bytes as u64) {
+            return Ok(());
+        }
+        let (device, what) = (self.info.name.clone(), what.to_string());
+        Err(DeviceError::OutOfMemory { device, what, bytes: bytes as u64 })
+    }
+
     /// Runs `body` on the output buffer, taken out so that it may alias inputs only by copy.
     fn edit(&mut self, buffer: Buffer, body: impl FnOnce(&ReferenceDevice, &mut [f32])) {
         let mut out = self.words(buffer).to_vec();
@@ -62,9 +87,10 @@ impl ReferenceDevice {
                 for p in projections {
                     assert_eq!(p.weight.cols, *cols, "projections share their input");
                     self.edit(p.out, |d, out| {
-                        let bytes = d.matrices[p.weight.id as usize].as_ref().expect("unloaded");
+                        let weights = d.weights(p.weight);
                         let bias = p.bias.map(|b| d.floats(b));
-                        linear::linear(p.weight, bytes, bias, d.floats(*x), out, *rows);
+                        let out = (out, p.first, p.stride);
+                        linear::linear((p.weight, weights), bias, d.floats(*x), out, *rows);
                     });
                 }
             }
@@ -94,10 +120,10 @@ impl ReferenceDevice {
             &Call::Add { x, y, count } => self.edit(x, |d, x| {
                 x[..count].iter_mut().zip(d.floats(y)).for_each(|(x, y)| *x += y);
             }),
-            &Call::Gather { x, index, out, rows, cols } => self.edit(out, |d, out| {
+            &Call::Gather { x, index, out, first, rows, cols } => self.edit(out, |d, out| {
                 for (row, &from) in d.words(index)[..rows].iter().enumerate() {
                     let from = &d.floats(x)[from as usize * cols..][..cols];
-                    out[row * cols..][..cols].copy_from_slice(from);
+                    out[(first + row) * cols..][..cols].copy_from_slice(from);
                 }
             }),
         }
@@ -109,7 +135,8 @@ impl Device for ReferenceDevice {
         &self.info
     }
 
-    fn alloc(&mut self, bytes: usize, _what: &str) -> Result<Buffer, DeviceError> {
+    fn alloc(&mut self, bytes: usize, what: &str) -> Result<Buffer, DeviceError> {
+        self.check(bytes, what)?;
         self.memory.grow(bytes as u64);
         self.buffers.push(Some(vec![0; bytes.div_ceil(4)]));
         Ok(Buffer(self.buffers.len() as u32 - 1))
@@ -126,17 +153,40 @@ impl Device for ReferenceDevice {
         rows: usize,
         cols: usize,
         bytes: &[u8],
-        _what: &str,
+        what: &str,
     ) -> Result<Matrix, DeviceError> {
         assert_eq!(bytes.len(), rows * dtype.row_bytes(cols));
+        self.check(bytes.len(), what)?;
         self.memory.grow(bytes.len() as u64);
-        self.matrices.push(Some(bytes.to_vec()));
+        self.matrices.push(Some(Stored::Rows(bytes.to_vec())));
         Ok(Matrix { id: self.matrices.len() as u32 - 1, dtype, rows, cols })
     }
 
+    fn view(
+        &mut self,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        buffer: Buffer,
+        offset: usize,
+    ) -> Matrix {
+        self.matrices.push(Some(Stored::View(buffer, offset)));
+        Matrix { id: self.matrices.len() as u32 - 1, dtype, rows, cols }
+    }
+
+    fn working_bytes(&self, _calls: &[Call]) -> u64 {
+        0
+    }
+
+    fn limit(&mut self, bytes: u64) {
+        self.memory.limit = Some(bytes);
+    }
+
     fn unload(&mut self, matrix: Matrix) {
-        let bytes = self.matrices[matrix.id as usize].take().expect("matrix was unloaded");
-        self.memory.shrink(bytes.len() as u64);
+        let stored = self.matrices[matrix.id as usize].take().expect("matrix was unloaded");
+        if let Stored::Rows(bytes) = stored {
+            self.memory.shrink(bytes.len() as u64);
+        }
     }
 
     fn write(&mut self, buffer: Buffer, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {

@@ -28,7 +28,7 @@ fn run(device: &mut dyn Device, layers: &[Layer], x: &[f32], m: usize) -> Vec<Ve
             let weight =
                 device.load(layer.dtype, layer.rows, cols, &layer.bytes, "weight").unwrap();
             let bias = layer.bias.as_ref().map(|bias| put(device, bias));
-            Projection { weight, bias, out: device.alloc(m * layer.rows * 4, "out").unwrap() }
+            Projection::whole(weight, bias, device.alloc(m * layer.rows * 4, "out").unwrap())
         })
         .collect();
     let x = put(device, x);

@@ -109,7 +109,7 @@ fn gather_copies_rows() {
     let (cols, index) = (33, [5u32, 0, 5, 2]);
     let operands = [random.values(6 * cols), vec![0.0; index.len() * cols]];
     let build = move |b: &[Buffer], index| {
-        (Call::Gather { x: b[0], index, out: b[1], rows: 4, cols }, b[1])
+        (Call::Gather { x: b[0], index, out: b[1], first: 0, rows: 4, cols }, b[1])
     };
     compare("gather", &operands, &index, &build, index.len() * cols);
 }

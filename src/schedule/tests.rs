@@ -1,0 +1,136 @@
+//! Laws of schedules over models and homes of many shapes.
+
+use super::*;
+use crate::kernel::{Activation, RopeStyle};
+use crate::model::{LayerSpec, ModelSpec, RopeSpec, TensorId};
+use crate::quant::{DType, Packing};
+use forebay_planner::Tier;
+use proptest::prelude::*;
+use std::convert::Infallible;
+
+fn spec(layers: usize, hidden: usize, feed_forward: usize, vocab: usize) -> ModelSpec {
+    let layer = LayerSpec {
+        heads: hidden / 64,
+        kv_heads: 1,
+        head_dim: 64,
+        feed_forward,
+        window: None,
+        rope: 0,
+        attention_scale: 0.125,
+        activation: Activation::Silu,
+        qkv_bias: false,
+        qk_norm: false,
+        post_norms: false,
+    };
+    ModelSpec {
+        architecture: "llama".into(),
+        name: "test".into(),
+        hidden,
+        vocab,
+        context_len: 128,
+        norm_eps: 1e-5,
+        norm_offset: 0.0,
+        embed_scale: 1.0,
+        tied_head: true,
+        ropes: vec![RopeSpec { style: RopeStyle::Halves, inv_freq: vec![1.0; 32] }],
+        layers: vec![layer; layers],
+    }
+}
+
+fn matrices(spec: &ModelSpec) -> Matrices {
+    let packing = |id: TensorId| {
+        let (rows, cols) = spec.shape(id);
+        Ok::<_, Infallible>(Packing::new(DType::Q4_0, rows, cols))
+    };
+    Matrices::new(spec, packing).unwrap()
+}
+
+fn tier() -> impl Strategy<Value = Tier> {
+    prop_oneof![Just(Tier::Device), Just(Tier::Ram), Just(Tier::Disk)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever lives where, a plan with the smallest rings or larger ones plays to its end: nothing is
+    /// used before it arrives, nothing in use is overwritten, and the planned bytes move.
+    #[test]
+    fn plans_play_to_the_end(
+        tiers in prop::collection::vec(tier(), 600),
+        spare in 0usize..40_000_000,
+        shares_ram in any::<bool>(),
+        micro_batches in 1usize..5,
+        slices in 0usize..2,
+    ) {
+        let spec = spec(3, 1024, 8192, 20_000);
+        let matrices = matrices(&spec);
+        let tiers = tiers.into_iter().map(|tier| match tier {
+            Tier::Ram if shares_ram => Tier::Device,
+            tier => tier,
+        });
+        let homes = Homes::from_list(&matrices, tiers);
+        let least = StreamPlan::rings_min(&spec, &matrices, &homes, shares_ram);
+        let rings = RingSizes { device: least.device + spare, host: least.host + spare / 3 };
+        let plan = StreamPlan::new(&spec, &matrices, &homes, rings, shares_ram).unwrap();
+        check(&plan, PassShape { micro_batches, slices }, 4).unwrap();
+        let total: u64 = [Tier::Device, Tier::Ram, Tier::Disk]
+            .map(|tier| plan.bytes_at(&homes, tier)).iter().sum();
+        prop_assert_eq!(total, matrices.iter().map(|(_, p)| p.bytes() as u64).sum::<u64>());
+        let covered: usize = plan.parts.iter().map(|part| part.segments.len()).sum();
+        let all: usize = matrices.iter().map(|(id, _)| matrices.segments(id).len()).sum();
+        prop_assert_eq!(covered, all);
+    }
+}
+
+/// Every part in the ring twice over: loads and computing overlap fully.
+fn streamed(rate: f64) -> (StreamPlan, Costs) {
+    let spec = spec(8, 1024, 8192, 20_000);
+    let matrices = matrices(&spec);
+    let homes = Homes::from_list(&matrices, std::iter::repeat(Tier::Disk));
+    let least = StreamPlan::rings_min(&spec, &matrices, &homes, true);
+    let rings = RingSizes { device: 3 * least.device, host: 0 };
+    let plan = StreamPlan::new(&spec, &matrices, &homes, rings, true).unwrap();
+    (plan, Costs { rate })
+}
+
+struct Costs {
+    rate: f64,
+}
+
+impl StepCosts for Costs {
+    fn compute_seconds(&self, step: Step) -> f64 {
+        if matches!(step, Step::Run { .. } | Step::Head { .. }) { 0.01 } else { 0.0 }
+    }
+    fn read_seconds(&self, bytes: usize) -> f64 {
+        bytes as f64 / self.rate
+    }
+    fn upload_seconds(&self, _bytes: usize) -> f64 {
+        0.0
+    }
+    fn upload_overlap(&self) -> f64 {
+        1.0
+    }
+    fn read_overlap(&self) -> f64 {
+        1.0
+    }
+}
+
+#[test]
+fn a_simulated_pass_takes_the_longer_of_reading_and_computing() {
+    let shape = PassShape { micro_batches: 2, slices: 1 };
+    for speed in [0.25, 1.0, 4.0] {
+        let (plan, _) = streamed(1.0);
+        let steps = pass_steps(&plan, shape);
+        let costs = Costs { rate: 1.0 };
+        let compute: f64 = steps.iter().map(|&step| costs.compute_seconds(step)).sum();
+        let costs = Costs { rate: plan.bytes_from(Tier::Disk) as f64 / compute * speed };
+        let load = compute / speed;
+        let mut clock = Simulation::new(&plan);
+        for _ in 0..3 {
+            clock.pass(&plan, &steps, &costs);
+        }
+        let pass = clock.pass(&plan, &steps, &costs);
+        let most = load.max(compute);
+        assert!(pass >= 0.999 * most && pass < 1.15 * most, "{pass} against {load}, {compute}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Where weights live, and how passes are cut, never changes a token.
+
+use crate::support::{Kind, Model, complete, device, greedy, real};
+use forebay::exec::{Executor, ExecutorConfig};
+use forebay::generate::{Engine, EngineConfig, Request};
+use forebay::kernel::PAGE_LEN;
+use forebay::sample::SamplingParams;
+use forebay::schedule::{Homes, Matrices, StreamPlan};
+use forebay::tokenizer::Special;
+use forebay_planner::Tier;
+use std::sync::Arc;
+
+const TEXTS: [&str; 6] = [
+    "The capital of France is",
+    "def quicksort(items):\n",
+    "Once upon a time, in a land far away, there lived a miller who had three sons and a cat.",
+    "1, 1, 2, 3, 5, 8,",
+    "Q: What is the boiling point of water?\nA:",
+    "Roses are red,",
+];
+
+/// How a run is cut and placed.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    /// Of a hundred segments, how many live on the device, and how many of the rest in RAM.
+    resident: usize,
+    in_ram: usize,
+    /// Rows of a micro-batch.
+    micro_rows: usize,
+    /// Bytes of rings beyond the smallest.
+    spare: usize,
+    /// Reader threads.
+    readers: usize,
+}
+
+fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorConfig {
+    let spec = model.files.spec();
+    let matrices = Matrices::new(spec, |id| model.files.packing(id)).unwrap();
+    let tiers = (0..).map(|i: usize| match (i * 37 % 100 < way.resident, i * 61 % 100) {
+        (true, _) => Tier::Device,
+        (false, x) if x < way.in_ram && !shares_ram => Tier::Ram,
+        _ => Tier::Disk,
+    });
+    let homes = Homes::from_list(&matrices, tiers);
+    let mut rings = StreamPlan::rings_min(spec, &matrices, &homes, shares_ram);
+    rings.device += way.spare;
+    rings.host += way.spare / 2;
+    let resident = ExecutorConfig::resident(rows, 2048 / PAGE_LEN);
+    ExecutorConfig { micro_rows: way.micro_rows, homes, rings, readers: way.readers, ..resident }
+}
+
+fn ids(model: &Model, kind: Kind, way: Option<Way>) -> Option<Vec<Vec<u32>>> {
+    let engine_config = EngineConfig { batch: 4, prefill_chunk: 12, context_len: 96 };
+    let rows = engine_config.rows();
+    let config = match way {
+        Some(way) => config(model, kind == Kind::Cpu, rows, way),
+        None => ExecutorConfig::resident(rows, 2048 / PAGE_LEN),
+    };
+    let executor =
+        Executor::new(device(kind)?, Arc::clone(&model.files), config, &mut |_, _| {}).unwrap();
+    let mut engine = Engine::new(executor, &model.tokenizer, engine_config);
+    let request = |(id, text): (usize, &&str)| {
+        let prompt = model.tokenizer.encode(text, Special::Parse).unwrap();
+        let temperature = if id.is_multiple_of(2) { 0.0 } else { 0.8 };
+        let sampling = SamplingParams { temperature, seed: id as u64, ..SamplingParams::default() };
+        Request { sampling, ..greedy(id as u64, &prompt, 12) }
+    };
+    let requests = TEXTS.iter().enumerate().map(request).collect();
+    Some(complete(&mut engine, requests).into_iter().map(|c| c.tokens).collect())
+}
+
+const WAYS: [Way; 5] = [
+    Way { resident: 100, in_ram: 0, micro_rows: 4, spare: 0, readers: 1 },
+    Way { resident: 50, in_ram: 50, micro_rows: 16, spare: 0, readers: 1 },
+    Way { resident: 5, in_ram: 30, micro_rows: 16, spare: 9 << 20, readers: 3 },
+    Way { resident: 0, in_ram: 0, micro_rows: 1, spare: 20 << 20, readers: 2 },
+    Way { resident: 0, in_ram: 100, micro_rows: 4, spare: 0, readers: 1 },
+];
+
+fn check(name: &str, kind: Kind, ways: &[Way]) {
+    let Some(model) = real(name) else { return };
+    let Some(expected) = ids(&model, kind, None) else { return };
+    assert!(expected.iter().any(|tokens| tokens.len() == 12));
+    for &way in ways {
+        assert_eq!(ids(&model, kind, Some(way)).unwrap(), expected, "{name}, {kind:?}: {way:?}");
+    }
+}
+
+#[test]
+fn cpu_ids_do_not_depend_on_placement() {
+    check("smollm2-135m", Kind::Cpu, &WAYS);
+    check("qwen2.5-coder-0.5b", Kind::Cpu, &WAYS[1..4]);
+}
+
+#[test]
+fn gpu_ids_do_not_depend_on_placement() {
+    check("smollm2-135m", Kind::Gpu, &WAYS[1..]);
+}
