@@ -1,6 +1,6 @@
 //! The calls of one layer and of the output head, for every architecture.
 
-use super::{HeadWeights, LayerWeights, MicroBatch, Slabs, Workspace};
+use super::{CacheView, HeadWeights, LayerWeights, MicroBatch, Slabs, Workspace};
 use crate::kernel::{Buffer, Call};
 use crate::model::{LayerSpec, ModelSpec};
 
@@ -20,7 +20,7 @@ pub fn attention_calls(
     spec: &ModelSpec,
     index: usize,
     weights: &LayerWeights,
-    cache: Buffer,
+    cache: &CacheView,
     w: &Workspace,
     (micro, rows): (usize, usize),
 ) -> Vec<Call> {
@@ -76,7 +76,7 @@ impl Turn<'_> {
         calls.push(Call::Rope { x, angles, rows, heads, head_dim, pairs, style });
     }
 
-    fn attention(&self, cache: Buffer, calls: &mut Vec<Call>) {
+    fn attention(&self, view: &CacheView, calls: &mut Vec<Call>) {
         let Turn { spec, layer, weights, w, m, rows } = *self;
         let (heads, layout) = (layer.heads, layer.cache());
         calls.push(norm(spec, m.x, weights.attention_norm, w.normed, rows));
@@ -88,13 +88,14 @@ impl Turn<'_> {
         calls.push(Call::Linear { x: w.normed, rows, cols: spec.hidden, projections });
         self.heads(w.q, heads, weights.qk_norm.map(|norms| norms[0]), calls);
         self.heads(w.k, layer.kv_heads, weights.qk_norm.map(|norms| norms[1]), calls);
-        calls.push(Call::Append { k: w.k, v: w.v, cache, slots: m.slots, rows, layout });
+        let &CacheView { cache, slots, pages, path } = view;
+        calls.push(Call::Append { k: w.k, v: w.v, cache, slots, rows, layout });
         calls.push(Call::Attention {
             q: w.q,
             cache,
             map: m.map,
-            pages: m.pages,
-            path: m.path,
+            pages,
+            path,
             out: w.attention,
             rows,
             heads,

@@ -10,4 +10,4 @@ mod workspace;
 pub use layer::{attention_calls, feed_forward_calls, gather_calls, head_calls, head_norm_calls};
 pub use rope::angles;
 pub use weights::{HeadWeights, LayerWeights, Slabs};
-pub use workspace::{MicroBatch, Workspace, WorkspaceSize};
+pub use workspace::{CacheView, MicroBatch, Workspace, WorkspaceSize};

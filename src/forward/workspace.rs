@@ -15,6 +15,21 @@ pub struct WorkspaceSize {
     pub logit_rows: usize,
     /// Most entries of a micro-batch's page table.
     pub pages: usize,
+    /// Pages of a window into caches that are not on the device; 0 if all are.
+    pub window_pages: usize,
+}
+
+/// A cache and a micro-batch's way through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheView {
+    /// One layer's pages, or a window of them.
+    pub cache: Buffer,
+    /// Slot of each row.
+    pub slots: Buffer,
+    /// Page table.
+    pub pages: Buffer,
+    /// Path list.
+    pub path: Buffer,
 }
 
 /// Buffers of a pass: what micro-batches share, and what each keeps between its turns.
@@ -42,6 +57,8 @@ pub struct Workspace {
     pub logits: Buffer,
     /// Rows that want logits, indices into a micro-batch.
     pub outputs: Buffer,
+    /// Page table of a window: its pages in order.
+    pub identity: Buffer,
     /// One for each micro-batch.
     pub micro: Vec<MicroBatch>,
 }
@@ -61,6 +78,21 @@ pub struct MicroBatch {
     pub pages: Buffer,
     /// Path list.
     pub path: Buffer,
+    /// Slots and path list for a window.
+    pub windowed: [Buffer; 2],
+}
+
+impl MicroBatch {
+    /// The way through a layer's whole cache.
+    pub fn view(&self, cache: Buffer) -> CacheView {
+        CacheView { cache, slots: self.slots, pages: self.pages, path: self.path }
+    }
+
+    /// The way through a window that holds the pages of the micro-batch's own table, in its order.
+    pub fn window_view(&self, cache: Buffer, identity: Buffer) -> CacheView {
+        let [slots, path] = self.windowed;
+        CacheView { cache, slots, pages: identity, path }
+    }
 }
 
 /// The sizes of all buffers, in bytes, in the order in which they are allocated: one function for
@@ -82,7 +114,9 @@ fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> (Vec<(usize, &'static str)>, 
         (size.logit_rows * spec.hidden * 4, "input of the head"),
         (size.logit_rows * spec.vocab * 4, "logits"),
         rows(1, "output rows"),
+        (size.window_pages * 4, "page table of a window"),
     ];
+    let window = usize::from(size.window_pages > 0);
     let mut micro: Vec<usize> =
         spec.ropes.iter().map(|rope| size.micro_rows * rope.inv_freq.len() * 8).collect();
     micro.extend([
@@ -91,6 +125,8 @@ fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> (Vec<(usize, &'static str)>, 
         size.micro_rows * size_of::<AttentionRow>(),
         size.pages * 4,
         size.micro_rows * PAGE_LEN * 4,
+        window * size.micro_rows * 4,
+        window * size.micro_rows * PAGE_LEN * 4,
     ]);
     (shared, micro)
 }
@@ -112,19 +148,23 @@ impl Workspace {
         let (shared, micro) = sizes(spec, size);
         let shared = shared.into_iter().map(|(bytes, what)| device.alloc(bytes, what));
         let shared: Vec<Buffer> = shared.collect::<Result<_, _>>()?;
-        let [normed, q, k, v, attention, gate, up, head, logits, outputs] = shared[..] else {
+        let [normed, q, k, v, attention, gate, up, head, logits, outputs, identity] = shared[..]
+        else {
             unreachable!("one buffer for each size")
         };
+        let in_order: Vec<u32> = (0..size.window_pages as u32).collect();
+        device.write(identity, 0, bytemuck::cast_slice(&in_order))?;
         let mut all = Vec::new();
         for _ in 0..size.micro_batches {
             let buffers = micro.iter().map(|&bytes| device.alloc(bytes, "a micro-batch"));
             let mut angles: Vec<Buffer> = buffers.collect::<Result<_, _>>()?;
-            let [x, slots, map, pages, path] = angles.split_off(spec.ropes.len())[..] else {
+            let [x, slots, map, pages, path, near_slots, near_path] = angles.split_off(spec.ropes.len())[..] else {
                 unreachable!("one buffer for each size")
             };
-            all.push(MicroBatch { x, angles, slots, map, pages, path });
+            let windowed = [near_slots, near_path];
+            all.push(MicroBatch { x, angles, slots, map, pages, path, windowed });
         }
         let micro = all;
-        Ok(Workspace { size, normed, q, k, v, attention, gate, up, head, logits, outputs, micro })
+        Ok(Workspace { size, normed, q, k, v, attention, gate, up, head, logits, outputs, identity, micro })
     }
 }

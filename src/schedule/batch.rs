@@ -1,6 +1,7 @@
 //! The ragged set of positions that one pass computes.
 
 use crate::kernel::{AttentionRow, PAGE_LEN};
+use std::collections::HashMap;
 
 /// Consecutive positions of one sequence that join a pass.
 #[derive(Clone, Copy, Debug)]
@@ -51,11 +52,47 @@ impl Batch {
         self.outputs.clear();
     }
 
-    /// Cuts the batch into micro-batches of up to `rows` rows, in order. Each has the part of the page
-    /// table and of the paths that its rows use.
-    pub fn split(&self, rows: usize) -> Vec<Batch> {
-        let cut = |first: usize| self.slice(first, (first + rows).min(self.rows()));
-        (0..self.rows()).step_by(rows).map(cut).collect()
+    /// Cuts the batch into micro-batches of up to `rows` rows and `pages` entries of the page table, in
+    /// order. Each has the part of the page table and of the paths that its rows use.
+    ///
+    /// A row that sees more pages is a micro-batch of its own.
+    pub fn split(&self, rows: usize, pages: usize) -> Vec<Batch> {
+        let mut parts = Vec::new();
+        let mut first = 0;
+        // Pages of the sequences before the current one, and of the current one.
+        let (mut before, mut own) = (0, 0);
+        for (row, map) in self.map.iter().enumerate() {
+            let seen = (map.prefix as usize).div_ceil(PAGE_LEN);
+            if row > first && map.page_start != self.map[row - 1].page_start {
+                before += std::mem::take(&mut own);
+            }
+            if row > first && (row - first == rows || before + own.max(seen) > pages) {
+                parts.push(self.slice(first, row));
+                (first, before, own) = (row, 0, 0);
+            }
+            own = own.max(seen);
+        }
+        if first < self.rows() {
+            parts.push(self.slice(first, self.rows()));
+        }
+        parts
+    }
+
+    /// Numbers the batch's pages by their place in its page table, from 0: `slots` and `path` for a
+    /// cache that holds these pages alone, in this order.
+    pub fn windowed(&self) -> (Vec<u32>, Vec<u32>) {
+        let at: HashMap<u32, u32> = self.pages.iter().copied().zip(0..).collect();
+        let len = PAGE_LEN as u32;
+        let slot = |&slot: &u32| at[&(slot / len)] * len + slot % len;
+        (self.slots.iter().map(slot).collect(), self.path.iter().map(slot).collect())
+    }
+
+    /// Pages that the batch's rows write to, each once.
+    pub fn pages_written(&self) -> Vec<u32> {
+        let mut pages: Vec<u32> = self.slots.iter().map(|slot| slot / PAGE_LEN as u32).collect();
+        pages.sort_unstable();
+        pages.dedup();
+        pages
     }
 
     fn slice(&self, first: usize, end: usize) -> Batch {
@@ -140,14 +177,15 @@ mod tests {
             };
             batch.map.iter().map(row).collect()
         };
-        for rows in 1..6 {
-            let parts = batch.split(rows);
+        for (rows, pages) in (1..6).flat_map(|rows| (3..7).map(move |pages| (rows, pages))) {
+            let parts = batch.split(rows, pages);
+            assert!(parts.iter().all(|p| p.rows() <= rows && p.pages.len() <= pages));
             assert_eq!(parts.iter().flat_map(seen).collect::<Vec<_>>(), seen(&batch));
             let tokens: Vec<u32> = parts.iter().flat_map(|p| p.tokens.clone()).collect();
             assert_eq!(tokens, batch.tokens);
             let outputs: usize = parts.iter().map(|p| p.outputs.len()).sum();
             assert_eq!(outputs, 3);
         }
-        assert_eq!(batch.split(2)[1].outputs, [1]);
+        assert_eq!(batch.split(2, 9)[1].outputs, [1]);
     }
 }

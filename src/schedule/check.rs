@@ -99,7 +99,7 @@ impl Player<'_> {
                 self.released = pass * self.plan.parts.len() + part + 1;
                 Ok(())
             }
-            Step::Embed { .. } | Step::Gather { .. } | Step::Logits { .. } => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -67,6 +67,8 @@ pub struct StreamPlan {
     pub parts: Vec<PartPlan>,
     /// The streams of a pass, in order.
     pub streams: Vec<Stream>,
+    /// Home of each layer's cache.
+    pub caches: Vec<Tier>,
     /// The rings.
     pub rings: RingSizes,
     /// Whether the device computes in host memory.
@@ -91,7 +93,8 @@ impl StreamPlan {
         shares_ram: bool,
     ) -> Result<StreamPlan, RingTooSmall> {
         let parts = parts(spec, matrices, homes, head_run_bytes(rings));
-        let mut plan = StreamPlan { parts, streams: Vec::new(), rings, shares_ram };
+        let caches = vec![Tier::Device; spec.layers.len()];
+        let mut plan = StreamPlan { parts, streams: Vec::new(), caches, rings, shares_ram };
         plan.streams = streams(&plan.parts, homes);
         let pieces = plan.device_pieces();
         for (stream, place) in plan.streams.iter_mut().zip(lay_out(&pieces, rings.device)?) {

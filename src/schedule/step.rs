@@ -2,6 +2,7 @@
 
 use super::part::Part;
 use super::plan::StreamPlan;
+use forebay_planner::Tier;
 use std::fmt;
 
 /// One step of a pass.
@@ -23,6 +24,28 @@ pub enum Step {
     Await {
         /// Index into [`StreamPlan::parts`].
         part: usize,
+    },
+    /// Bring a micro-batch's pages of a layer's cache into a window, where they do not live on the
+    /// device.
+    LoadPages {
+        /// The layer.
+        layer: usize,
+        /// Which micro-batch.
+        micro: usize,
+    },
+    /// Wait until those pages are there.
+    AwaitPages {
+        /// The layer.
+        layer: usize,
+        /// Which micro-batch.
+        micro: usize,
+    },
+    /// Bring the pages that a micro-batch wrote to back to where they live.
+    StorePages {
+        /// The layer.
+        layer: usize,
+        /// Which micro-batch.
+        micro: usize,
     },
     /// Run a layer's part over a micro-batch.
     Run {
@@ -64,6 +87,9 @@ impl fmt::Display for Step {
                 write!(f, "upload {stream} of the next pass")
             }
             Step::Await { part } => write!(f, "await part {part}"),
+            Step::LoadPages { layer, micro } => write!(f, "load pages {layer}/{micro}"),
+            Step::AwaitPages { layer, micro } => write!(f, "await pages {layer}/{micro}"),
+            Step::StorePages { layer, micro } => write!(f, "store pages {layer}/{micro}"),
             Step::Run { part, micro } => write!(f, "run part {part}, micro-batch {micro}"),
             Step::Release { part } => write!(f, "release part {part}"),
             Step::Gather { slice } => write!(f, "gather rows of slice {slice}"),
@@ -102,11 +128,21 @@ pub fn pass_steps(plan: &StreamPlan, shape: PassShape) -> Vec<Step> {
         (0..shape.micro_batches).map(|micro| Step::Embed { micro }).collect();
     let heads = plan.parts.iter().filter(|p| matches!(p.part, Part::Head(_))).count();
     let layers = plan.parts.len() - heads;
+    let turns = turns(plan, shape.micro_batches);
+    let mut turn = turns.iter().peekable();
+    steps.extend(turns.first().map(|&(layer, micro)| Step::LoadPages { layer, micro }));
     for part in 0..layers {
         arrive(plan, part, &mut steps);
         let ahead = uploads_beside(plan, part);
         for micro in 0..shape.micro_batches {
+            let away = turn.next_if(|&&at| plan.parts[part].part == Part::Attention(at.0));
+            if let Some(&(layer, micro)) = away {
+                // Two windows: the next turn's pages come while this one's are used.
+                steps.extend(turn.peek().map(|&&(layer, micro)| Step::LoadPages { layer, micro }));
+                steps.push(Step::AwaitPages { layer, micro });
+            }
             steps.push(Step::Run { part, micro });
+            steps.extend(away.map(|&(layer, micro)| Step::StorePages { layer, micro }));
             steps.extend(share(&ahead, micro, shape.micro_batches));
         }
         steps.push(Step::Release { part });
@@ -126,6 +162,12 @@ pub fn pass_steps(plan: &StreamPlan, shape: PassShape) -> Vec<Step> {
         steps.extend(wanted.then_some(Step::Logits { slice }));
     }
     steps
+}
+
+/// Layers and micro-batches whose pages come through windows, in the order of a pass.
+fn turns(plan: &StreamPlan, micro_batches: usize) -> Vec<(usize, usize)> {
+    let layers = plan.caches.iter().enumerate().filter(|(_, home)| **home != Tier::Device);
+    layers.flat_map(|(layer, _)| (0..micro_batches).map(move |micro| (layer, micro))).collect()
 }
 
 /// Uploads that could not be done beside the part before, and the wait.

@@ -1,0 +1,138 @@
+//! The simulated clock: every pass that is run is also played on the schedule's event clock, at the
+//! rates of a measured profile.
+
+use crate::model::ModelSpec;
+use crate::schedule::{Batch, Matrices, Part, Simulation, Step, StepCosts, StreamPlan};
+use forebay_planner::{AttentionRate, HardwareProfile, LayerShape, ModelShape};
+
+/// Name of the cache format in profiles.
+const KV_FORMAT: &str = "f16";
+
+/// A simulation that follows an executor.
+pub(super) struct Clock {
+    simulation: Simulation,
+    profile: HardwareProfile,
+    shape: ModelShape,
+    /// Weight elements of each part by storage type.
+    elements: Vec<Vec<(String, f64)>>,
+}
+
+impl Clock {
+    pub(super) fn new(
+        spec: &ModelSpec,
+        matrices: &Matrices,
+        plan: &StreamPlan,
+        shape: ModelShape,
+        profile: HardwareProfile,
+    ) -> Clock {
+        let _ = spec;
+        let of_part = |part: &crate::schedule::PartPlan| {
+            let mut sums: Vec<(String, f64)> = Vec::new();
+            for piece in &part.segments {
+                let packing = matrices.packing(piece.tensor);
+                let (dtype, count) =
+                    (packing.dtype.to_string(), (piece.segment.rows * packing.cols) as f64);
+                match sums.iter_mut().find(|(known, _)| *known == dtype) {
+                    Some((_, sum)) => *sum += count,
+                    None => sums.push((dtype, count)),
+                }
+            }
+            sums
+        };
+        let elements = plan.parts.iter().map(of_part).collect();
+        Clock { simulation: Simulation::new(plan), profile, shape, elements }
+    }
+
+    /// Plays a pass; returns its seconds.
+    pub(super) fn pass(&mut self, plan: &StreamPlan, steps: &[Step], micro: &[Batch]) -> f64 {
+        let outputs = micro.iter().map(|batch| batch.outputs.len()).sum();
+        let costs = Costs { clock: self, plan, micro, outputs };
+        let mut simulation = costs.clock.simulation.clone();
+        let rows: usize = micro.iter().map(Batch::rows).sum();
+        let device = &self.profile.device;
+        simulation.idle(device.pass_seconds + rows as f64 * device.embed_seconds);
+        let seconds = simulation.pass(plan, steps, &costs);
+        let logits = outputs as f64 * self.shape.vocab as f64 * device.logit_seconds;
+        simulation.idle(logits);
+        let before = self.simulation.now();
+        self.simulation = simulation;
+        let _ = seconds;
+        self.simulation.now() - before
+    }
+}
+
+/// What the steps of one pass cost.
+struct Costs<'a> {
+    clock: &'a Clock,
+    plan: &'a StreamPlan,
+    micro: &'a [Batch],
+    outputs: usize,
+}
+
+impl Costs<'_> {
+    fn linear(&self, part: usize, rows: usize) -> f64 {
+        let device = &self.clock.profile.device;
+        let of = |(dtype, elements): &(String, f64)| {
+            device.linear(dtype).map_or(0.0, |rate| elements * rate.seconds(rows))
+        };
+        self.clock.elements[part].iter().map(of).sum()
+    }
+
+    fn attention(&self, layer: &LayerShape, batch: &Batch) -> f64 {
+        let Some(rate) = self.clock.profile.device.attention(KV_FORMAT) else { return 0.0 };
+        let window = layer.window.unwrap_or(usize::MAX);
+        let seen: usize = batch.map.iter().map(|row| (row.length as usize).min(window)).sum();
+        let AttentionRate { kv_element_seconds, product_seconds, .. } = rate;
+        let kv = 2.0 * (layer.kv_heads * layer.head_dim) as f64 * kv_element_seconds;
+        let products = 2.0 * (layer.heads * layer.head_dim) as f64 * product_seconds;
+        seen as f64 * (kv + products)
+    }
+
+    fn run(&self, part: usize, micro: usize) -> f64 {
+        let (batch, shape) = (&self.micro[micro], &self.clock.shape);
+        let (device, rows) = (&self.clock.profile.device, batch.rows());
+        let (half, layer) = match self.plan.parts[part].part {
+            Part::Attention(layer) => (forebay_planner::Part::Attention, layer),
+            Part::FeedForward(layer) => (forebay_planner::Part::FeedForward, layer),
+            Part::Head(_) => return 0.0,
+        };
+        let layer = &shape.layers[layer];
+        let touched = (rows * layer.touched_floats(half, shape.hidden)) as f64;
+        let attention = match half {
+            forebay_planner::Part::Attention => self.attention(layer, batch),
+            forebay_planner::Part::FeedForward => 0.0,
+        };
+        self.linear(part, rows)
+            + touched * device.elementwise_seconds
+            + attention
+            + device.run_seconds
+    }
+}
+
+impl StepCosts for Costs<'_> {
+    fn compute_seconds(&self, step: Step) -> f64 {
+        match step {
+            Step::Run { part, micro } => self.run(part, micro),
+            Step::Head { part, .. } => {
+                self.linear(part, self.outputs) + self.clock.profile.device.run_seconds
+            }
+            _ => 0.0,
+        }
+    }
+
+    fn read_seconds(&self, bytes: usize) -> f64 {
+        bytes as f64 / self.clock.profile.disk.read_bytes_per_sec
+    }
+
+    fn upload_seconds(&self, bytes: usize) -> f64 {
+        bytes as f64 / self.clock.profile.upload_bytes_per_sec
+    }
+
+    fn upload_overlap(&self) -> f64 {
+        self.clock.profile.upload_overlap
+    }
+
+    fn read_overlap(&self) -> f64 {
+        self.clock.profile.disk.overlap
+    }
+}

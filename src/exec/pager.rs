@@ -1,0 +1,291 @@
+//! Cache pages that do not live on the device: brought into a window for a micro-batch's turn, and
+//! back to where they live after it.
+//!
+//! There are two windows, so that the pages of the next turn come while those of this one are used. One
+//! thread moves pages between the windows and their homes, in the order in which it is asked: a page
+//! that is loaded after it was stored has what was stored.
+
+use super::ExecError;
+use super::reader::Target;
+use crate::backend::Device;
+use crate::kernel::Buffer;
+use crate::schedule::Batch;
+use crate::store::{AlignedBuffer, SpillFile, StoreError};
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Bytes of the buffer through which pages go to and from a file.
+const BOUNCE_BYTES: usize = 1 << 20;
+
+/// Where the pages of the layers that are not on the device live.
+pub(super) enum Home {
+    /// All pages of a layer, in RAM.
+    Ram(AlignedBuffer),
+    /// From a byte of the spill file on; pages are padded to the file's alignment.
+    File(u64),
+}
+
+/// What a turn is about: a layer, its page size, and its window.
+struct Turn {
+    layer: usize,
+    window: usize,
+    /// Pages of the window, by their number in the layer's cache.
+    pages: Vec<u32>,
+    /// Those that the turn writes to.
+    written: Vec<u32>,
+    /// Whether the load was asked for.
+    loading: bool,
+}
+
+/// Moves bytes between a window and a home.
+struct Job {
+    layer: usize,
+    target: Target,
+    /// (page of the layer's cache, its place in the window).
+    pages: Vec<(u32, usize)>,
+    store: bool,
+}
+
+/// See the module.
+pub(super) struct Pager {
+    page_bytes: Vec<usize>,
+    windows: [Buffer; 2],
+    /// Where the thread reads and writes: the windows themselves, or memory beside them from which the
+    /// device is written.
+    targets: [Target; 2],
+    _staging: Vec<AlignedBuffer>,
+    shares_ram: bool,
+    /// Turns loaded or about to be, oldest first: at most two.
+    turns: Vec<Turn>,
+    next_window: usize,
+    jobs: Option<Sender<Job>>,
+    done: Receiver<Result<(), StoreError>>,
+    /// Jobs asked for and done.
+    asked: usize,
+    finished: usize,
+    /// The job after which a window holds what its turn needs.
+    loaded_at: [usize; 2],
+    /// Reused between reads from the device.
+    bytes: Vec<u8>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pager {
+    /// Windows of `window_pages` pages into layers of `page_bytes` that live at `homes` (`None`: on the
+    /// device).
+    pub(super) fn start(
+        device: &mut dyn Device,
+        page_bytes: Vec<usize>,
+        window_pages: usize,
+        homes: Vec<Option<Home>>,
+        spill: Option<Arc<SpillFile>>,
+        shares_ram: bool,
+    ) -> Result<Pager, ExecError> {
+        let away = page_bytes.iter().zip(&homes).filter(|(_, home)| home.is_some());
+        let bytes = away.map(|(&bytes, _)| bytes).max().unwrap_or(0) * window_pages;
+        let windows = [
+            device.alloc(bytes, "window of the KV cache")?,
+            device.alloc(bytes, "window of the KV cache")?,
+        ];
+        let mut staging = Vec::new();
+        let mut target = |window: Buffer| -> Result<Target, ExecError> {
+            let start = match device.host_bytes(window).filter(|_| shares_ram) {
+                Some(start) => start,
+                None => {
+                    staging.push(AlignedBuffer::new(bytes)?);
+                    let buffer = staging.last_mut().expect("just pushed");
+                    NonNull::from(&mut buffer[..]).cast()
+                }
+            };
+            Ok(Target::new(start, bytes))
+        };
+        let targets = [target(windows[0])?, target(windows[1])?];
+        let (jobs, queue) = unbounded();
+        let (report, done) = unbounded();
+        let mut mover = Mover::new(page_bytes.clone(), homes, spill)?;
+        let work = move || {
+            for job in queue {
+                if report.send(mover.run(&job)).is_err() {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("pages".into()).spawn(work);
+        Ok(Pager {
+            page_bytes,
+            windows,
+            targets,
+            _staging: staging,
+            shares_ram,
+            turns: Vec::new(),
+            next_window: 0,
+            jobs: Some(jobs),
+            done,
+            asked: 0,
+            finished: 0,
+            loaded_at: [0; 2],
+            bytes: Vec::new(),
+            thread: Some(thread.map_err(ExecError::NoThread)?),
+        })
+    }
+
+    fn ask(&mut self, job: Job) -> usize {
+        // The thread lives as long as this side of the channel.
+        let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
+        self.asked += 1;
+        self.asked
+    }
+
+    /// Waits until the first `count` jobs are done.
+    fn wait(&mut self, count: usize) -> Result<(), ExecError> {
+        while self.finished < count {
+            self.done.recv().map_err(|_| ExecError::ReaderGone)??;
+            self.finished += 1;
+        }
+        Ok(())
+    }
+
+    /// Begins to bring a micro-batch's pages of `layer`, unless the turn before writes to one of them:
+    /// then that happens once it has.
+    pub(super) fn load(&mut self, layer: usize, batch: &Batch) {
+        let window = self.next_window;
+        self.next_window = 1 - window;
+        let (pages, written) = (batch.pages.clone(), batch.pages_written());
+        let waits = self.turns.iter().any(|before| {
+            before.layer == layer && before.written.iter().any(|page| pages.contains(page))
+        });
+        self.turns.push(Turn { layer, window, pages, written, loading: false });
+        if !waits {
+            self.begin(self.turns.len() - 1);
+        }
+    }
+
+    fn begin(&mut self, turn: usize) {
+        let Turn { layer, window, ref pages, .. } = self.turns[turn];
+        let pages = pages.iter().copied().zip(0..).collect();
+        let job = Job { layer, target: self.targets[window], pages, store: false };
+        self.loaded_at[window] = self.ask(job);
+        self.turns[turn].loading = true;
+    }
+
+    /// Waits for the pages of the oldest turn; its window.
+    pub(super) fn arrived(&mut self, device: &mut dyn Device) -> Result<Buffer, ExecError> {
+        if !self.turns[0].loading {
+            self.begin(0);
+        }
+        let Turn { layer, window, ref pages, .. } = self.turns[0];
+        let bytes = pages.len() * self.page_bytes[layer];
+        self.wait(self.loaded_at[window])?;
+        if !self.shares_ram {
+            // SAFETY: the load is done, and the thread gets no other job for this window before
+            // `store`.
+            let from = unsafe { self.targets[window].part(0, bytes).bytes() };
+            device.write(self.windows[window], 0, from)?;
+        }
+        Ok(self.windows[window])
+    }
+
+    /// Ends the oldest turn: what it wrote goes back.
+    pub(super) fn store(&mut self, device: &mut dyn Device) -> Result<(), ExecError> {
+        let turn = self.turns.remove(0);
+        let bytes = self.page_bytes[turn.layer];
+        let at = |page: &u32| turn.pages.iter().position(|p| p == page).expect("written is loaded");
+        let pages: Vec<(u32, usize)> = turn.written.iter().map(|page| (*page, at(page))).collect();
+        if !self.shares_ram {
+            for &(_, place) in &pages {
+                self.bytes.resize(bytes, 0);
+                device.read(self.windows[turn.window], place * bytes, &mut self.bytes)?;
+                // SAFETY: as in `arrived`.
+                let to = unsafe { self.targets[turn.window].part(place * bytes, bytes).bytes() };
+                to.copy_from_slice(&self.bytes);
+            }
+        }
+        let (layer, target) = (turn.layer, self.targets[turn.window]);
+        self.ask(Job { layer, target, pages, store: true });
+        Ok(())
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        self.jobs = None;
+        // A thread that panicked has said so.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// The thread's side.
+struct Mover {
+    page_bytes: Vec<usize>,
+    homes: Vec<Option<Home>>,
+    spill: Option<Arc<SpillFile>>,
+    bounce: AlignedBuffer,
+}
+
+impl Mover {
+    fn new(
+        page_bytes: Vec<usize>,
+        homes: Vec<Option<Home>>,
+        spill: Option<Arc<SpillFile>>,
+    ) -> Result<Mover, ExecError> {
+        let largest = page_bytes.iter().map(|&bytes| stride(bytes)).max().unwrap_or(0);
+        let bytes = if spill.is_some() { BOUNCE_BYTES.max(largest) } else { 0 };
+        Ok(Mover { page_bytes, homes, spill, bounce: AlignedBuffer::new(bytes)? })
+    }
+
+    fn run(&mut self, job: &Job) -> Result<(), StoreError> {
+        let bytes = self.page_bytes[job.layer];
+        match &mut self.homes[job.layer] {
+            Some(Home::Ram(pages)) => {
+                for &(page, place) in &job.pages {
+                    let at = &mut pages[page as usize * bytes..][..bytes];
+                    // SAFETY: the pager leaves the window alone until the job is done.
+                    let window = unsafe { job.target.part(place * bytes, bytes).bytes() };
+                    if job.store { at.copy_from_slice(window) } else { window.copy_from_slice(at) }
+                }
+                Ok(())
+            }
+            Some(Home::File(first)) => {
+                let first = *first;
+                // Neighbours in the file that are neighbours in the window go together.
+                let most = self.bounce.len() / stride(bytes);
+                let together = |a: &(u32, usize), b: &(u32, usize)| b.0 == a.0 + 1 && b.1 == a.1 + 1;
+                let runs = job.pages.chunk_by(together).flat_map(|run| run.chunks(most));
+                runs.map(|run| (run[0], run.len()))
+                    .try_for_each(|(start, count)| self.move_run(job, first, start, count))
+            }
+            None => unreachable!("only layers away from the device have turns"),
+        }
+    }
+
+    fn move_run(
+        &mut self,
+        job: &Job,
+        first: u64,
+        (page, place): (u32, usize),
+        count: usize,
+    ) -> Result<(), StoreError> {
+        let (bytes, stride) = (self.page_bytes[job.layer], stride(self.page_bytes[job.layer]));
+        let spill = self.spill.as_ref().expect("a file was made for pages");
+        let offset = first + u64::from(page) * stride as u64;
+        let bounce = &mut self.bounce[..count * stride];
+        // SAFETY: the pager leaves the window alone until the job is done.
+        let window = unsafe { job.target.part(place * bytes, count * bytes).bytes() };
+        let pairs = bounce.chunks_exact_mut(stride).zip(window.chunks_exact_mut(bytes));
+        if job.store {
+            pairs.for_each(|(padded, page)| padded[..bytes].copy_from_slice(page));
+            return spill.write_at(offset, bounce);
+        }
+        spill.read_at(offset, bounce)?;
+        let pairs = bounce.chunks_exact(stride).zip(window.chunks_exact_mut(bytes));
+        pairs.for_each(|(padded, page)| page.copy_from_slice(&padded[..bytes]));
+        Ok(())
+    }
+}
+
+/// Bytes of a page in the spill file.
+pub(super) fn stride(page_bytes: usize) -> usize {
+    page_bytes.next_multiple_of(crate::quant::SEGMENT_ALIGN)
+}

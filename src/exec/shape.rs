@@ -1,0 +1,182 @@
+//! A model's sizes, and the executor's own, in the planner's terms.
+
+use super::config::ExecutorConfig;
+use super::executor::FETCH_ROWS;
+use crate::backend::Device;
+use crate::forward::{self, LayerWeights, MicroBatch, Slabs, Workspace, WorkspaceSize};
+use crate::kernel::{Buffer, Call, Matrix, PAGE_LEN};
+use crate::model::{LayerSpec, ModelSpec, TensorId};
+use crate::quant::Segment;
+use crate::schedule::{Matrices, Part};
+use crate::store::{ModelFiles, StoreError};
+use forebay_planner::{Demand, Footprint, LayerShape, MatrixShape, ModelShape, Split};
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// The planner's view of a model: elements to multiply with, bytes of every segment.
+pub fn model_shape(files: &ModelFiles) -> Result<ModelShape, StoreError> {
+    let spec = files.spec();
+    let matrices = Matrices::new(spec, |id| files.packing(id))?;
+    let shape = |id: TensorId| {
+        let packing = matrices.packing(id);
+        let segments = matrices.segments(id);
+        MatrixShape {
+            dtype: packing.dtype.to_string(),
+            rows: packing.rows,
+            cols: packing.cols,
+            segments: segments.iter().map(|s: &Segment| s.padded() as u64).collect(),
+        }
+    };
+    let shapes = |part: Part| part.tensors(spec).into_iter().map(shape).collect();
+    let layer = |(index, layer): (usize, &LayerSpec)| LayerShape {
+        attention: shapes(Part::Attention(index)),
+        feed_forward: shapes(Part::FeedForward(index)),
+        heads: layer.heads,
+        kv_heads: layer.kv_heads,
+        head_dim: layer.head_dim,
+        window: layer.window,
+        feed_forward_len: layer.feed_forward,
+    };
+    let vectors = spec.tensors().into_iter().filter(|id| id.role.is_vector());
+    Ok(ModelShape {
+        layers: spec.layers.iter().enumerate().map(layer).collect(),
+        head: shapes(Part::Head(0)).pop().unwrap_or_default(),
+        hidden: spec.hidden,
+        vocab: spec.vocab,
+        vector_bytes: vectors.map(|id| 4 * spec.shape(id).1 as u64).sum(),
+        page_positions: PAGE_LEN,
+    })
+}
+
+/// What the executor and its device allocate besides weights, cache and rings.
+pub struct ExecutorFootprint<'a> {
+    spec: &'a ModelSpec,
+    matrices: Matrices,
+    device: &'a dyn Device,
+    fixed: Split,
+    /// Working memory of the device by rows of a micro-batch.
+    working: RefCell<HashMap<usize, u64>>,
+}
+
+impl<'a> ExecutorFootprint<'a> {
+    /// Of a model on a device; `fixed` bytes are taken whatever the policy.
+    pub fn new(
+        files: &'a ModelFiles,
+        device: &'a dyn Device,
+        fixed: Split,
+    ) -> Result<ExecutorFootprint<'a>, StoreError> {
+        let spec = files.spec();
+        let matrices = Matrices::new(spec, |id| files.packing(id))?;
+        Ok(ExecutorFootprint { spec, matrices, device, fixed, working: RefCell::default() })
+    }
+
+    fn size(demand: &Demand) -> WorkspaceSize {
+        let resident = ExecutorConfig::resident(demand.rows, demand.pages);
+        let config = ExecutorConfig {
+            micro_rows: demand.micro_rows.max(1),
+            outputs: demand.outputs,
+            ..resident
+        };
+        // Whether the head streams is not known yet: as if it did.
+        config.workspace(true)
+    }
+
+    /// Bytes that the device works with beside the operands of calls over `rows` rows.
+    fn working_bytes(&self, rows: usize) -> u64 {
+        if let Some(&bytes) = self.working.borrow().get(&rows) {
+            return bytes;
+        }
+        let layers = (0..self.spec.layers.len()).map(|layer| {
+            self.device.working_bytes(&sketch_layer(self.spec, &self.matrices, layer, rows))
+        });
+        let bytes = layers.max().unwrap_or(0);
+        self.working.borrow_mut().insert(rows, bytes);
+        bytes
+    }
+}
+
+impl Footprint for ExecutorFootprint<'_> {
+    fn fixed(&self) -> Split {
+        self.fixed
+    }
+
+    fn workspace(&self, demand: &Demand) -> Split {
+        let size = ExecutorFootprint::size(demand);
+        let residual = self.activations(demand.rows);
+        let device = Workspace::bytes(self.spec, size) - residual
+            + self.working_bytes(size.micro_rows.max(size.logit_rows))
+            + demand.staged.device;
+        let fetched = FETCH_ROWS.min(size.logit_rows) * self.spec.vocab;
+        let embedded = size.micro_rows * self.spec.hidden;
+        let ram = 4 * (fetched + embedded) as u64 + demand.staged.ram;
+        Split { device, ram, disk: 0 }
+    }
+
+    fn activations(&self, rows: usize) -> u64 {
+        (rows * self.spec.hidden * 4) as u64
+    }
+
+    fn page_bytes(&self, layer: usize, _format: &str) -> u64 {
+        self.spec.layers[layer].cache().page_bytes() as u64
+    }
+}
+
+/// The calls of one layer over buffers that do not exist: to ask a device what it would need.
+fn sketch_layer(spec: &ModelSpec, matrices: &Matrices, layer: usize, rows: usize) -> Vec<Call> {
+    let buffer = Buffer(0);
+    let slabs = |id: TensorId| {
+        let packing = matrices.packing(id);
+        let weight =
+            Matrix { id: 0, dtype: packing.dtype, rows: packing.rows, cols: packing.cols };
+        Slabs { rows: packing.rows, slabs: vec![(0, weight)] }
+    };
+    let part = |part: Part| part.tensors(spec).into_iter().map(slabs);
+    let mut attention = part(Part::Attention(layer));
+    let mut next = || attention.next().expect("attention has four matrices");
+    let (qkv, attention_output) = ([next(), next(), next()], next());
+    let mut feed_forward = part(Part::FeedForward(layer));
+    let mut next = || feed_forward.next().expect("a feed-forward has three matrices");
+    let weights = LayerWeights {
+        attention_norm: buffer,
+        qkv,
+        qkv_bias: None,
+        qk_norm: None,
+        attention_output,
+        feed_forward_norm: buffer,
+        gate: next(),
+        up: next(),
+        down: next(),
+        post_norms: None,
+    };
+    let w = sketch_workspace(spec);
+    let view = w.micro[0].view(buffer);
+    let mut calls = forward::attention_calls(spec, layer, &weights, &view, &w, (0, rows));
+    calls.extend(forward::feed_forward_calls(spec, layer, &weights, &w, (0, rows)));
+    calls
+}
+
+fn sketch_workspace(spec: &ModelSpec) -> Workspace {
+    let b = Buffer(0);
+    let angles = vec![b; spec.ropes.len()];
+    Workspace {
+        size: WorkspaceSize {
+            micro_rows: 1,
+            micro_batches: 1,
+            logit_rows: 1,
+            pages: 1,
+            window_pages: 0,
+        },
+        normed: b,
+        q: b,
+        k: b,
+        v: b,
+        attention: b,
+        gate: b,
+        up: b,
+        head: b,
+        logits: b,
+        outputs: b,
+        identity: b,
+        micro: vec![MicroBatch { x: b, angles, slots: b, map: b, pages: b, path: b, windowed: [b; 2] }],
+    }
+}
