@@ -4,6 +4,7 @@
 
 mod dequantize;
 mod dtype;
+mod interleave;
 mod pack;
 mod quantize;
 
