@@ -83,9 +83,7 @@ fn on_core() -> f64 {
 /// Runs `work(i)` for `i` in `0..count` on `threads` threads; it returns the bytes it moved.
 fn measure(threads: usize, count: usize, work: &(dyn Fn(usize, &mut [u8]) -> usize + Sync)) -> Run {
     let next = AtomicUsize::new(0);
-    let one = || {
-        let mut buffer = AlignedBuffer::new(SEGMENT_BYTES_MAX).expect("memory");
-        buffer.fill(1);
+    let one = |mut buffer: AlignedBuffer| {
         let (begin, mut bytes) = (on_core(), 0);
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
@@ -95,9 +93,17 @@ fn measure(threads: usize, count: usize, work: &(dyn Fn(usize, &mut [u8]) -> usi
             bytes += work(index, &mut buffer);
         }
     };
+    let buffer = |_| {
+        let mut buffer = AlignedBuffer::new(SEGMENT_BYTES_MAX).expect("memory");
+        buffer.fill(1);
+        buffer
+    };
+    let buffers: Vec<_> = (0..threads).map(buffer).collect();
     let start = Instant::now();
     let done: Vec<(usize, f64)> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        let one = &one;
+        let threads: Vec<_> =
+            buffers.into_iter().map(|buffer| scope.spawn(move || one(buffer))).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     let seconds = start.elapsed().as_secs_f64();
@@ -110,7 +116,7 @@ fn packing() -> Vec<Line<'static>> {
     let line = |dtype: DType| -> Line<'static> {
         let rows = (1 << 20) / dtype.row_bytes(1536) / 16 * 16;
         let packing = Packing::new(dtype, rows, 1536);
-        let source: Vec<u8> = (0..packing.bytes()).map(|at| (at * 31 >> 3) as u8).collect();
+        let source: Vec<u8> = (0..packing.bytes()).map(|at| (at * 31 / 8) as u8).collect();
         let run = move || {
             measure(1, 64, &|_, out| {
                 pack(&packing, &source, &mut out[..packing.bytes()]);
@@ -169,13 +175,13 @@ impl Disk {
         let (gb, seconds) = (cache.bytes() as f64 / 1e9, start.elapsed().as_secs_f64());
         eprintln!("opened or built {gb:.2} GB in {seconds:.2} s; direct: {}", cache.is_direct());
         let raw = DirectFile::open(cache.path(), IoControl::default()).expect("the cache's file");
-        let spec = files.spec();
-        let segments = spec.tensors().into_iter().filter(|id| id.layer.is_some());
-        let segments = segments.filter(|id| !id.role.is_vector()).flat_map(|id| {
+        let ids = files.spec().tensors().into_iter();
+        let ids = ids.filter(|id| id.layer.is_some() && !id.role.is_vector());
+        let cut = ids.flat_map(|id| {
             let packing = files.tensor(id).expect("listed").packing();
             segments(&packing).enumerate().map(move |(index, segment)| (id, index, segment))
         });
-        let segments = segments.collect();
+        let segments = cut.collect();
         let files = FileWeights::new(files, IoControl::default()).expect("the model's files");
         Disk { cache, raw, files, segments }
     }
