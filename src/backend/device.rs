@@ -124,7 +124,7 @@ pub trait Device: Send {
     ) -> Result<Matrix, DeviceError>;
 
     /// Names packed weights that lie (or will lie) in `buffer` from byte `offset` on as a matrix; no
-    /// byte moves. The offset is a multiple of [`crate::quant::SEGMENT_ALIGN`]. The view is unloaded
+    /// byte moves. The offset is a multiple of [`crate::quant::IO_ALIGN`]. The view is unloaded
     /// before the buffer is freed.
     fn view(
         &mut self,

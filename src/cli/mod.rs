@@ -15,10 +15,12 @@ mod memory;
 mod progress;
 mod run;
 mod shell;
+mod throttle;
 mod values;
 
 pub use args::Cli;
 pub use exit::{exit_code, report};
+pub use throttle::Throttles;
 
 use args::{Command, EvalCommand};
 use clap::Parser;

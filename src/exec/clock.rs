@@ -1,7 +1,6 @@
 //! The simulated clock: every pass that is run is also played on the schedule's event clock, at the
 //! rates of a measured profile.
 
-use crate::model::ModelSpec;
 use crate::schedule::{Batch, Matrices, Part, Simulation, Step, StepCosts, StreamPlan};
 use forebay_planner::{AttentionRate, HardwareProfile, LayerShape, ModelShape};
 
@@ -19,13 +18,11 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(
-        spec: &ModelSpec,
         matrices: &Matrices,
         plan: &StreamPlan,
         shape: ModelShape,
         profile: HardwareProfile,
     ) -> Clock {
-        let _ = spec;
         let of_part = |part: &crate::schedule::PartPlan| {
             let mut sums: Vec<(String, f64)> = Vec::new();
             for piece in &part.segments {
@@ -51,12 +48,11 @@ impl Clock {
         let rows: usize = micro.iter().map(Batch::rows).sum();
         let device = &self.profile.device;
         simulation.idle(device.pass_seconds + rows as f64 * device.embed_seconds);
-        let seconds = simulation.pass(plan, steps, &costs);
+        simulation.pass(plan, steps, &costs);
         let logits = outputs as f64 * self.shape.vocab as f64 * device.logit_seconds;
         simulation.idle(logits);
         let before = self.simulation.now();
         self.simulation = simulation;
-        let _ = seconds;
         self.simulation.now() - before
     }
 }

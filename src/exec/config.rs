@@ -2,6 +2,10 @@
 
 use crate::forward::WorkspaceSize;
 use crate::schedule::{Homes, RingSizes};
+use crate::store::{IoControl, WeightSource};
+use forebay_planner::{HardwareProfile, Tier};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Rows whose logits are computed and fetched together while the head does not stream.
 const LOGIT_ROWS: usize = 64;
@@ -23,6 +27,23 @@ pub struct ExecutorConfig {
     pub rings: RingSizes,
     /// Threads that read streams.
     pub readers: usize,
+    /// Home of each layer's KV cache; all on the device if empty.
+    pub cache_homes: Vec<Tier>,
+    /// Pages of a window into caches that are not on the device: most that a micro-batch may see.
+    pub window_pages: usize,
+}
+
+/// What an executor works with beside a model and a device.
+#[derive(Clone, Default)]
+pub struct Resources {
+    /// Where streams are read from; the model's own files if `None`.
+    pub weights: Option<Arc<dyn WeightSource>>,
+    /// Folder for cache pages on disk.
+    pub spill_folder: PathBuf,
+    /// What stands between the spill file and its disk.
+    pub spill_control: IoControl,
+    /// Rates at which passes are simulated, if they are to be.
+    pub profile: Option<HardwareProfile>,
 }
 
 impl ExecutorConfig {
@@ -36,6 +57,28 @@ impl ExecutorConfig {
             homes: Homes::resident(),
             rings: RingSizes::default(),
             readers: 1,
+            cache_homes: Vec::new(),
+            window_pages: 0,
+        }
+    }
+
+    /// Home of a layer's cache.
+    pub fn cache_home(&self, layer: usize) -> Tier {
+        self.cache_homes.get(layer).copied().unwrap_or(Tier::Device)
+    }
+
+    /// Pages of a micro-batch's table at most.
+    pub fn micro_pages(&self) -> usize {
+        if self.window_pages > 0 { self.window_pages } else { usize::MAX }
+    }
+
+    /// Micro-batches of a pass at most: cut by rows, and by pages where they come through a window.
+    fn micro_batches(&self) -> usize {
+        let by_rows = self.rows.div_ceil(self.micro_rows);
+        match self.window_pages {
+            0 => by_rows,
+            // Two neighbours that pages have parted fill more than one window.
+            window => by_rows + 2 * self.pages.div_ceil(window),
         }
     }
 
@@ -44,10 +87,11 @@ impl ExecutorConfig {
         let outputs = self.outputs.min(self.rows);
         WorkspaceSize {
             micro_rows: self.micro_rows.min(self.rows),
-            micro_batches: self.rows.div_ceil(self.micro_rows),
+            micro_batches: self.micro_batches(),
             logit_rows: if head_streams { outputs } else { outputs.min(LOGIT_ROWS) },
             // No page has two owners, so the table of a pass never lists more than all pages.
             pages: self.pages,
+            window_pages: self.window_pages,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Runs steps on a device.
 
 use super::ExecError;
-use super::arena::Arena;
-use super::config::ExecutorConfig;
+use super::clock::Clock;
+use super::config::{ExecutorConfig, Resources};
 use super::load::Loader;
-use super::reader::Reader;
+use super::pager::{Home, Pager, stride};
+use super::reader::{Reader, Target};
 use super::streams::Streams;
 use crate::backend::{Device, DeviceInfo, DeviceKind, MemoryUse};
 use crate::forward::{self, HeadWeights, LayerWeights, Workspace};
@@ -12,21 +13,22 @@ use crate::kernel::{Buffer, Call, PAGE_LEN};
 use crate::model::{ModelSpec, Role, TensorId};
 use crate::quant::dequantize_row;
 use crate::schedule::{Batch, Matrices, Part, PassShape, Step, StreamPlan, pass_steps, prologue};
-use crate::store::{FileWeights, ModelFiles, WeightSource};
+use crate::store::{AlignedBuffer, FileWeights, IoControl, ModelFiles, SpillFile, WeightSource};
 use forebay_planner::Tier;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Rows of logits that are fetched from the device at a time.
-const FETCH_ROWS: usize = 64;
+pub(super) const FETCH_ROWS: usize = 16;
 
 /// A model on a device, with its cache and workspace.
 pub struct Executor {
-    // Dropped first: its threads write into the device's ring or the host's.
+    // Dropped first: their threads write into the device's memory or the host ring.
     streams: Option<Streams>,
+    pager: Option<Pager>,
     /// Weights at home in RAM, by stream.
-    in_ram: HashMap<usize, Arena>,
-    _host_ring: Option<Arena>,
+    in_ram: HashMap<usize, AlignedBuffer>,
+    host_ring: Option<AlignedBuffer>,
     device: Box<dyn Device>,
     files: Arc<ModelFiles>,
     config: ExecutorConfig,
@@ -34,12 +36,18 @@ pub struct Executor {
     ring: Option<Buffer>,
     layers: Vec<LayerWeights>,
     head: HeadWeights,
-    caches: Vec<Buffer>,
+    /// The caches that are on the device.
+    caches: Vec<Option<Buffer>>,
     workspace: Workspace,
     scratch: Scratch,
+    /// The window that holds the pages of the coming turn, if they come through one.
+    window: Option<Buffer>,
     /// Calls not yet given to the device.
     pending: Vec<Call>,
     passes: usize,
+    clock: Option<Clock>,
+    /// Seconds that the event clock gives the last pass.
+    simulated: f64,
 }
 
 /// Host memory that passes reuse.
@@ -67,34 +75,47 @@ impl Executor {
         config: ExecutorConfig,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Executor, ExecError> {
-        let source = Arc::new(FileWeights::new(Arc::clone(&files)));
-        Executor::with_source(device, files, source, config, progress)
+        Executor::with(device, files, config, Resources::default(), progress)
     }
 
-    /// As [`Executor::new`], with streams from `source`.
-    pub fn with_source(
+    /// As [`Executor::new`], with what the machine lends.
+    pub fn with(
         mut device: Box<dyn Device>,
         files: Arc<ModelFiles>,
-        source: Arc<dyn WeightSource>,
         config: ExecutorConfig,
+        resources: Resources,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Executor, ExecError> {
+        let source: Arc<dyn WeightSource> = match &resources.weights {
+            Some(source) => Arc::clone(source),
+            None => Arc::new(FileWeights::new(Arc::clone(&files), IoControl::default())?),
+        };
         let spec = files.spec();
         let matrices = Matrices::new(spec, |id| files.packing(id))?;
         let shares_ram = computes_in_ram(device.info());
-        let plan = StreamPlan::new(spec, &matrices, &config.homes, config.rings, shares_ram)?;
+        let mut plan = StreamPlan::new(spec, &matrices, &config.homes, config.rings, shares_ram)?;
+        plan.caches = (0..spec.layers.len()).map(|layer| config.cache_home(layer)).collect();
         let ring = match plan.streams.is_empty() {
             true => None,
             false => Some(device.alloc(config.rings.device, "ring of streamed weights")?),
         };
         let (layers, head) = load(device.as_mut(), &files, &plan, ring, progress)?;
-        let caches = caches(device.as_mut(), spec, config.pages)?;
+        let caches = caches(device.as_mut(), spec, &config)?;
+        let pager = pager(device.as_mut(), spec, &config, &resources, shares_ram)?;
+        let clock = match resources.profile {
+            Some(profile) => {
+                let shape = super::model_shape(&files)?;
+                Some(Clock::new(&matrices, &plan, shape, profile))
+            }
+            None => None,
+        };
         let size = config.workspace(plan.head_streams());
         let workspace = Workspace::alloc(device.as_mut(), spec, size)?;
         let mut executor = Executor {
             streams: None,
+            pager,
             in_ram: load_ram(&plan, &*source)?,
-            _host_ring: None,
+            host_ring: None,
             device,
             files: Arc::clone(&files),
             config,
@@ -105,8 +126,11 @@ impl Executor {
             caches,
             workspace,
             scratch: Scratch::default(),
+            window: None,
             pending: Vec::new(),
             passes: 0,
+            clock,
+            simulated: 0.0,
         };
         executor.start_streams(&source)?;
         Ok(executor)
@@ -117,9 +141,12 @@ impl Executor {
             let target = match self.ring.filter(|_| self.plan.shares_ram) {
                 Some(ring) => {
                     let start = self.device.host_bytes(ring).expect("it computes in RAM");
-                    super::reader::Target::new(start, self.plan.rings.device)
+                    Target::new(start, self.plan.rings.device)
                 }
-                None => self._host_ring.insert(Arena::new(self.plan.rings.host)).target(),
+                None => {
+                    let ring = self.host_ring.insert(AlignedBuffer::new(self.plan.rings.host)?);
+                    Target::of(ring)
+                }
             };
             let reader = Reader::start(source, self.config.readers).map_err(ExecError::NoThread)?;
             self.streams = Some(Streams::start(&self.plan, reader, target));
@@ -169,7 +196,7 @@ impl Executor {
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), ExecError> {
         assert!(batch.rows() <= self.config.rows, "{} rows exceed the workspace", batch.rows());
-        let micro = batch.split(self.workspace.size.micro_rows);
+        let micro = batch.split(self.workspace.size.micro_rows, self.config.micro_pages());
         let outputs: Vec<(usize, u32)> = micro
             .iter()
             .enumerate()
@@ -178,11 +205,20 @@ impl Executor {
         let slices = outputs.len().div_ceil(self.workspace.size.logit_rows);
         let shape = PassShape { micro_batches: micro.len(), slices };
         let mut pass = Pass { micro: &micro, outputs: &outputs, each };
-        for step in pass_steps(&self.plan, shape) {
+        let steps = pass_steps(&self.plan, shape);
+        for &step in &steps {
             self.step(step, &mut pass)?;
         }
         self.passes += 1;
+        if let Some(clock) = &mut self.clock {
+            self.simulated = clock.pass(&self.plan, &steps, &micro);
+        }
         Ok(())
+    }
+
+    /// Seconds that the last pass takes on the event clock; 0 where nothing is simulated.
+    pub fn simulated_seconds(&self) -> f64 {
+        self.simulated
     }
 
     fn step(&mut self, step: Step, pass: &mut Pass<'_>) -> Result<(), ExecError> {
@@ -193,6 +229,21 @@ impl Executor {
                 self.upload(stream, self.passes + usize::from(next_pass))
             }
             Step::Await { part } => self.wait(part),
+            Step::LoadPages { layer, micro } => {
+                self.pager.as_mut().expect("a pager was made").load(layer, &pass.micro[micro]);
+                Ok(())
+            }
+            Step::AwaitPages { .. } => {
+                self.flush()?;
+                let pager = self.pager.as_mut().expect("a pager was made");
+                self.window = Some(pager.arrived(self.device.as_mut())?);
+                Ok(())
+            }
+            Step::StorePages { .. } => {
+                self.flush()?;
+                self.window = None;
+                self.pager.as_mut().expect("a pager was made").store(self.device.as_mut())
+            }
             Step::Run { part, micro } => {
                 self.run(part, micro, pass.micro[micro].rows());
                 Ok(())
@@ -231,15 +282,22 @@ impl Executor {
                 streams.wait(pass, index)?;
                 streams.target(&stream)
             }
-            _ => self.in_ram[&index].target(),
+            _ => {
+                self.device.write(ring, stream.place.offset, &self.in_ram[&index])?;
+                return Ok(self.uploaded());
+            }
         };
         // SAFETY: the read is done, and its place is not written again before `uploaded` says so.
         let bytes = unsafe { target.bytes() };
         self.device.write(ring, stream.place.offset, bytes)?;
+        self.uploaded();
+        Ok(())
+    }
+
+    fn uploaded(&mut self) {
         if let Some(streams) = &mut self.streams {
             streams.uploaded(&self.plan);
         }
-        Ok(())
     }
 
     /// Waits for a part's reads, once the device has what it can do meanwhile.
@@ -268,8 +326,13 @@ impl Executor {
         let (spec, w) = (self.files.spec(), &self.workspace);
         let calls = match self.plan.parts[part].part {
             Part::Attention(layer) => {
-                let (weights, cache) = (&self.layers[layer], self.caches[layer]);
-                forward::attention_calls(spec, layer, weights, cache, w, (micro, rows))
+                let m = &w.micro[micro];
+                let view = match self.caches[layer] {
+                    Some(cache) => m.view(cache),
+                    None => m.window_view(self.window.expect("pages were awaited"), w.identity),
+                };
+                let weights = &self.layers[layer];
+                forward::attention_calls(spec, layer, weights, &view, w, (micro, rows))
             }
             Part::FeedForward(layer) => {
                 forward::feed_forward_calls(spec, layer, &self.layers[layer], w, (micro, rows))
@@ -302,6 +365,11 @@ impl Executor {
         self.device.write(m.map, 0, bytemuck::cast_slice(&batch.map))?;
         self.device.write(m.pages, 0, bytemuck::cast_slice(&batch.pages))?;
         self.device.write(m.path, 0, bytemuck::cast_slice(&batch.path))?;
+        if self.pager.is_some() {
+            let (slots, path) = batch.windowed();
+            self.device.write(m.windowed[0], 0, bytemuck::cast_slice(&slots))?;
+            self.device.write(m.windowed[1], 0, bytemuck::cast_slice(&path))?;
+        }
         Ok(())
     }
 
@@ -370,31 +438,70 @@ fn load(
 fn load_ram(
     plan: &StreamPlan,
     source: &dyn WeightSource,
-) -> Result<HashMap<usize, Arena>, ExecError> {
+) -> Result<HashMap<usize, AlignedBuffer>, ExecError> {
     let mut in_ram = HashMap::new();
     for (index, stream) in plan.streams.iter().enumerate().filter(|(_, s)| s.home == Tier::Ram) {
-        let arena = Arena::new(stream.bytes);
-        // SAFETY: nobody else has the arena yet.
-        source.read_segment(stream.tensor, stream.index, unsafe { arena.target().bytes() })?;
-        in_ram.insert(index, arena);
+        let mut buffer = AlignedBuffer::new(stream.bytes)?;
+        source.read_segment(stream.tensor, stream.index, &mut buffer)?;
+        in_ram.insert(index, buffer);
     }
     Ok(in_ram)
 }
 
+/// The caches that live on the device.
 fn caches(
     device: &mut dyn Device,
     spec: &ModelSpec,
-    pages: usize,
-) -> Result<Vec<Buffer>, ExecError> {
-    let bytes_max = device.info().buffer_bytes_max;
+    config: &ExecutorConfig,
+) -> Result<Vec<Option<Buffer>>, ExecError> {
+    let (pages, bytes_max) = (config.pages, device.info().buffer_bytes_max);
     let mut caches = Vec::new();
-    for layer in &spec.layers {
+    for (index, layer) in spec.layers.iter().enumerate() {
+        if config.cache_home(index) != Tier::Device {
+            caches.push(None);
+            continue;
+        }
         let bytes = (pages * layer.cache().page_bytes()) as u64;
         if bytes > bytes_max {
             let device = device.info().name.clone();
             return Err(ExecError::CacheTooLarge { pages, bytes, bytes_max, device });
         }
-        caches.push(device.alloc(bytes as usize, "KV cache")?);
+        caches.push(Some(device.alloc(bytes as usize, "KV cache")?));
     }
     Ok(caches)
+}
+
+/// What brings the pages of the other caches.
+fn pager(
+    device: &mut dyn Device,
+    spec: &ModelSpec,
+    config: &ExecutorConfig,
+    resources: &Resources,
+    shares_ram: bool,
+) -> Result<Option<Pager>, ExecError> {
+    let page_bytes: Vec<usize> = spec.layers.iter().map(|l| l.cache().page_bytes()).collect();
+    let mut homes = Vec::new();
+    let mut spilled = 0;
+    for (layer, &bytes) in page_bytes.iter().enumerate() {
+        homes.push(match config.cache_home(layer) {
+            Tier::Device => None,
+            Tier::Ram => Some(Home::Ram(AlignedBuffer::new(config.pages * bytes)?)),
+            Tier::Disk => {
+                let first = spilled;
+                spilled += (config.pages * stride(bytes)) as u64;
+                Some(Home::File(first))
+            }
+        });
+    }
+    if homes.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let spill = match spilled {
+        0 => None,
+        bytes => {
+            let control = resources.spill_control.clone();
+            Some(Arc::new(SpillFile::create(&resources.spill_folder, bytes, control)?))
+        }
+    };
+    Pager::start(device, page_bytes, config.window_pages, homes, spill, shares_ram).map(Some)
 }

@@ -2,14 +2,17 @@
 //! In: steps and a batch. Out: logits, slice by slice.
 //! Must never know: why a row is in the batch, how a token is chosen.
 
-mod arena;
+mod clock;
 mod config;
 mod error;
 mod executor;
 mod load;
+mod pager;
 mod reader;
+mod shape;
 mod streams;
 
-pub use config::ExecutorConfig;
+pub use config::{ExecutorConfig, Resources};
 pub use error::ExecError;
 pub use executor::Executor;
+pub use shape::{ExecutorFootprint, model_shape};

@@ -9,10 +9,10 @@ use super::ExecError;
 use super::reader::Target;
 use crate::backend::Device;
 use crate::kernel::Buffer;
+use crate::quant::IO_ALIGN;
 use crate::schedule::Batch;
 use crate::store::{AlignedBuffer, SpillFile, StoreError};
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -95,8 +95,7 @@ impl Pager {
                 Some(start) => start,
                 None => {
                     staging.push(AlignedBuffer::new(bytes)?);
-                    let buffer = staging.last_mut().expect("just pushed");
-                    NonNull::from(&mut buffer[..]).cast()
+                    return Ok(Target::of(staging.last_mut().expect("just pushed")));
                 }
             };
             Ok(Target::new(start, bytes))
@@ -251,7 +250,8 @@ impl Mover {
                 let first = *first;
                 // Neighbours in the file that are neighbours in the window go together.
                 let most = self.bounce.len() / stride(bytes);
-                let together = |a: &(u32, usize), b: &(u32, usize)| b.0 == a.0 + 1 && b.1 == a.1 + 1;
+                let together =
+                    |a: &(u32, usize), b: &(u32, usize)| b.0 == a.0 + 1 && b.1 == a.1 + 1;
                 let runs = job.pages.chunk_by(together).flat_map(|run| run.chunks(most));
                 runs.map(|run| (run[0], run.len()))
                     .try_for_each(|(start, count)| self.move_run(job, first, start, count))
@@ -287,5 +287,5 @@ impl Mover {
 
 /// Bytes of a page in the spill file.
 pub(super) fn stride(page_bytes: usize) -> usize {
-    page_bytes.next_multiple_of(crate::quant::SEGMENT_ALIGN)
+    page_bytes.next_multiple_of(IO_ALIGN)
 }

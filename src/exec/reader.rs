@@ -24,6 +24,11 @@ impl Target {
         Target { start, bytes }
     }
 
+    /// All of a buffer.
+    pub(super) fn of(buffer: &mut [u8]) -> Target {
+        Target { bytes: buffer.len(), start: NonNull::from(buffer).cast() }
+    }
+
     /// The part of `bytes` bytes from `offset` on.
     pub(super) fn part(self, offset: usize, bytes: usize) -> Target {
         assert!(offset + bytes <= self.bytes, "a stream lies within its ring");

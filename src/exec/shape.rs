@@ -126,8 +126,7 @@ fn sketch_layer(spec: &ModelSpec, matrices: &Matrices, layer: usize, rows: usize
     let buffer = Buffer(0);
     let slabs = |id: TensorId| {
         let packing = matrices.packing(id);
-        let weight =
-            Matrix { id: 0, dtype: packing.dtype, rows: packing.rows, cols: packing.cols };
+        let weight = Matrix { id: 0, dtype: packing.dtype, rows: packing.rows, cols: packing.cols };
         Slabs { rows: packing.rows, slabs: vec![(0, weight)] }
     };
     let part = |part: Part| part.tensors(spec).into_iter().map(slabs);
@@ -177,6 +176,14 @@ fn sketch_workspace(spec: &ModelSpec) -> Workspace {
         logits: b,
         outputs: b,
         identity: b,
-        micro: vec![MicroBatch { x: b, angles, slots: b, map: b, pages: b, path: b, windowed: [b; 2] }],
+        micro: vec![MicroBatch {
+            x: b,
+            angles,
+            slots: b,
+            map: b,
+            pages: b,
+            path: b,
+            windowed: [b; 2],
+        }],
     }
 }

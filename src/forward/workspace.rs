@@ -158,13 +158,29 @@ impl Workspace {
         for _ in 0..size.micro_batches {
             let buffers = micro.iter().map(|&bytes| device.alloc(bytes, "a micro-batch"));
             let mut angles: Vec<Buffer> = buffers.collect::<Result<_, _>>()?;
-            let [x, slots, map, pages, path, near_slots, near_path] = angles.split_off(spec.ropes.len())[..] else {
+            let [x, slots, map, pages, path, near_slots, near_path] =
+                angles.split_off(spec.ropes.len())[..]
+            else {
                 unreachable!("one buffer for each size")
             };
             let windowed = [near_slots, near_path];
             all.push(MicroBatch { x, angles, slots, map, pages, path, windowed });
         }
         let micro = all;
-        Ok(Workspace { size, normed, q, k, v, attention, gate, up, head, logits, outputs, identity, micro })
+        Ok(Workspace {
+            size,
+            normed,
+            q,
+            k,
+            v,
+            attention,
+            gate,
+            up,
+            head,
+            logits,
+            outputs,
+            identity,
+            micro,
+        })
     }
 }

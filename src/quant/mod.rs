@@ -4,6 +4,7 @@
 
 mod dequantize;
 mod dtype;
+mod interleave;
 mod pack;
 mod quantize;
 mod segments;
@@ -12,4 +13,4 @@ pub use dequantize::{dequantize_row, k_scale_min};
 pub use dtype::DType;
 pub use pack::{Packing, TILE_ROWS, pack, unpack_row};
 pub use quantize::quantize_row;
-pub use segments::{SEGMENT_ALIGN, SEGMENT_BYTES_MAX, Segment, segments};
+pub use segments::{IO_ALIGN, SEGMENT_BYTES_MAX, Segment, segments};

@@ -1,44 +1,43 @@
-//! How a packed matrix is cut into segments: what is placed, streamed and cached as one piece.
+//! How a packed matrix is cut into pieces that are read, kept and streamed whole.
 
 use super::{Packing, TILE_ROWS};
 
-/// Packed bytes of a segment at most, unless one tile is larger.
+/// Bytes of a segment at most, padding included (a single tile larger than that is one segment).
 pub const SEGMENT_BYTES_MAX: usize = 4 << 20;
 
-/// Segments start at multiples of this in files and rings: what direct reads ask for.
-pub const SEGMENT_ALIGN: usize = 4096;
+/// What positions in files, lengths of reads and addresses of buffers are multiples of.
+pub const IO_ALIGN: usize = 4096;
 
-/// A row slab of a matrix: whole tiles (the last may be padded).
+/// A row slab of whole tiles of a packed matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// First output feature.
+    /// First row (output feature); a multiple of [`TILE_ROWS`].
     pub first_row: usize,
-    /// Output features.
+    /// Rows; a multiple of [`TILE_ROWS`] but for the last segment.
     pub rows: usize,
-    /// Bytes in packed order.
+    /// Packed bytes, those of a padded last tile included.
     pub bytes: usize,
 }
 
 impl Segment {
-    /// Bytes that the segment takes in files and rings.
+    /// Bytes that are read and kept: the next multiple of [`IO_ALIGN`].
     pub fn padded(&self) -> usize {
-        self.bytes.next_multiple_of(SEGMENT_ALIGN)
+        self.bytes.next_multiple_of(IO_ALIGN)
     }
 }
 
-/// The segments of a matrix, in order: the fewest of nearly equal size. Planner, allocator, cache
-/// file and ring all cut by this function.
-pub fn segments(packing: &Packing) -> Vec<Segment> {
-    let (tiles, tile_bytes) = (packing.tiles(), packing.tile_bytes());
-    let most = (SEGMENT_BYTES_MAX / tile_bytes).max(1);
-    let count = tiles.div_ceil(most);
-    let cut = |index: usize| {
-        let (first, end) = (index * tiles / count, (index + 1) * tiles / count);
-        let first_row = first * TILE_ROWS;
-        let rows = (end * TILE_ROWS).min(packing.rows) - first_row;
-        Segment { first_row, rows, bytes: (end - first) * tile_bytes }
-    };
-    (0..count).map(cut).collect()
+/// Cuts a matrix into the fewest segments of at most [`SEGMENT_BYTES_MAX`], as equal as tiles allow.
+///
+/// Planner, allocator, cache file and ring all cut by this function.
+pub fn segments(packing: &Packing) -> impl ExactSizeIterator<Item = Segment> + use<> {
+    let (rows, tiles, tile_bytes) = (packing.rows, packing.tiles(), packing.tile_bytes());
+    let count = tiles.div_ceil((SEGMENT_BYTES_MAX / tile_bytes.max(1)).max(1));
+    (0..count).map(move |index| {
+        let (start, end) = (index * tiles / count, (index + 1) * tiles / count);
+        let first_row = start * TILE_ROWS;
+        let rows = rows.min(end * TILE_ROWS) - first_row;
+        Segment { first_row, rows, bytes: (end - start) * tile_bytes }
+    })
 }
 
 #[cfg(test)]
@@ -48,22 +47,33 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Segments cover every row once, in order, in whole tiles, and add up to the matrix.
         #[test]
-        fn segments_cover_the_matrix(rows in 1usize..40_000, blocks in 1usize..64) {
-            let packing = Packing::new(DType::Q4K, rows, blocks * 256);
-            let all = segments(&packing);
-            let mut next = 0;
+        fn segments_cover_a_matrix_evenly(
+            which in 0..DType::ALL.len(), rows in 1usize..200_000, blocks in 1usize..64,
+        ) {
+            let dtype = DType::ALL[which];
+            let packing = Packing::new(dtype, rows, blocks * dtype.block_len());
+            let all: Vec<Segment> = segments(&packing).collect();
+            prop_assert_eq!(all.iter().map(|s| s.bytes).sum::<usize>(), packing.bytes());
+            let mut row = 0;
             for segment in &all {
-                prop_assert_eq!(segment.first_row, next);
-                prop_assert!(segment.rows > 0 && segment.first_row.is_multiple_of(TILE_ROWS));
-                prop_assert!(segment.bytes <= SEGMENT_BYTES_MAX.max(packing.tile_bytes()));
-                prop_assert!(segment.padded().is_multiple_of(SEGMENT_ALIGN));
-                next += segment.rows;
+                prop_assert_eq!(segment.first_row, row);
+                prop_assert!(segment.first_row.is_multiple_of(TILE_ROWS));
+                prop_assert!(segment.rows > 0 && segment.padded() <= SEGMENT_BYTES_MAX);
+                row += segment.rows;
             }
-            prop_assert_eq!(next, rows);
-            let bytes: usize = all.iter().map(|s| s.bytes).sum();
-            prop_assert_eq!(bytes, packing.bytes());
+            prop_assert_eq!(row, rows);
+            let least = all.iter().map(|s| s.bytes).min().unwrap();
+            let most = all.iter().map(|s| s.bytes).max().unwrap();
+            prop_assert!(most - least <= packing.tile_bytes());
+            prop_assert_eq!(all.len(), segments(&packing).len());
         }
+    }
+
+    #[test]
+    fn a_tile_larger_than_a_segment_is_one() {
+        let packing = Packing::new(DType::F32, 40, 100_000);
+        let bytes: Vec<usize> = segments(&packing).map(|segment| segment.bytes).collect();
+        assert_eq!(bytes, [6_400_000; 3]);
     }
 }

@@ -82,7 +82,7 @@ impl Matrices {
 
     /// The segments of a matrix.
     pub fn segments(&self, id: TensorId) -> Vec<Segment> {
-        segments(&self.packings[&id])
+        segments(&self.packings[&id]).collect()
     }
 }
 

@@ -125,6 +125,52 @@ pub enum StoreError {
         /// Where it was looked for, what is there, how to get it.
         detail: String,
     },
+    /// A transfer of the disk tier that failed twice.
+    #[error(
+        "{path}: cannot {action} {bytes} bytes at offset {offset}: {source}; check the disk, then \
+         run the same command again: finished results are kept"
+    )]
+    Disk {
+        /// The file.
+        path: String,
+        /// `read`, `write` or `sync`.
+        action: &'static str,
+        /// Length of the transfer.
+        bytes: usize,
+        /// Where in the file it began.
+        offset: u64,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A file of the disk tier that has no room.
+    #[error(
+        "{path}: {what} needs {needed} bytes and {available} are {limit}, {missing} bytes are \
+         missing; {remedy}"
+    )]
+    Space {
+        /// The folder.
+        path: String,
+        /// What the file is for.
+        what: &'static str,
+        /// Bytes of the file.
+        needed: u64,
+        /// Bytes there are.
+        available: u64,
+        /// What bounds them.
+        limit: &'static str,
+        /// Bytes short.
+        missing: u64,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Memory for reading that the system does not give.
+    #[error("cannot allocate {bytes} bytes to read into: {source}; lower --ram")]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The model has no such tensor.
     #[error("{path}: rows {start}..{end} of `{tensor}` were asked for, it has {rows}")]
     Rows {

@@ -6,6 +6,7 @@ use crate::model::{ModelSpec, TensorId};
 use crate::quant::{DType, Packing, dequantize_row};
 use crate::tokenizer::TokenizerSource;
 use std::collections::HashMap;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,11 @@ impl TensorInfo {
     /// Bytes of one row in file order.
     pub fn row_bytes(&self) -> usize {
         self.dtype.row_bytes(self.cols)
+    }
+
+    /// Its geometry in packed order.
+    pub fn packing(&self) -> Packing {
+        Packing::new(self.dtype, self.rows, self.cols)
     }
 
     /// Bytes of the tensor in file order.
@@ -154,8 +160,7 @@ impl ModelFiles {
 
     /// How devices keep a matrix.
     pub fn packing(&self, id: TensorId) -> Result<Packing, StoreError> {
-        let info = self.place(id)?.info;
-        Ok(Packing::new(info.dtype, info.rows, info.cols))
+        Ok(self.place(id)?.info.packing())
     }
 
     /// Reads `rows` of a tensor in file order into `out`, which is resized to fit.
@@ -170,11 +175,28 @@ impl ModelFiles {
         let place = self.place(id)?;
         let (offset, len) = self.extent(place, &rows)?;
         out.resize(len, 0);
-        self.opened.sources[place.source].read_at(offset, out).map_err(|source| StoreError::Io {
-            path: self.opened.path.display().to_string(),
-            action: "read tensor data (did the file change?)",
-            source,
-        })
+        self.read_at(place, offset, out)
+    }
+
+    /// Reads bytes of the source that `place` is in.
+    pub(super) fn read_at(
+        &self,
+        place: &Place,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let source = &self.opened.sources[place.source];
+        source.read_at(offset, out).map_err(|error| self.read_error(error))
+    }
+
+    pub(super) fn read_error(&self, source: io::Error) -> StoreError {
+        let path = self.opened.path.display().to_string();
+        StoreError::Io { path, action: "read tensor data (did the file change?)", source }
+    }
+
+    /// The files, in the order that [`Place::source`] counts.
+    pub(super) fn sources(&self) -> impl Iterator<Item = &dyn Source> {
+        self.opened.sources.iter().map(|source| &**source)
     }
 
     /// Says that `rows` of a tensor will not be read soon: the system may drop its cached copy.
@@ -227,7 +249,7 @@ impl ModelFiles {
         self.opened.places.values().map(|place| place.info.bytes()).sum()
     }
 
-    fn place(&self, id: TensorId) -> Result<&Place, StoreError> {
+    pub(super) fn place(&self, id: TensorId) -> Result<&Place, StoreError> {
         self.opened.places.get(&id).ok_or_else(|| StoreError::MissingTensor {
             path: self.opened.path.display().to_string(),
             tensor: id.gguf_name(),
@@ -235,7 +257,12 @@ impl ModelFiles {
         })
     }
 
-    fn extent(&self, place: &Place, rows: &Range<usize>) -> Result<(u64, usize), StoreError> {
+    /// Offset in its source, and length, of `rows` of a tensor.
+    pub(super) fn extent(
+        &self,
+        place: &Place,
+        rows: &Range<usize>,
+    ) -> Result<(u64, usize), StoreError> {
         if rows.start > rows.end || rows.end > place.info.rows {
             return Err(StoreError::Rows {
                 path: self.opened.path.display().to_string(),

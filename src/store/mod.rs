@@ -2,21 +2,26 @@
 //! In: a path or `org/repo`. Out: [`ModelFiles`], a network's description and its tensors' bytes.
 //! Must never know: devices, schedules, what a tensor is multiplied with.
 
+mod disk;
 mod error;
+pub mod faults;
 mod files;
 mod fingerprint;
 pub mod gguf;
 mod hparams_gguf;
 mod hugging_face;
 mod open_gguf;
+mod packed;
 mod parts;
 mod reference;
 mod source;
 mod tokenizer_gguf;
 mod weights;
 
+pub use disk::{AlignedBuffer, DirectFile, IoControl, SpillFile, Throttle, free_bytes};
 pub use error::StoreError;
 pub use files::{ModelFiles, TensorInfo, TensorListing};
+pub use packed::{CacheOptions, PackedCache};
 pub use source::{FileSource, MemorySource, Source};
 pub use weights::{FileWeights, WeightSource};
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Random access to the bytes of one file.
 pub trait Source: Send + Sync {
@@ -11,6 +11,11 @@ pub trait Source: Send + Sync {
 
     /// Fills `out` from `offset`; an error if the bytes end before.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// The file, where there is one.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
 
     /// Says that these bytes will not be needed soon, so that the system may drop its copy.
     fn forget(&self, offset: u64, len: u64) {
@@ -22,6 +27,7 @@ pub trait Source: Send + Sync {
 #[derive(Debug)]
 pub struct FileSource {
     file: File,
+    path: PathBuf,
     len: u64,
 }
 
@@ -33,13 +39,17 @@ impl FileSource {
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        Ok(FileSource { file, len: metadata.len() })
+        Ok(FileSource { file, path: path.to_path_buf(), len: metadata.len() })
     }
 }
 
 impl Source for FileSource {
     fn size(&self) -> u64 {
         self.len
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.path)
     }
 
     #[cfg(unix)]

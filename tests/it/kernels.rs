@@ -8,7 +8,7 @@ use forebay::backend::{Device, DeviceKind};
 use forebay::kernel::{
     Activation, AttentionRow, Buffer, CacheLayout, Call, PAGE_LEN, Projection, RopeStyle,
 };
-use forebay::quant::{DType, Packing, SEGMENT_ALIGN, pack, quantize_row};
+use forebay::quant::{DType, IO_ALIGN, Packing, pack, quantize_row};
 
 /// Numbers in -1..1 from a seed.
 struct Noise(u64);
@@ -204,9 +204,9 @@ fn slabs_give_the_bits_of_the_whole_matrix() {
             let want = product(&mut *device, (dtype, outs, cols), &bytes, Some(&bias), &x);
             let head = &bytes[..cut * dtype.row_bytes(cols)];
             let first = device.load(dtype, cut, cols, head, "head").unwrap();
-            let ring = device.alloc(SEGMENT_ALIGN + packed.len(), "ring").unwrap();
-            let second = device.view(dtype, outs - cut, cols, ring, SEGMENT_ALIGN);
-            device.write(ring, SEGMENT_ALIGN, &packed).unwrap();
+            let ring = device.alloc(IO_ALIGN + packed.len(), "ring").unwrap();
+            let second = device.view(dtype, outs - cut, cols, ring, IO_ALIGN);
+            device.write(ring, IO_ALIGN, &packed).unwrap();
             let (x, bias) = (put(&mut *device, &x), put(&mut *device, &bias));
             let out = device.alloc(rows * outs * 4, "out").unwrap();
             let slab =

@@ -1,0 +1,53 @@
+//! Keys and values that have no room in memory.
+
+use super::{DirectFile, IoControl, reserve};
+use crate::quant::IO_ALIGN;
+use crate::store::StoreError;
+use std::path::Path;
+
+/// A file without a name: it is gone when the process ends, however it ends.
+///
+/// All its space is taken when it is made, so no write finds the disk full.
+#[derive(Debug)]
+pub struct SpillFile {
+    file: DirectFile,
+}
+
+impl SpillFile {
+    /// Makes a file of `capacity` bytes (rounded up to [`IO_ALIGN`]) in `folder`, which is made too.
+    pub fn create(
+        folder: &Path,
+        capacity: u64,
+        control: IoControl,
+    ) -> Result<SpillFile, StoreError> {
+        std::fs::create_dir_all(folder)
+            .map_err(|e| StoreError::io(folder, "make the folder", e))?;
+        let file = tempfile::tempfile_in(folder)
+            .map_err(|e| StoreError::io(folder, "make a file in it", e))?;
+        let capacity = capacity.next_multiple_of(IO_ALIGN as u64);
+        reserve(&file, folder, capacity, "the spilled KV cache")?;
+        let name = format!("{} (KV cache)", folder.display());
+        Ok(SpillFile { file: DirectFile::adopt(file, name, capacity, control) })
+    }
+
+    /// Bytes it holds, all of them allocated.
+    pub fn capacity(&self) -> u64 {
+        self.file.size()
+    }
+
+    /// Whether transfers go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.file.is_direct()
+    }
+
+    /// Fills `out` from `offset`: zeros where nothing was written. Offset, length and address are
+    /// multiples of [`IO_ALIGN`].
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
+        self.file.read_at(offset, out)
+    }
+
+    /// Writes `bytes` at `offset`, aligned like `read_at`.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.write_at(offset, bytes)
+    }
+}
