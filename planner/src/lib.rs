@@ -1,14 +1,30 @@
 //! Where weights, KV cache and activations live: numbers in, a policy out.
-//!
-//! No I/O, no threads, no GPU types. These are the planner's inputs and output; the linear program
-//! that fills a [`Policy`] in builds on `good_lp`.
 
+mod api;
+mod cost;
+mod error;
+mod fit;
+pub mod flexgen;
+mod footprint;
 mod hardware;
+mod inputs;
+mod lp;
+mod memory;
+mod passes;
+mod pipeline;
+mod plan;
 mod policy;
+mod round;
+mod search;
 mod shape;
 mod workload;
 
+pub use api::{plan, predict};
+pub use error::{Change, PlanError};
+pub use footprint::{Demand, Footprint, LinearFootprint};
 pub use hardware::{AttentionRate, DeviceRates, DiskRates, HardwareProfile, LinearRate};
+pub use inputs::{Inputs, PinnedSplit, Pins};
+pub use plan::{Memory, Plan, Resource, Terms};
 pub use policy::{Policy, Split, Tier};
-pub use shape::{LayerShape, ModelShape};
-pub use workload::Workload;
+pub use shape::{LayerShape, MatrixShape, ModelShape, Part};
+pub use workload::{Requests, Workload};

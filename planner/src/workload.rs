@@ -1,16 +1,71 @@
 //! What the job asks for.
 
-/// Lengths of the requests of one job.
+/// Requests of the same lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requests {
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Tokens that will be generated: an estimate.
+    pub output: usize,
+    /// How many such requests follow each other.
+    pub count: usize,
+}
+
+/// Lengths of the requests that are still to be answered.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Workload {
-    /// (prompt tokens, output tokens, requests of that kind).
-    pub requests: Vec<(usize, usize, usize)>,
+    /// In the order of the file.
+    pub requests: Vec<Requests>,
+    /// Positions of the longest sequence that the cache must hold, at the most tokens it may
+    /// generate; 0 for the longest of `requests`.
+    pub longest: usize,
+    /// Speculation: (rows that a decoding sequence brings to a pass, tokens that it gains by them),
+    /// candidates from which the planner chooses one. `(1, 1.0)` is plain decoding, and what an
+    /// empty list means.
+    pub speculation: Vec<(usize, f64)>,
+    /// Bytes on the device for a draft model and its cache, taken by candidates of more than one row.
+    pub draft_bytes: u64,
 }
 
 impl Workload {
-    /// Positions in the cache if every request is held to its end.
-    pub fn positions(&self) -> usize {
-        self.requests.iter().map(|&(prompt, output, count)| (prompt + output) * count).sum()
+    /// How many requests.
+    pub fn count(&self) -> usize {
+        self.requests.iter().map(|r| r.count).sum()
+    }
+
+    /// Prompt tokens and tokens to generate.
+    pub fn tokens(&self) -> (usize, usize) {
+        let sum = |f: fn(&Requests) -> usize| self.requests.iter().map(|r| f(r) * r.count).sum();
+        (sum(|r| r.prompt), sum(|r| r.output))
+    }
+
+    /// Positions that the cache must be able to hold for one sequence.
+    pub fn longest(&self) -> usize {
+        let known = self.requests.iter().filter(|r| r.count > 0).map(|r| r.prompt + r.output);
+        known.max().unwrap_or(0).max(self.longest)
+    }
+
+    /// Candidates of [`speculation`](Self::speculation).
+    pub(crate) fn gains(&self) -> &[(usize, f64)] {
+        if self.speculation.is_empty() { &[(1, 1.0)] } else { &self.speculation }
+    }
+
+    /// `count` (prompt, output) pairs spread evenly over the file; all of them if there are no more.
+    pub(crate) fn sample(&self, count: usize) -> Vec<(usize, usize)> {
+        let all = self.count();
+        let count = count.min(all);
+        let mut picked = Vec::with_capacity(count);
+        let (mut before, mut runs) = (0, self.requests.iter());
+        let Some(mut run) = runs.next() else { return picked };
+        for i in 0..count {
+            let at = (2 * i + 1) * all / (2 * count);
+            while at >= before + run.count {
+                before += run.count;
+                run = runs.next().expect("the counts add up to `all`");
+            }
+            picked.push((run.prompt, run.output));
+        }
+        picked
     }
 }
 
@@ -18,8 +73,24 @@ impl Workload {
 mod tests {
     use super::*;
 
+    fn workload(requests: &[(usize, usize, usize)]) -> Workload {
+        let requests =
+            requests.iter().map(|&(prompt, output, count)| Requests { prompt, output, count });
+        Workload { requests: requests.collect(), ..Workload::default() }
+    }
+
     #[test]
-    fn positions_count_prompt_and_output() {
-        assert_eq!(Workload { requests: vec![(3, 2, 4), (1, 1, 1)] }.positions(), 22);
+    fn sums_count_every_request() {
+        let job = workload(&[(3, 2, 4), (1, 1, 1), (99, 99, 0)]);
+        assert_eq!((job.count(), job.tokens(), job.longest()), (5, (13, 9), 5));
+        assert_eq!(Workload { longest: 64, ..job }.longest(), 64);
+    }
+
+    #[test]
+    fn a_sample_is_spread_over_the_file() {
+        let job = workload(&[(1, 1, 50), (2, 1, 0), (3, 1, 50)]);
+        assert_eq!(job.sample(1000).len(), 100);
+        let prompts: Vec<usize> = job.sample(4).iter().map(|r| r.0).collect();
+        assert_eq!(prompts, [1, 1, 3, 3]);
     }
 }

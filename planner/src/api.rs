@@ -1,0 +1,180 @@
+//! The two questions one can ask: what to do, and what a policy would take.
+
+use crate::cost::{KvMode, Setting};
+use crate::error::{Change, PlanError};
+use crate::hardware::{DiskRates, HardwareProfile};
+use crate::inputs::{Inputs, Pins};
+use crate::memory;
+use crate::plan::{Memory, Plan};
+use crate::policy::{Policy, Split, Tier};
+use crate::search::{Priced, Search};
+
+/// Policies that are made real and run against the event clock.
+const FINALISTS: usize = 6;
+/// Runners-up that a plan carries.
+const RUNNERS_UP: usize = 3;
+/// What more memory is asked about.
+const MORE_BYTES: u64 = 4 << 30;
+/// What a faster disk is asked about.
+const FASTER_DISK: f64 = 2.0;
+
+/// The fastest policy within the budgets and pins, with what is predicted of it and of others.
+///
+/// Deterministic: the same inputs give the same plan. Called again with what is left of the workload
+/// while a job runs, it re-plans.
+///
+/// # Errors
+/// [`PlanError::DoesNotFit`] with the missing bytes, or [`PlanError::BadInput`].
+pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
+    inputs.check()?;
+    let mut search = Search::new(*inputs);
+    let mut found = search.run(FINALISTS)?.into_iter();
+    let best = found.next().expect("a search finds a policy or an error");
+    let runners_up = found.take(RUNNERS_UP).map(|p| (p.seconds(), p.policy));
+    let runners_up = runners_up.map(|(seconds, policy)| (policy, seconds)).collect();
+    let what_ifs = what_ifs(inputs, best.seconds());
+    Ok(Plan { runners_up, what_ifs, ..report(inputs, best) })
+}
+
+/// What is predicted of a policy that is already decided.
+///
+/// # Errors
+/// [`PlanError::DoesNotFit`] if it exceeds the budgets, [`PlanError::BadInput`] if it is not for this
+/// model.
+pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> {
+    inputs.check()?;
+    let setting = setting_of(inputs, policy)?;
+    let mut search = Search::new(*inputs);
+    let job = search.job(&setting);
+    let mut policy = policy.clone();
+    policy.weights = memory::weights(inputs.model, &policy.homes);
+    policy.kv = memory::cache(&search.costs, &setting, policy.pages, &policy.kv_homes);
+    let needed = memory::account(inputs, &setting, &policy).total();
+    let missing = needed.beyond(&inputs.capacity());
+    if missing != Split::default() {
+        let remedies = Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0);
+        let remedies = remedies.map(|tier| Change::Grow(tier, missing.on(tier))).collect();
+        let budgets = inputs.capacity();
+        return Err(PlanError::DoesNotFit { missing, needed, budgets, remedies });
+    }
+    Ok(report(inputs, search.price(&setting, policy, search.counted(job))))
+}
+
+/// The enumerated part of a policy, if it is one of this model's.
+fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError> {
+    let model = inputs.model;
+    let segments = model.matrices().map(|m| m.segments.len());
+    if !segments.eq(policy.homes.iter().map(Vec::len)) || policy.kv_homes.len() != model.layers.len() {
+        let why = "the policy was made for another model: its matrices or layers are not this model's";
+        return Err(PlanError::BadInput(why.into()));
+    }
+    let format = inputs.kv_formats.iter().position(|format| *format == policy.kv_format);
+    let Some(format) = format else {
+        let why = format!("the policy's cache format {:?} is not allowed", policy.kv_format);
+        return Err(PlanError::BadInput(why));
+    };
+    let sizes = [policy.batch, policy.micro_batch, policy.prefill_chunk, policy.rows_per_sequence];
+    if sizes.contains(&0) || policy.pages < model.pages(inputs.workload.longest()) {
+        let why = "the policy's sizes are 0, or its cache does not hold the longest sequence";
+        return Err(PlanError::BadInput(why.into()));
+    }
+    let shares_ram = inputs.hardware.shares_ram;
+    let on_device = policy.homes.iter().flatten().chain(&policy.kv_homes).chain([&policy.activations]);
+    if shares_ram && on_device.clone().any(|&home| home == Tier::Device) {
+        let why = "the policy uses device memory, and this device computes in host memory";
+        return Err(PlanError::BadInput(why.into()));
+    }
+    let near = if shares_ram { Tier::Ram } else { Tier::Device };
+    let kv_mode = match policy.host_attention {
+        _ if policy.kv_homes.iter().all(|&home| home == near) => KvMode::Resident,
+        true => KvMode::Host,
+        false => KvMode::Staged,
+    };
+    Ok(Setting {
+        batch: policy.batch,
+        prefill_chunk: policy.prefill_chunk,
+        rows_per_sequence: policy.rows_per_sequence,
+        micro_batch: policy.micro_batch,
+        format,
+        kv_mode,
+    })
+}
+
+fn report(inputs: &Inputs<'_>, priced: Priced) -> Plan {
+    let memory = memory::account(inputs, &priced.setting, &priced.policy);
+    let hw = inputs.hardware;
+    let Split { device, ram, .. } = priced.policy.weights;
+    let read = (device + ram) as f64 / hw.disk.read_bytes_per_sec;
+    let upload = if hw.shares_ram { 0.0 } else { device as f64 / hw.upload_bytes_per_sec };
+    Plan {
+        binding: binding(inputs, &priced.policy, &memory),
+        load_seconds: read.max(upload),
+        bottleneck: priced.terms.bottleneck(),
+        prefill_seconds: priced.prefill_seconds,
+        decode_seconds: priced.decode_seconds,
+        passes: priced.passes,
+        terms: priced.terms,
+        memory,
+        policy: priced.policy,
+        what_ifs: Vec::new(),
+        runners_up: Vec::new(),
+    }
+}
+
+/// Tiers with less room left than one more segment and its rounding would take, above which
+/// something lives on slower ones.
+fn binding(inputs: &Inputs<'_>, policy: &Policy, memory: &Memory) -> Vec<Tier> {
+    let (capacity, total) = (inputs.capacity(), memory.total());
+    let slack = 3 * inputs.model.largest_segment();
+    let below = |tier: Tier| {
+        let slower = Tier::ALL.into_iter().filter(move |&other| other > tier);
+        slower.map(|other| policy.weights.on(other) + policy.kv.on(other)).sum::<u64>()
+    };
+    let near = if inputs.hardware.shares_ram { Tier::Ram } else { Tier::Device };
+    let full = |tier: Tier| capacity.on(tier).saturating_sub(total.on(tier)) < slack;
+    let tiers = Tier::ALL.into_iter().filter(|&tier| tier >= near && tier != Tier::Disk);
+    tiers.filter(|&tier| below(tier) > 0 && full(tier)).collect()
+}
+
+/// What single changes would make of the job's seconds.
+fn what_ifs(inputs: &Inputs<'_>, seconds: f64) -> Vec<(Change, f64)> {
+    let more = |tier: Tier| {
+        let mut budgets = inputs.budgets;
+        *budgets.on_mut(tier) = budgets.on(tier).saturating_add(MORE_BYTES);
+        (Change::Grow(tier, MORE_BYTES), best_seconds(&Inputs { budgets, ..*inputs }))
+    };
+    let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..2] } else { &Tier::ALL[..2] };
+    let mut found: Vec<_> = tiers.iter().map(|&tier| more(tier)).collect();
+    let disk = &inputs.hardware.disk;
+    let disk = DiskRates {
+        read_bytes_per_sec: disk.read_bytes_per_sec * FASTER_DISK,
+        write_bytes_per_sec: disk.write_bytes_per_sec * FASTER_DISK,
+        ..disk.clone()
+    };
+    let hardware = &HardwareProfile { disk, ..inputs.hardware.clone() };
+    found.push((Change::FasterDisk(FASTER_DISK), best_seconds(&Inputs { hardware, ..*inputs })));
+    let better = |(change, found): (Change, Option<f64>)| {
+        (change, found.map_or(seconds, |found| found.min(seconds)))
+    };
+    found.into_iter().map(better).collect()
+}
+
+fn best_seconds(inputs: &Inputs<'_>) -> Option<f64> {
+    let found = Search::new(*inputs).run(1).ok()?;
+    found.first().map(Priced::seconds)
+}
+
+/// A policy's sizes as pins, for inputs that differ a little.
+impl From<&Policy> for Pins {
+    fn from(policy: &Policy) -> Pins {
+        Pins {
+            batch: Some(policy.batch),
+            micro_batch: Some(policy.micro_batch),
+            prefill_chunk: Some(policy.prefill_chunk),
+            kv_format: Some(policy.kv_format.clone()),
+            host_attention: Some(policy.host_attention),
+            rows_per_sequence: Some(policy.rows_per_sequence),
+            ..Pins::default()
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The smallest policy: what fits if anything does, and what is missing if nothing does.
+
+use crate::cost::{Costs, Fractions, KvMode, Placement, Setting};
+use crate::error::{Change, PlanError};
+use crate::inputs::{Inputs, PinnedSplit, Pins};
+use crate::passes::{Composition, compose};
+use crate::policy::{Policy, Split, Tier};
+use crate::round;
+use crate::search::{batches, kv_modes};
+use crate::workload::Workload;
+use crate::{memory, plan::Memory};
+
+/// The policy that needs least, or what its budgets lack and what would help.
+pub(crate) fn smallest(inputs: &Inputs<'_>) -> Result<(Setting, Policy), PlanError> {
+    let (setting, policy, memory) = least(inputs);
+    let needed = memory.total();
+    let missing = needed.beyond(&inputs.capacity());
+    if missing == Split::default() {
+        return Ok((setting, policy));
+    }
+    let remedies = remedies(inputs, missing);
+    Err(PlanError::DoesNotFit { missing, needed, budgets: inputs.capacity(), remedies })
+}
+
+/// Of all extreme policies the one with the fewest short tiers, then the fewest missing bytes.
+fn least(inputs: &Inputs<'_>) -> (Setting, Policy, Memory) {
+    let costs = Costs::new(inputs);
+    let capacity = inputs.capacity();
+    let mut best: Option<((usize, u64), (Setting, Policy, Memory))> = None;
+    for setting in settings(inputs) {
+        let pages = pages(inputs, &costs, &setting);
+        for weights in extremes(inputs) {
+            for grows in Tier::ALL {
+                let Some(policy) = extreme(inputs, &costs, &setting, pages, &weights, grows) else {
+                    continue;
+                };
+                let memory = memory::account(inputs, &setting, &policy);
+                let missing = memory.total().beyond(&capacity);
+                let short = Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0).count();
+                let rank = (short, missing.total());
+                if best.as_ref().is_none_or(|(least, _)| rank < *least) {
+                    best = Some((rank, (setting, policy, memory)));
+                }
+            }
+        }
+    }
+    best.expect("a resident cache can always be grown for").1
+}
+
+/// Settings that need least, by format and way of the cache.
+fn settings(inputs: &Inputs<'_>) -> Vec<Setting> {
+    let pins = inputs.pins;
+    let rows = inputs.workload.gains().iter().map(|&(rows, _)| rows);
+    let rows = rows.filter(|&r| pins.rows_per_sequence.is_none_or(|pinned| pinned == r)).min();
+    let format = |f: &usize| {
+        pins.kv_format.as_ref().is_none_or(|pinned| *pinned == inputs.kv_formats[*f])
+    };
+    let formats = (0..inputs.kv_formats.len()).filter(format);
+    let modes = kv_modes(inputs);
+    formats
+        .flat_map(|format| {
+            modes.iter().map(move |&kv_mode| Setting {
+                batch: pins.batch.map_or(1, |_| batches(inputs)[0]),
+                prefill_chunk: pins.prefill_chunk.unwrap_or(1),
+                rows_per_sequence: rows.unwrap_or(1),
+                micro_batch: pins.micro_batch.unwrap_or(1),
+                format,
+                kv_mode,
+            })
+        })
+        .collect()
+}
+
+fn pages(inputs: &Inputs<'_>, costs: &Costs<'_>, setting: &Setting) -> usize {
+    let gains = inputs.workload.gains();
+    let gain = gains.iter().find(|(rows, _)| *rows == setting.rows_per_sequence);
+    let composition = Composition {
+        batch: setting.batch,
+        prefill_chunk: setting.prefill_chunk,
+        rows_per_sequence: setting.rows_per_sequence,
+        gain: gain.map_or(1.0, |&(_, gain)| gain),
+    };
+    compose(inputs.workload, inputs.model, composition, &costs.windows).pages
+}
+
+/// Weights all streamed, or all resident, as far as pins allow.
+fn extremes(inputs: &Inputs<'_>) -> Vec<Fractions> {
+    let last = if inputs.hardware.shares_ram { 1 } else { 0 };
+    [2, last].map(|free| filled(&inputs.pins.weights, free)).to_vec()
+}
+
+/// The pinned fractions, and what they leave on tier `free`, or on one that is not pinned.
+fn filled(pins: &PinnedSplit, free: usize) -> Fractions {
+    let pinned = pins.fractions();
+    let left = 1.0 - pinned.iter().flatten().sum::<f64>();
+    let mut fractions = pinned.map(|fraction| fraction.unwrap_or(0.0));
+    let open = (0..3).rev().find(|&tier| pinned[tier].is_none());
+    let to = if pinned[free].is_none() { Some(free) } else { open };
+    if let Some(to) = to {
+        fractions[to] += left.max(0.0);
+    }
+    fractions
+}
+
+/// A policy with these weights whose cache fills the other tiers first and then goes to `grows`.
+fn extreme(
+    inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
+    setting: &Setting,
+    pages: usize,
+    weights: &Fractions,
+    grows: Tier,
+) -> Option<Policy> {
+    let shares_ram = inputs.hardware.shares_ram;
+    let near = if shares_ram { Tier::Ram } else { Tier::Device };
+    if (setting.kv_mode == KvMode::Resident && grows != near) || (shares_ram && grows == Tier::Device) {
+        return None;
+    }
+    let build = |kv_homes: &[Tier]| {
+        let placement = Placement {
+            layers: *weights,
+            head: *weights,
+            kv: Vec::new(),
+            activations: if shares_ram { 1.0 } else { 0.0 },
+        };
+        round::unfitted(inputs, costs, setting, pages, &placement, kv_homes)
+    };
+    let layers = inputs.model.layers.len();
+    if setting.kv_mode == KvMode::Resident {
+        return Some(build(&vec![near; layers]));
+    }
+    if !inputs.pins.kv.is_free() {
+        let fractions = filled(&inputs.pins.kv, grows as usize);
+        return Some(build(&round::diffuse((0..layers).map(|_| (1, &fractions)))));
+    }
+    Some(build(&greedy(inputs, costs, setting, pages, grows, &build(&vec![grows; layers]))))
+}
+
+/// As many layers of cache as fit on the tiers besides `grows`, which takes the rest.
+fn greedy(
+    inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
+    setting: &Setting,
+    pages: usize,
+    grows: Tier,
+    all_there: &Policy,
+) -> Vec<Tier> {
+    let mut bytes = vec![0; inputs.model.layers.len()];
+    for kind in &costs.kinds {
+        for &layer in &kind.layers {
+            bytes[layer] = kind.page_bytes[setting.format] * pages as u64;
+        }
+    }
+    // Staging for every tier that may be used is taken off first.
+    let reserved = memory::reserved(inputs, setting, pages, [true; 2]);
+    let used = memory::account(inputs, setting, &Policy { kv: Split::default(), ..all_there.clone() });
+    let used = Memory { workspace: reserved.workspace, ..used }.total();
+    let capacity = inputs.capacity();
+    let mut homes = vec![grows; bytes.len()];
+    for tier in Tier::ALL.into_iter().filter(|&tier| tier != grows) {
+        let mut left = capacity.on(tier).saturating_sub(used.on(tier));
+        for (home, &bytes) in homes.iter_mut().zip(&bytes) {
+            if *home == grows && bytes <= left {
+                *home = tier;
+                left -= bytes;
+            }
+        }
+    }
+    homes
+}
+
+fn fits(inputs: &Inputs<'_>) -> bool {
+    let (_, _, memory) = least(inputs);
+    memory.total().beyond(&inputs.capacity()) == Split::default()
+}
+
+/// Single changes that would each make it fit.
+fn remedies(inputs: &Inputs<'_>, missing: Split) -> Vec<Change> {
+    let mut remedies = Vec::new();
+    let mut short = Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0);
+    if let (Some(tier), None) = (short.next(), short.next()) {
+        remedies.push(Change::Grow(tier, missing.on(tier)));
+    }
+    let pins = inputs.pins;
+    if let Some(batch) = pins.batch {
+        let with = |batch| fits(&Inputs { pins: &Pins { batch: Some(batch), ..pins.clone() }, ..*inputs });
+        remedies.extend(largest_below(batch, with).map(Change::Batch));
+    }
+    let free = Pins::default();
+    let unpinned = [
+        ("weights", Pins { weights: free.weights, ..pins.clone() }),
+        ("cache", Pins { kv: free.kv, ..pins.clone() }),
+        ("prefill chunk", Pins { prefill_chunk: None, ..pins.clone() }),
+        ("micro-batch", Pins { micro_batch: None, ..pins.clone() }),
+        ("cache format", Pins { kv_format: None, ..pins.clone() }),
+    ];
+    for (what, pins) in unpinned {
+        if pins != *inputs.pins && fits(&Inputs { pins: &pins, ..*inputs }) {
+            remedies.push(Change::Unpin(what));
+        }
+    }
+    remedies.extend(shorter(inputs).map(Change::Longest));
+    remedies
+}
+
+/// The longest sequences that would fit, all requests cut to them.
+fn shorter(inputs: &Inputs<'_>) -> Option<usize> {
+    largest_below(inputs.workload.longest(), |longest| {
+        if longest < 2 {
+            return false;
+        }
+        let mut workload = Workload { longest, ..inputs.workload.clone() };
+        for request in &mut workload.requests {
+            request.prompt = request.prompt.min(longest - 1);
+            request.output = request.output.min(longest - request.prompt);
+        }
+        fits(&Inputs { workload: &workload, ..*inputs })
+    })
+}
+
+/// The largest number below `end` that `fits`, where smaller ones fit if a larger one does.
+fn largest_below(end: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    let (mut low, mut high) = (0, end);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { low = middle } else { high = middle }
+    }
+    (low > 0).then_some(low)
+}

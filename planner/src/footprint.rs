@@ -1,0 +1,105 @@
+//! Memory that is neither weights nor cache, as the allocator knows it.
+
+use crate::policy::Split;
+
+/// What a policy asks of the allocator besides weights, cache and rings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Most sequences in a pass.
+    pub batch: usize,
+    /// Most rows of a pass.
+    pub rows: usize,
+    /// Most rows of a micro-batch.
+    pub micro_rows: usize,
+    /// Most rows of a pass that want logits.
+    pub outputs: usize,
+    /// Pages of the cache.
+    pub pages: usize,
+    /// Bytes of cache pages in flight for one micro-batch in one layer: on the device where they are
+    /// uploaded, in RAM where they come from disk. The cache pages of one micro-batch may not be more.
+    pub staged: Split,
+}
+
+/// Sizes that planner and allocator share: one function for both, so that what fits the plan fits
+/// the machine. More of anything must never take less.
+pub trait Footprint {
+    /// Bytes that every policy needs on each tier: tokenizer, queues, scratch, a packed copy of the
+    /// weights on disk. Not the vectors, which [`ModelShape`](crate::ModelShape) counts.
+    fn fixed(&self) -> Split;
+
+    /// Bytes of buffers for passes of these sizes, staging of cache pages included.
+    fn workspace(&self, demand: &Demand) -> Split;
+
+    /// Bytes of the residual stream of `rows` rows, wherever it lives.
+    fn activations(&self, rows: usize) -> u64;
+
+    /// Bytes of one page of one layer's cache in a format.
+    fn page_bytes(&self, layer: usize, format: &str) -> u64;
+}
+
+/// A footprint that is linear in everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinearFootprint {
+    /// Bytes that every policy needs.
+    pub fixed: Split,
+    /// Workspace on the device per row of a pass.
+    pub row_bytes: u64,
+    /// Workspace on the device per row of a micro-batch.
+    pub micro_row_bytes: u64,
+    /// Logits on the device per output.
+    pub output_bytes: u64,
+    /// Residual stream per row.
+    pub activation_row_bytes: u64,
+    /// Buffers for staged pages, of which one is filled while another is used.
+    pub stages: u64,
+    /// Bytes of a page by (format, bytes in each layer).
+    pub pages: Vec<(String, Vec<u64>)>,
+}
+
+impl Footprint for LinearFootprint {
+    fn fixed(&self) -> Split {
+        self.fixed
+    }
+
+    fn workspace(&self, demand: &Demand) -> Split {
+        let device = self.row_bytes * demand.rows as u64
+            + self.micro_row_bytes * demand.micro_rows as u64
+            + self.output_bytes * demand.outputs as u64;
+        let staged = demand.staged;
+        Split {
+            device: device + self.stages * staged.device,
+            ram: self.stages * staged.ram,
+            disk: 0,
+        }
+    }
+
+    fn activations(&self, rows: usize) -> u64 {
+        self.activation_row_bytes * rows as u64
+    }
+
+    fn page_bytes(&self, layer: usize, format: &str) -> u64 {
+        let of_format = self.pages.iter().find(|(name, _)| name == format);
+        of_format.and_then(|(_, bytes)| bytes.get(layer)).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_linear_footprint_counts_each_size_once() {
+        let footprint = LinearFootprint {
+            row_bytes: 1,
+            micro_row_bytes: 10,
+            output_bytes: 100,
+            stages: 2,
+            pages: vec![("f16".into(), vec![64, 32])],
+            ..LinearFootprint::default()
+        };
+        let staged = Split { device: 1000, ram: 5, disk: 0 };
+        let demand = Demand { rows: 3, micro_rows: 2, outputs: 4, staged, ..Demand::default() };
+        assert_eq!(footprint.workspace(&demand), Split { device: 2423, ram: 10, disk: 0 });
+        assert_eq!(footprint.page_bytes(1, "f16"), 32);
+    }
+}

@@ -1,0 +1,254 @@
+//! From fractions to homes: whole segments, whole layers of cache, within the budgets to the byte.
+
+use crate::cost::{Costs, Fractions, KvMode, Placement, Setting};
+use crate::inputs::{Inputs, PinnedSplit};
+use crate::lp::{self, Decided, Room};
+use crate::memory::{self, RingShape};
+use crate::passes::Pass;
+use crate::policy::{Policy, Split, Tier};
+
+/// A job's passes as the linear program sees them, and its pages.
+#[derive(Clone, Copy)]
+pub(crate) struct Demands<'a> {
+    pub(crate) passes: &'a [Pass],
+    pub(crate) pages: usize,
+}
+
+/// Homes for items of (bytes, wanted fractions), in order. Each goes to the tier that is furthest
+/// behind what is wanted so far (error diffusion), so that every stretch of a pass has about the
+/// same mix and what is streamed arrives as evenly as it is used.
+pub(crate) fn diffuse<'a>(items: impl IntoIterator<Item = (u64, &'a Fractions)>) -> Vec<Tier> {
+    let mut behind = [0.0; 3];
+    let place = |(bytes, wanted): (u64, &Fractions)| {
+        let bytes = bytes as f64;
+        behind.iter_mut().zip(wanted).for_each(|(sum, part)| *sum += bytes * part);
+        let mut most = 0;
+        for tier in 1..3 {
+            if behind[tier] > behind[most] {
+                most = tier;
+            }
+        }
+        behind[most] -= bytes;
+        Tier::ALL[most]
+    };
+    items.into_iter().map(place).collect()
+}
+
+/// What is free for weights, cache, activations and ring.
+pub(crate) fn room(
+    inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
+    setting: &Setting,
+    pages: usize,
+    away: [bool; 2],
+) -> Room {
+    let (capacity, taken) = (inputs.capacity(), memory::reserved(inputs, setting, pages, away).total());
+    let kv = |kind: &crate::cost::Kind| {
+        (kind.layers.len() as u64 * kind.page_bytes[setting.format] * pages as u64) as f64
+    };
+    Room {
+        free: Tier::ALL.map(|tier| capacity.on(tier) as f64 - taken.on(tier) as f64),
+        activations: inputs.footprint.activations(setting.rows()) as f64,
+        kv: costs.kinds.iter().map(kv).collect(),
+        ring: RingShape::new(inputs.model),
+    }
+}
+
+/// Which of RAM and disk may hold cache that the device cannot reach, before that is decided.
+pub(crate) fn may_be_away(setting: &Setting) -> [bool; 2] {
+    [setting.kv_mode != KvMode::Resident; 2]
+}
+
+/// The realisable policy nearest to `wanted` that fits, if there is one.
+pub(crate) fn realise(
+    inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
+    setting: &Setting,
+    job: Demands<'_>,
+    wanted: &Placement,
+) -> Option<Policy> {
+    // Rounding the cache up to a layer may not fit: then a layer less on the faster tiers.
+    for (device, ram) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
+        let kv_homes = cache_homes(costs, inputs.model.layers.len(), &wanted.kv, [device, ram]);
+        let nearest = wanted.activations.round();
+        for activations in [nearest, 1.0 - nearest] {
+            if activations > 0.0 && inputs.hardware.shares_ram {
+                continue;
+            }
+            let policy = with_cache(inputs, costs, setting, job, &kv_homes, activations);
+            if policy.is_some() {
+                return policy;
+            }
+        }
+    }
+    None
+}
+
+/// Homes of the layers' caches, `fewer` layers on device and RAM than wanted.
+fn cache_homes(costs: &Costs<'_>, layers: usize, wanted: &[Fractions], fewer: [f64; 2]) -> Vec<Tier> {
+    let mut of_layer = vec![[0.0; 3]; layers];
+    for (kind, fractions) in costs.kinds.iter().zip(wanted) {
+        let mut fractions = *fractions;
+        for tier in 0..2 {
+            let moved = (fewer[tier] / layers as f64).min(fractions[tier]);
+            fractions[tier] -= moved;
+            fractions[tier + 1] += moved;
+        }
+        kind.layers.iter().for_each(|&layer| of_layer[layer] = fractions);
+    }
+    diffuse(of_layer.iter().map(|fractions| (1 << 20, fractions)))
+}
+
+/// Places the weights anew around a cache and a residual stream that have their homes.
+fn with_cache(
+    inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
+    setting: &Setting,
+    job: Demands<'_>,
+    kv_homes: &[Tier],
+    activations: f64,
+) -> Option<Policy> {
+    let away = [Tier::Ram, Tier::Disk].map(|tier| kv_homes.contains(&tier));
+    let in_reach = if inputs.hardware.shares_ram { !away[1] } else { !away[0] && !away[1] };
+    if in_reach != (setting.kv_mode == KvMode::Resident) {
+        return None;
+    }
+    let share = |kind: &crate::cost::Kind| {
+        Tier::ALL.map(|tier| {
+            let there = kind.layers.iter().filter(|&&layer| kv_homes[layer] == tier).count();
+            there as f64 / kind.layers.len() as f64
+        })
+    };
+    let decided = Decided {
+        weights: inputs.pins.weights,
+        kv: Some(costs.kinds.iter().map(share).collect()),
+        activations: Some(activations),
+        ..Decided::default()
+    };
+    let room = room(inputs, costs, setting, job.pages, away);
+    let placement = lp::solve(costs, setting, job.passes, &room, &decided)?;
+    fit_weights(inputs, costs, setting, job.pages, &placement, kv_homes)
+}
+
+/// Rounds are enough for the ring to follow the weights that leave memory for it.
+const ROUNDS: usize = 32;
+
+/// Gives every segment a home; what is over a budget by rounding moves one tier down.
+pub(crate) fn fit_weights(
+    inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
+    setting: &Setting,
+    pages: usize,
+    placement: &Placement,
+    kv_homes: &[Tier],
+) -> Option<Policy> {
+    let (mut layers, mut head) = (placement.layers, placement.head);
+    let capacity = inputs.capacity();
+    for _ in 0..ROUNDS {
+        let placement = Placement { layers, head, ..placement.clone() };
+        let policy = unfitted(inputs, costs, setting, pages, &placement, kv_homes);
+        let over = memory::account(inputs, setting, &policy).total().beyond(&capacity);
+        if over == Split::default() {
+            return keeps_pins(inputs, &policy).then_some(policy);
+        }
+        for (tier, bytes) in [over.device, over.ram].into_iter().enumerate() {
+            if !move_down(costs, &mut layers, &mut head, tier, bytes as f64) {
+                return None;
+            }
+        }
+        if over.device + over.ram == 0 {
+            return None;
+        }
+    }
+    None
+}
+
+/// Moves `bytes` from a tier to the one below, from the layers first; false if there are not as many.
+fn move_down(
+    costs: &Costs<'_>,
+    layers: &mut Fractions,
+    head: &mut Fractions,
+    tier: usize,
+    bytes: f64,
+) -> bool {
+    let mut left = bytes;
+    for (fractions, whole) in [(layers, costs.layer_bytes), (head, costs.head_bytes)] {
+        let moved = left.min(fractions[tier] * whole);
+        fractions[tier] = (fractions[tier] - moved / whole).max(0.0);
+        fractions[tier + 1] += moved / whole;
+        left -= moved;
+    }
+    left <= 0.5
+}
+
+fn weight_homes(inputs: &Inputs<'_>, layers: &Fractions, head: &Fractions) -> Vec<Vec<Tier>> {
+    let model = inputs.model;
+    let last = 2 * model.layers.len();
+    let fractions = |part: usize| if part == last { head } else { layers };
+    let segments = model
+        .matrices_by_part()
+        .flat_map(|(part, matrix)| matrix.segments.iter().map(move |&b| (b, fractions(part))));
+    let mut flat = diffuse(segments).into_iter();
+    model.matrices().map(|m| flat.by_ref().take(m.segments.len()).collect()).collect()
+}
+
+/// The policy of a placement, whether it fits or not.
+pub(crate) fn unfitted(
+    inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
+    setting: &Setting,
+    pages: usize,
+    placement: &Placement,
+    kv_homes: &[Tier],
+) -> Policy {
+    let homes = weight_homes(inputs, &placement.layers, &placement.head);
+    let in_ram = placement.activations > 0.5 || inputs.hardware.shares_ram;
+    Policy {
+        batch: setting.batch,
+        micro_batch: setting.micro_batch,
+        prefill_chunk: setting.prefill_chunk,
+        rows_per_sequence: setting.rows_per_sequence,
+        weights: memory::weights(inputs.model, &homes),
+        ring: memory::ring(inputs, &homes),
+        homes,
+        pages,
+        kv_format: inputs.kv_formats[setting.format].clone(),
+        kv: memory::cache(costs, setting, pages, kv_homes),
+        kv_homes: kv_homes.to_vec(),
+        host_attention: setting.kv_mode == KvMode::Host,
+        activations: if in_ram { Tier::Ram } else { Tier::Device },
+    }
+}
+
+/// Segments by which rounding may miss a pinned fraction.
+const PIN_SEGMENTS: u64 = 4;
+
+fn keeps_pins(inputs: &Inputs<'_>, policy: &Policy) -> bool {
+    let PinnedSplit { device, ram, disk } = inputs.pins.weights;
+    let whole = policy.weights.total() as f64;
+    let slack = (PIN_SEGMENTS * inputs.model.largest_segment()) as f64;
+    let kept = |pin: Option<f64>, bytes: u64| {
+        pin.is_none_or(|fraction| (fraction * whole - bytes as f64).abs() <= slack)
+    };
+    let Split { device: d, ram: r, disk: k } = policy.weights;
+    kept(device, d) && kept(ram, r) && kept(disk, k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn diffusion_keeps_every_stretch_in_proportion() {
+        let wanted = [0.5, 0.3, 0.2];
+        let homes = diffuse((0..100).map(|_| (10, &wanted)));
+        for end in [10, 37, 100] {
+            let on = |tier| homes[..end].iter().filter(|&&home| home == tier).count() as f64;
+            for (tier, fraction) in Tier::ALL.into_iter().zip(wanted) {
+                assert!((on(tier) - fraction * end as f64).abs() <= 1.0, "{tier:?} of {end}");
+            }
+        }
+        let never = [0.0, 1.0 / 3.0, 2.0 / 3.0];
+        assert!(!diffuse((0..50).map(|i| (i, &never))).contains(&Tier::Device));
+    }
+}
