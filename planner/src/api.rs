@@ -64,8 +64,11 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
 fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError> {
     let model = inputs.model;
     let segments = model.matrices().map(|m| m.segments.len());
-    if !segments.eq(policy.homes.iter().map(Vec::len)) || policy.kv_homes.len() != model.layers.len() {
-        let why = "the policy was made for another model: its matrices or layers are not this model's";
+    if !segments.eq(policy.homes.iter().map(Vec::len))
+        || policy.kv_homes.len() != model.layers.len()
+    {
+        let why =
+            "the policy was made for another model: its matrices or layers are not this model's";
         return Err(PlanError::BadInput(why.into()));
     }
     let format = inputs.kv_formats.iter().position(|format| *format == policy.kv_format);
@@ -79,7 +82,8 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
         return Err(PlanError::BadInput(why.into()));
     }
     let shares_ram = inputs.hardware.shares_ram;
-    let on_device = policy.homes.iter().flatten().chain(&policy.kv_homes).chain([&policy.activations]);
+    let on_device =
+        policy.homes.iter().flatten().chain(&policy.kv_homes).chain([&policy.activations]);
     if shares_ram && on_device.clone().any(|&home| home == Tier::Device) {
         let why = "the policy uses device memory, and this device computes in host memory";
         return Err(PlanError::BadInput(why.into()));

@@ -52,9 +52,8 @@ fn settings(inputs: &Inputs<'_>) -> Vec<Setting> {
     let pins = inputs.pins;
     let rows = inputs.workload.gains().iter().map(|&(rows, _)| rows);
     let rows = rows.filter(|&r| pins.rows_per_sequence.is_none_or(|pinned| pinned == r)).min();
-    let format = |f: &usize| {
-        pins.kv_format.as_ref().is_none_or(|pinned| *pinned == inputs.kv_formats[*f])
-    };
+    let format =
+        |f: &usize| pins.kv_format.as_ref().is_none_or(|pinned| *pinned == inputs.kv_formats[*f]);
     let formats = (0..inputs.kv_formats.len()).filter(format);
     let modes = kv_modes(inputs);
     formats
@@ -113,7 +112,9 @@ fn extreme(
 ) -> Option<Policy> {
     let shares_ram = inputs.hardware.shares_ram;
     let near = if shares_ram { Tier::Ram } else { Tier::Device };
-    if (setting.kv_mode == KvMode::Resident && grows != near) || (shares_ram && grows == Tier::Device) {
+    if (setting.kv_mode == KvMode::Resident && grows != near)
+        || (shares_ram && grows == Tier::Device)
+    {
         return None;
     }
     let build = |kv_homes: &[Tier]| {
@@ -153,7 +154,8 @@ fn greedy(
     }
     // Staging for every tier that may be used is taken off first.
     let reserved = memory::reserved(inputs, setting, pages, [true; 2]);
-    let used = memory::account(inputs, setting, &Policy { kv: Split::default(), ..all_there.clone() });
+    let used =
+        memory::account(inputs, setting, &Policy { kv: Split::default(), ..all_there.clone() });
     let used = Memory { workspace: reserved.workspace, ..used }.total();
     let capacity = inputs.capacity();
     let mut homes = vec![grows; bytes.len()];
@@ -183,7 +185,8 @@ fn remedies(inputs: &Inputs<'_>, missing: Split) -> Vec<Change> {
     }
     let pins = inputs.pins;
     if let Some(batch) = pins.batch {
-        let with = |batch| fits(&Inputs { pins: &Pins { batch: Some(batch), ..pins.clone() }, ..*inputs });
+        let with =
+            |batch| fits(&Inputs { pins: &Pins { batch: Some(batch), ..pins.clone() }, ..*inputs });
         remedies.extend(largest_below(batch, with).map(Change::Batch));
     }
     let free = Pins::default();

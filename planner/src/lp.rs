@@ -60,8 +60,8 @@ pub(crate) fn solve(
     let mut objective = Expression::from(0.0);
     for (pass, base) in passes.iter().zip(bases) {
         let affine = Affine::new(costs, setting, pass, base, &x, scale);
-        objective += epigraph(&mut vars, &mut rows, costs, setting, pass, &affine)
-            * (pass.count / count);
+        objective +=
+            epigraph(&mut vars, &mut rows, costs, setting, pass, &affine) * (pass.count / count);
     }
     let mut problem = vars.minimise(objective).using(microlp);
     for row in rows {

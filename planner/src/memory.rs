@@ -63,7 +63,12 @@ pub(crate) fn ring(inputs: &Inputs<'_>, homes: &[Vec<Tier>]) -> Split {
 
 /// What the allocator is asked for besides weights, cache and rings; `away` says whether any layer's
 /// cache is in RAM or on disk.
-pub(crate) fn demand(inputs: &Inputs<'_>, setting: &Setting, pages: usize, away: [bool; 2]) -> Demand {
+pub(crate) fn demand(
+    inputs: &Inputs<'_>,
+    setting: &Setting,
+    pages: usize,
+    away: [bool; 2],
+) -> Demand {
     let sequences = setting.batch * setting.rows_per_sequence;
     let share = setting.micro_rows().min(sequences) as f64 / sequences as f64;
     let one = inputs.model.pages(inputs.workload.longest());

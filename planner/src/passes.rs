@@ -401,9 +401,8 @@ mod tests {
         let job = job(&[(20, 30, 50), (100, 5, 50)], 16, 32);
         let few = condense(&job.passes, 3);
         assert_eq!(few.len(), 3);
-        let sums = |passes: &[Pass]| {
-            passes.iter().map(|p| p.count * (p.rows() + p.seen[0])).sum::<f64>()
-        };
+        let sums =
+            |passes: &[Pass]| passes.iter().map(|p| p.count * (p.rows() + p.seen[0])).sum::<f64>();
         assert!((sums(&few) / sums(&job.passes) - 1.0).abs() < 1e-9);
     }
 }

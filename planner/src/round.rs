@@ -42,7 +42,8 @@ pub(crate) fn room(
     pages: usize,
     away: [bool; 2],
 ) -> Room {
-    let (capacity, taken) = (inputs.capacity(), memory::reserved(inputs, setting, pages, away).total());
+    let (capacity, taken) =
+        (inputs.capacity(), memory::reserved(inputs, setting, pages, away).total());
     let kv = |kind: &crate::cost::Kind| {
         (kind.layers.len() as u64 * kind.page_bytes[setting.format] * pages as u64) as f64
     };
@@ -85,7 +86,12 @@ pub(crate) fn realise(
 }
 
 /// Homes of the layers' caches, `fewer` layers on device and RAM than wanted.
-fn cache_homes(costs: &Costs<'_>, layers: usize, wanted: &[Fractions], fewer: [f64; 2]) -> Vec<Tier> {
+fn cache_homes(
+    costs: &Costs<'_>,
+    layers: usize,
+    wanted: &[Fractions],
+    fewer: [f64; 2],
+) -> Vec<Tier> {
     let mut of_layer = vec![[0.0; 3]; layers];
     for (kind, fractions) in costs.kinds.iter().zip(wanted) {
         let mut fractions = *fractions;

@@ -17,8 +17,8 @@ const PROGRAM_PASSES: usize = 3;
 
 /// Sizes that are tried; between the batches, halves and quarters are refined later.
 const BATCHES: [usize; 24] = [
-    1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072,
-    4096,
+    1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048,
+    3072, 4096,
 ];
 const CHUNKS: [usize; 8] = [16, 32, 64, 128, 256, 512, 1024, 2048];
 const MICRO_BATCHES: [usize; 9] = [8, 16, 32, 64, 128, 256, 512, 1024, 2048];
@@ -159,7 +159,9 @@ impl<'a> Search<'a> {
         let pins = self.inputs.pins;
         let formats = 0..self.inputs.kv_formats.len();
         let formats: Vec<usize> = formats
-            .filter(|&f| pins.kv_format.as_ref().is_none_or(|pin| *pin == self.inputs.kv_formats[f]))
+            .filter(|&f| {
+                pins.kv_format.as_ref().is_none_or(|pin| *pin == self.inputs.kv_formats[f])
+            })
             .collect();
         for batch in batches(&self.inputs) {
             let before = out.len();
@@ -207,7 +209,12 @@ impl<'a> Search<'a> {
         let not_near = (weights - device + if resident { cached } else { 0.0 }).max(0.0);
         let not_in_memory = (weights + cached - device - ram).max(0.0);
         let kv = costs.kinds.iter().map(|_| near_only(hw.shares_ram)).collect();
-        let best = Placement { layers: near_only(hw.shares_ram), head: near_only(hw.shares_ram), kv, activations: 0.0 };
+        let best = Placement {
+            layers: near_only(hw.shares_ram),
+            head: near_only(hw.shares_ram),
+            kv,
+            activations: 0.0,
+        };
         let seconds = counted.passes.iter().map(|pass| {
             let mut terms = costs.base(setting, pass);
             if setting.kv_mode != KvMode::Host {
@@ -275,8 +282,8 @@ impl<'a> Search<'a> {
         let (mut prefill_seconds, mut decode_seconds) = (0.0, 0.0);
         let (mut count, mut sum) = (0.0, Terms::default());
         for pass in passes {
-            let terms = self.costs.base(setting, pass)
-                + self.costs.placed(setting, pass, &placement);
+            let terms =
+                self.costs.base(setting, pass) + self.costs.placed(setting, pass, &placement);
             let seconds = self.costs.seconds(setting, pass, &terms) + stream.stall(setting, pass);
             let prompt = pass.prompt_rows / pass.rows();
             prefill_seconds += pass.count * seconds * prompt;

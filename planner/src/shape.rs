@@ -149,7 +149,12 @@ mod tests {
 
     #[test]
     fn matrices_come_in_the_order_of_a_pass() {
-        let matrix = |rows| MatrixShape { rows, cols: 2, segments: vec![10; rows], ..MatrixShape::default() };
+        let matrix = |rows| MatrixShape {
+            rows,
+            cols: 2,
+            segments: vec![10; rows],
+            ..MatrixShape::default()
+        };
         let layer = |first: usize| LayerShape {
             attention: vec![matrix(first), matrix(first + 1)],
             feed_forward: vec![matrix(first + 2)],

@@ -1,7 +1,7 @@
 //! Where weights live, and how passes are cut, never changes a token.
 
 use crate::support::{Kind, Model, complete, device, greedy, real};
-use forebay::exec::{Executor, ExecutorConfig};
+use forebay::exec::{Executor, ExecutorConfig, Resources};
 use forebay::generate::{Engine, EngineConfig, Request};
 use forebay::kernel::PAGE_LEN;
 use forebay::sample::SamplingParams;
@@ -31,7 +31,20 @@ struct Way {
     spare: usize,
     /// Reader threads.
     readers: usize,
+    /// Homes of the layers' caches, repeated; pages of a window into those off the device.
+    caches: &'static [Tier],
+    window_pages: usize,
 }
+
+const WEIGHTS: Way = Way {
+    resident: 0,
+    in_ram: 0,
+    micro_rows: 4,
+    spare: 0,
+    readers: 1,
+    caches: &[Tier::Device],
+    window_pages: 0,
+};
 
 fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorConfig {
     let spec = model.files.spec();
@@ -45,8 +58,19 @@ fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorCon
     let mut rings = StreamPlan::rings_min(spec, &matrices, &homes, shares_ram);
     rings.device += way.spare;
     rings.host += way.spare / 2;
-    let resident = ExecutorConfig::resident(rows, 2048 / PAGE_LEN);
-    ExecutorConfig { micro_rows: way.micro_rows, homes, rings, readers: way.readers, ..resident }
+    let caches = way.caches.iter().map(|&home| match home {
+        Tier::Ram if shares_ram => Tier::Device,
+        home => home,
+    });
+    ExecutorConfig {
+        micro_rows: way.micro_rows,
+        homes,
+        rings,
+        readers: way.readers,
+        cache_homes: caches.cycle().take(spec.layers.len()).collect(),
+        window_pages: way.window_pages,
+        ..ExecutorConfig::resident(rows, 2048 / PAGE_LEN)
+    }
 }
 
 fn ids(model: &Model, kind: Kind, way: Option<Way>) -> Option<Vec<Vec<u32>>> {
@@ -56,8 +80,10 @@ fn ids(model: &Model, kind: Kind, way: Option<Way>) -> Option<Vec<Vec<u32>>> {
         Some(way) => config(model, kind == Kind::Cpu, rows, way),
         None => ExecutorConfig::resident(rows, 2048 / PAGE_LEN),
     };
-    let executor =
-        Executor::new(device(kind)?, Arc::clone(&model.files), config, &mut |_, _| {}).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let resources = Resources { spill_folder: folder.path().into(), ..Resources::default() };
+    let files = Arc::clone(&model.files);
+    let executor = Executor::with(device(kind)?, files, config, resources, &mut |_, _| {}).unwrap();
     let mut engine = Engine::new(executor, &model.tokenizer, engine_config);
     let request = |(id, text): (usize, &&str)| {
         let prompt = model.tokenizer.encode(text, Special::Parse).unwrap();
@@ -70,11 +96,25 @@ fn ids(model: &Model, kind: Kind, way: Option<Way>) -> Option<Vec<Vec<u32>>> {
 }
 
 const WAYS: [Way; 5] = [
-    Way { resident: 100, in_ram: 0, micro_rows: 4, spare: 0, readers: 1 },
-    Way { resident: 50, in_ram: 50, micro_rows: 16, spare: 0, readers: 1 },
-    Way { resident: 5, in_ram: 30, micro_rows: 16, spare: 9 << 20, readers: 3 },
-    Way { resident: 0, in_ram: 0, micro_rows: 1, spare: 20 << 20, readers: 2 },
-    Way { resident: 0, in_ram: 100, micro_rows: 4, spare: 0, readers: 1 },
+    Way { resident: 100, ..WEIGHTS },
+    Way { resident: 50, in_ram: 50, micro_rows: 16, ..WEIGHTS },
+    Way { resident: 5, in_ram: 30, micro_rows: 16, spare: 9 << 20, readers: 3, ..WEIGHTS },
+    Way { micro_rows: 1, spare: 20 << 20, readers: 2, ..WEIGHTS },
+    Way { in_ram: 100, ..WEIGHTS },
+];
+
+const CACHES: [Way; 4] = [
+    Way { resident: 100, caches: &[Tier::Disk], window_pages: 128, ..WEIGHTS },
+    Way { resident: 100, caches: &[Tier::Ram], window_pages: 6, micro_rows: 16, ..WEIGHTS },
+    // The smallest window there is: one sequence.
+    Way { caches: &[Tier::Disk, Tier::Device, Tier::Ram], window_pages: 6, ..WEIGHTS },
+    Way {
+        resident: 50,
+        caches: &[Tier::Ram, Tier::Disk],
+        window_pages: 9,
+        micro_rows: 3,
+        ..WEIGHTS
+    },
 ];
 
 fn check(name: &str, kind: Kind, ways: &[Way]) {
@@ -90,6 +130,17 @@ fn check(name: &str, kind: Kind, ways: &[Way]) {
 fn cpu_ids_do_not_depend_on_placement() {
     check("smollm2-135m", Kind::Cpu, &WAYS);
     check("qwen2.5-coder-0.5b", Kind::Cpu, &WAYS[1..4]);
+}
+
+#[test]
+fn cpu_ids_do_not_depend_on_where_caches_live() {
+    check("smollm2-135m", Kind::Cpu, &CACHES);
+    check("qwen2.5-coder-0.5b", Kind::Cpu, &CACHES[2..3]);
+}
+
+#[test]
+fn gpu_ids_do_not_depend_on_where_caches_live() {
+    check("smollm2-135m", Kind::Gpu, &CACHES);
 }
 
 #[test]

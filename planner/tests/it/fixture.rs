@@ -82,9 +82,7 @@ pub fn footprint(model: &ModelShape) -> LinearFootprint {
 
 fn rates(flops: f64, bytes_per_sec: f64, kv_bytes_per_sec: f64) -> DeviceRates {
     let rate = |dtype: &str, bits: f64| {
-        let at = |rows: usize| {
-            (rows, (bits / 8.0 / bytes_per_sec).max(2.0 * rows as f64 / flops))
-        };
+        let at = |rows: usize| (rows, (bits / 8.0 / bytes_per_sec).max(2.0 * rows as f64 / flops));
         let points = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].map(at).to_vec();
         LinearRate { dtype: dtype.into(), points }
     };
@@ -140,7 +138,8 @@ pub fn processor() -> HardwareProfile {
 }
 
 pub fn workload(requests: &[(usize, usize, usize)]) -> Workload {
-    let requests = requests.iter().map(|&(prompt, output, count)| Requests { prompt, output, count });
+    let requests =
+        requests.iter().map(|&(prompt, output, count)| Requests { prompt, output, count });
     Workload { requests: requests.collect(), ..Workload::default() }
 }
 

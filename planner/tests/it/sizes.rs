@@ -19,7 +19,10 @@ fn a_70b_model_is_planned_in_two_seconds() {
         forebay_planner::Plan { policy: shown.clone(), runners_up: vec![], ..plan.clone() }
     );
     for (p, s) in &plan.runners_up {
-        eprintln!("{s} {} {} {} {} {:?}", p.batch, p.micro_batch, p.prefill_chunk, p.kv_format, p.kv);
+        eprintln!(
+            "{s} {} {} {} {} {:?}",
+            p.batch, p.micro_batch, p.prefill_chunk, p.kv_format, p.kv
+        );
     }
     assert!(seconds < 2.0, "{seconds} s");
 }

@@ -3,13 +3,11 @@
 use super::layout::{Layout, VERSION};
 use super::{CacheOptions, PackedCache, checksum::checksum};
 use crate::model::{Role, TensorId};
+use crate::quant::segments;
 use crate::quant::{DType, Packing, pack};
 use crate::store::faults::{ALWAYS, Fault, FaultKind, Faults, Faulty};
 use crate::store::gguf::{GgufWriter, TensorPlan, Value};
-use crate::quant::segments;
-use crate::store::{
-    AlignedBuffer, FileWeights, IoControl, ModelFiles, StoreError, WeightSource,
-};
+use crate::store::{AlignedBuffer, FileWeights, IoControl, ModelFiles, StoreError, WeightSource};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
