@@ -61,6 +61,14 @@ pub(crate) fn ring(inputs: &Inputs<'_>, homes: &[Vec<Tier>]) -> Split {
     Split { device, ram, disk: 0 }.folded(shares_ram)
 }
 
+/// Cache pages of one micro-batch in one layer: its share of them, and one sequence of any length.
+pub(crate) fn window_pages(inputs: &Inputs<'_>, setting: &Setting, pages: usize) -> usize {
+    let sequences = setting.batch * setting.rows_per_sequence;
+    let share = setting.micro_rows().min(sequences) as f64 / sequences as f64;
+    let one = inputs.model.pages(inputs.workload.longest());
+    ((pages as f64 * share).ceil() as usize + one).min(pages)
+}
+
 /// What the allocator is asked for besides weights, cache and rings; `away` says whether any layer's
 /// cache is in RAM or on disk.
 pub(crate) fn demand(
@@ -70,9 +78,7 @@ pub(crate) fn demand(
     away: [bool; 2],
 ) -> Demand {
     let sequences = setting.batch * setting.rows_per_sequence;
-    let share = setting.micro_rows().min(sequences) as f64 / sequences as f64;
-    let one = inputs.model.pages(inputs.workload.longest());
-    let in_flight = ((pages as f64 * share).ceil() as usize + one).min(pages) as u64;
+    let in_flight = window_pages(inputs, setting, pages) as u64;
     let format = &inputs.kv_formats[setting.format];
     let layers = 0..inputs.model.layers.len();
     let page = layers.map(|layer| inputs.footprint.page_bytes(layer, format)).max().unwrap_or(0);

@@ -116,6 +116,9 @@ pub struct Policy {
     pub kv_homes: Vec<Tier>,
     /// Bytes of the cache by home.
     pub kv: Split,
+    /// Pages of one micro-batch in one layer at most, where they come from RAM or disk: what a window
+    /// into such a cache holds.
+    pub window_pages: usize,
     /// Whether keys and values off the device are attended to on the host; if not, their pages are
     /// brought to the device in every pass. False where they are all in reach of the device.
     pub host_attention: bool,

@@ -221,6 +221,7 @@ pub(crate) fn unfitted(
         kv_format: inputs.kv_formats[setting.format].clone(),
         kv: memory::cache(costs, setting, pages, kv_homes),
         kv_homes: kv_homes.to_vec(),
+        window_pages: memory::window_pages(inputs, setting, pages),
         host_attention: setting.kv_mode == KvMode::Host,
         activations: if in_ram { Tier::Ram } else { Tier::Device },
     }

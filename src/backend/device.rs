@@ -16,6 +16,8 @@ pub struct DeviceInfo {
     pub driver: String,
     /// Largest single buffer, bytes.
     pub buffer_bytes_max: u64,
+    /// Bytes of memory of its own that this process may use, if it has any and tells.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Kinds of device, best first.

@@ -2,6 +2,8 @@
 
 use crate::backend::DeviceError;
 use crate::job::JobError;
+use crate::store::StoreError;
+use forebay_planner::PlanError;
 use std::fmt::Write as _;
 use std::io;
 
@@ -25,6 +27,9 @@ pub(super) enum CliError {
     /// Arguments that don't go together.
     #[error("{0}")]
     Usage(String),
+    /// There is no plan.
+    #[error("no plan: {0}")]
+    Plan(#[from] PlanError),
     /// Needs more memory than there is.
     #[error("{what} needs {need_bytes} bytes of memory, and {have_bytes} are free; {remedy}")]
     DoesNotFit {
@@ -49,6 +54,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             let full = matches!(error, DeviceError::OutOfMemory { .. });
             return if full { DOES_NOT_FIT } else { DEVICE };
         }
+        if let Some(StoreError::Space { .. } | StoreError::Memory { .. }) = cause.downcast_ref() {
+            return DOES_NOT_FIT;
+        }
         match cause.downcast_ref::<JobError>() {
             Some(JobError::Foreign { .. }) => return FOREIGN_OUTPUT,
             Some(JobError::NotAFile(_) | JobError::SameFile(_)) => return USAGE,
@@ -57,6 +65,8 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         match cause.downcast_ref::<CliError>() {
             Some(CliError::Usage(_)) => return USAGE,
             Some(CliError::DoesNotFit { .. }) => return DOES_NOT_FIT,
+            Some(CliError::Plan(PlanError::DoesNotFit { .. })) => return DOES_NOT_FIT,
+            Some(CliError::Plan(_)) => return USAGE,
             None => {}
         }
     }

@@ -16,6 +16,7 @@ mod reply;
 mod rules;
 mod run;
 mod summary;
+mod survey;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -30,5 +31,6 @@ pub use manifest::Manifest;
 pub use output::{Output, OutputOptions};
 pub use parse::{ParseConfig, Parser, check_stops};
 pub use run::{Counters, Encode, Job, Outcome, Progress, Worker};
+pub use survey::{Lengths, Survey, survey};
 pub use summary::{PeakBytes, RequestCounts, Seconds, Summary, TokensPerSecond};
 pub use task::{Defaults, Endpoint, LineError, Message, Prompt, Task};

@@ -30,12 +30,18 @@ pub struct Parser {
     config: ParseConfig,
     seen: HashMap<u64, u64>,
     warned: HashSet<String>,
+    silent: bool,
 }
 
 impl Parser {
     /// A parser at the start of a file.
     pub fn new(config: ParseConfig) -> Parser {
-        Parser { config, seen: HashMap::new(), warned: HashSet::new() }
+        Parser { config, seen: HashMap::new(), warned: HashSet::new(), silent: false }
+    }
+
+    /// A parser that warns of nothing: for a look at lines that are parsed again later.
+    pub(super) fn silent(config: ParseConfig) -> Parser {
+        Parser { silent: true, ..Parser::new(config) }
     }
 
     /// The task of a line that is not blank.
@@ -155,6 +161,7 @@ impl Parser {
         let model = body.string("model")?;
         if let Some(model) = model
             && !self.config.model_names.iter().any(|name| name.eq_ignore_ascii_case(&model))
+            && !self.silent
             && self.warned.insert("\0model".to_string())
         {
             let ours = self.config.model_names.first().map_or("another", String::as_str);
@@ -253,7 +260,7 @@ impl Parser {
     }
 
     fn warn_once(&mut self, line: u64, name: &str) {
-        if self.warned.len() < WARNED_MAX && self.warned.insert(preview(name)) {
+        if !self.silent && self.warned.len() < WARNED_MAX && self.warned.insert(preview(name)) {
             tracing::warn!("line {line}: unknown field {:?} is ignored (said once)", preview(name));
         }
     }

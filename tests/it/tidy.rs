@@ -26,6 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// Where each dependency is named: path prefixes below the root.
 const HOMES: &[(&str, &[&str])] = &[
+    ("ash", &["src/backend/gpu/"]),
     ("wgpu", &["src/backend/gpu/"]),
     ("pollster", &["src/backend/gpu/"]),
     ("rayon", &["src/backend/cpu/"]),

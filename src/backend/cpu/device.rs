@@ -72,6 +72,7 @@ impl CpuDevice {
                 kind: DeviceKind::Cpu,
                 driver: format!("{path}, {threads} thread{plural}"),
                 buffer_bytes_max: isize::MAX as u64,
+                memory_bytes: None,
             },
             path,
             team,

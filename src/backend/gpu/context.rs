@@ -27,6 +27,7 @@ impl Context {
             kind: adapter::kind(&about),
             driver: format!("{}, {}", about.backend.to_str(), adapter::driver(&about)),
             buffer_bytes_max: adapter::buffer_bytes_max(&limits),
+            memory_bytes: super::vram::memory_bytes(adapter),
         };
         let subgroups = adapter.features() & wgpu::Features::SUBGROUP;
         let wanted = wgpu::DeviceDescriptor {

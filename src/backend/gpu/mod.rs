@@ -14,6 +14,7 @@ mod pipelines;
 #[cfg(test)]
 mod shaders_valid;
 mod transfer;
+mod vram;
 
 pub use adapter::{AdapterSummary, Selector, adapters};
 pub use device::{GpuDevice, Options};

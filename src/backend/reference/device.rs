@@ -38,6 +38,7 @@ impl ReferenceDevice {
                 kind: DeviceKind::Reference,
                 driver: "scalar kernels".to_string(),
                 buffer_bytes_max: u64::MAX,
+                memory_bytes: None,
             },
             buffers: Vec::new(),
             matrices: Vec::new(),

@@ -1,0 +1,178 @@
+//! From what is asked and what there is to a plan, and from a plan to the sizes of an engine.
+
+use super::budget::Amounts;
+use super::engine::Model;
+use super::exit::CliError;
+use crate::backend::Device;
+use crate::exec::{ExecutorConfig, ExecutorFootprint, model_shape};
+use crate::generate::EngineConfig;
+use crate::job::Survey;
+use crate::kernel::PAGE_LEN;
+use crate::schedule::{Homes, Matrices, RingSizes, StreamPlan};
+use crate::store::{ModelFiles, StoreError};
+use forebay_planner::{
+    HardwareProfile, Inputs, ModelShape, Pins, Plan, PlanError, Policy, Requests, Split, Tier,
+    Workload, plan, predict,
+};
+use std::path::PathBuf;
+
+/// Format of the KV cache in profiles and policies.
+pub(super) const KV_FORMAT: &str = "f16";
+
+/// Part of `max_tokens` that answers take on average, where end tokens end them.
+const OUTPUT_PART: f64 = 0.7;
+
+/// RAM for what no account lists: stacks, the job's lines, the allocator's own.
+const SLACK_BYTES: u64 = 24 << 20;
+
+/// Everything a plan is made from but the device.
+pub(super) struct Question<'a> {
+    pub(super) model: &'a Model,
+    pub(super) profile: &'a HardwareProfile,
+    pub(super) survey: &'a Survey,
+    pub(super) amounts: Amounts,
+    pub(super) pins: Pins,
+    /// Longest sequence.
+    pub(super) context_len: usize,
+    /// Folder of packed weights and spilled pages.
+    pub(super) folder: PathBuf,
+}
+
+/// A question in the planner's own terms.
+pub(super) struct Asked<'a> {
+    question: &'a Question<'a>,
+    shape: ModelShape,
+    workload: Workload,
+    budgets: Split,
+    formats: [String; 1],
+}
+
+/// A plan and what an engine is made with to follow it.
+pub(super) struct Planned {
+    pub(super) plan: Plan,
+    pub(super) budgets: Split,
+    pub(super) engine: EngineConfig,
+    pub(super) executor: ExecutorConfig,
+}
+
+/// The workload as a planner sees it.
+pub(super) fn workload(survey: &Survey) -> Workload {
+    let requests = survey.requests.iter().map(|lengths| {
+        let part = if lengths.fixed { 1.0 } else { OUTPUT_PART };
+        let output = ((lengths.output_max as f64 * part).round() as usize).max(1);
+        Requests { prompt: lengths.prompt.max(1), output, count: lengths.count }
+    });
+    Workload { requests: requests.collect(), longest: survey.longest, ..Workload::default() }
+}
+
+impl<'a> Question<'a> {
+    pub(super) fn ask(&'a self, device: &dyn Device) -> Result<Asked<'a>, StoreError> {
+        Ok(Asked {
+            shape: model_shape(&self.model.files)?,
+            workload: workload(self.survey),
+            budgets: self.amounts.resolve(device.info(), &self.folder),
+            formats: [KV_FORMAT.to_string()],
+            question: self,
+        })
+    }
+}
+
+impl Asked<'_> {
+    pub(super) fn budgets(&self) -> Split {
+        self.budgets
+    }
+
+    /// What every policy takes: what this process holds already, and the device's own buffers.
+    fn fixed(&self, device: &dyn Device) -> Split {
+        let held = super::memory::resident_bytes().unwrap_or(64 << 20);
+        let own = device.memory().bytes;
+        // Memory that the device shares is in the resident bytes already.
+        let own = if self.question.profile.shares_ram { 0 } else { own };
+        Split { device: own, ram: held + SLACK_BYTES, disk: 0 }
+    }
+
+    fn with<T>(
+        &self,
+        device: &dyn Device,
+        answer: impl Fn(&Inputs<'_>) -> Result<T, PlanError>,
+    ) -> anyhow::Result<T> {
+        let files = &self.question.model.files;
+        let footprint = ExecutorFootprint::new(files, device, self.fixed(device))?;
+        let inputs = Inputs {
+            model: &self.shape,
+            footprint: &footprint,
+            hardware: self.question.profile,
+            workload: &self.workload,
+            budgets: self.budgets,
+            kv_formats: &self.formats,
+            pins: &self.question.pins,
+        };
+        answer(&inputs).map_err(|error| CliError::from(error).into())
+    }
+
+    /// The best plan.
+    pub(super) fn plan(&self, device: &dyn Device) -> anyhow::Result<Planned> {
+        let plan = self.with(device, plan)?;
+        self.realise(plan)
+    }
+
+    /// What is predicted of a policy that was decided elsewhere.
+    pub(super) fn predict(&self, device: &dyn Device, policy: &Policy) -> anyhow::Result<Planned> {
+        let plan = self.with(device, |inputs| predict(inputs, policy))?;
+        self.realise(plan)
+    }
+
+    fn realise(&self, plan: Plan) -> anyhow::Result<Planned> {
+        let policy = &plan.policy;
+        let (batch, prefill_chunk) = (policy.batch, policy.prefill_chunk);
+        let context_len = self.question.context_len;
+        let engine = EngineConfig { batch, prefill_chunk, context_len };
+        let shares_ram = self.question.profile.shares_ram;
+        let executor = executor_config(&self.question.model.files, policy, shares_ram)?;
+        let readers = self.question.profile.disk.queue_depth.clamp(1, 8);
+        let executor = ExecutorConfig { readers, ..executor };
+        Ok(Planned { plan, budgets: self.budgets, engine, executor })
+    }
+}
+
+/// Sizes and homes that a policy stands for.
+fn executor_config(
+    files: &ModelFiles,
+    policy: &Policy,
+    shares_ram: bool,
+) -> Result<ExecutorConfig, StoreError> {
+    let spec = files.spec();
+    let matrices = Matrices::new(spec, |id| files.packing(id))?;
+    // Where the device computes in RAM, what is there is at hand.
+    let home = |&tier: &Tier| if shares_ram && tier == Tier::Ram { Tier::Device } else { tier };
+    let homes = Homes::from_list(&matrices, policy.homes.iter().flatten().map(home));
+    let least = StreamPlan::rings_min(spec, &matrices, &homes, shares_ram);
+    let planned = match shares_ram {
+        true => RingSizes { device: policy.ring.ram as usize, host: 0 },
+        false => {
+            RingSizes { device: policy.ring.device as usize, host: policy.ring.ram as usize }
+        }
+    };
+    let cache_homes: Vec<Tier> = policy.kv_homes.iter().map(home).collect();
+    let away = cache_homes.iter().any(|&home| home != Tier::Device);
+    Ok(ExecutorConfig {
+        micro_rows: policy.micro_batch,
+        outputs: policy.batch * policy.rows_per_sequence,
+        homes,
+        rings: RingSizes {
+            device: planned.device.max(least.device),
+            host: planned.host.max(least.host),
+        },
+        cache_homes,
+        window_pages: if away { policy.window_pages } else { 0 },
+        ..ExecutorConfig::resident(policy.rows(), policy.pages)
+    })
+}
+
+/// The survey of an input that cannot be read twice: nothing is known but the longest sequence.
+pub(super) fn unknown(context_len: usize) -> Survey {
+    let output_max = (context_len / 4).clamp(1, 256);
+    let prompt = (context_len - output_max).min(256);
+    let lengths = crate::job::Lengths { prompt, output_max, fixed: false, count: 1024 };
+    Survey { requests: vec![lengths], longest: context_len.next_multiple_of(PAGE_LEN) }
+}

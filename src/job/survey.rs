@@ -1,0 +1,139 @@
+//! How long the requests of a file are, before any is answered: what a plan is made for.
+
+use super::lines::Lines;
+use super::limits::LINE_BYTES_MAX;
+use super::parse::Parser;
+use super::{Encode, Input, JobError, ParseConfig, Prompt, Task};
+use std::fs::File;
+use std::io::BufReader;
+
+/// Requests that are tokenized; of larger files every n-th.
+const SAMPLES_MAX: u64 = 512;
+
+/// Requests of one line, or of a run of lines for which it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// Tokens of a prompt.
+    pub prompt: usize,
+    /// Most tokens that may be generated.
+    pub output_max: usize,
+    /// Whether generation goes on past end tokens, so that it reaches `output_max`.
+    pub fixed: bool,
+    /// Sequences of these lengths.
+    pub count: usize,
+}
+
+/// What a file asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// In the order of the file.
+    pub requests: Vec<Lengths>,
+    /// Positions of the longest sequence: exact for prompts that were tokenized; others have at most as
+    /// many tokens as bytes.
+    pub longest: usize,
+}
+
+/// Reads a file of prompts for the lengths of its requests; `None` for a pipe, which can't be read
+/// twice. Bad lines count for nothing; memory does not grow with the file.
+pub fn survey(
+    input: &Input,
+    config: ParseConfig,
+    encoder: &dyn Encode,
+    context_len: usize,
+) -> Result<Option<Survey>, JobError> {
+    let (Some(path), Some(digest)) = (input.path(), input.digest()) else { return Ok(None) };
+    let fail = |source| JobError::Input { path: input.name().to_string(), source };
+    let mut lines = Lines::new(BufReader::new(File::open(path).map_err(fail)?), LINE_BYTES_MAX);
+    let mut parser = Parser::silent(config);
+    let stride = digest.requests.div_ceil(SAMPLES_MAX).max(1);
+    let mut survey = Survey::default();
+    let mut index = 0;
+    while let Some(line) = lines.next_line().map_err(fail)? {
+        if line.is_blank() {
+            continue;
+        }
+        let sampled = index % stride == 0;
+        index += 1;
+        let Ok(task) = parser.parse(&line) else { continue };
+        for prompt in &task.prompts {
+            let tokens = match sampled {
+                true => encoder.encode(prompt).map_or(0, |ids| ids.len()),
+                false => bytes(prompt),
+            };
+            let lengths = lengths(&task, tokens, context_len);
+            survey.longest = survey.longest.max(lengths.prompt + lengths.output_max);
+            if sampled {
+                let count = lengths.count * stride as usize;
+                survey.requests.push(Lengths { count, ..lengths });
+            }
+        }
+    }
+    Ok(Some(survey))
+}
+
+fn lengths(task: &Task, tokens: usize, context_len: usize) -> Lengths {
+    let prompt = tokens.min(context_len - 1);
+    let room = context_len - prompt;
+    let output_max = task.max_tokens.map_or(room, |count| count.min(room));
+    Lengths { prompt, output_max, fixed: task.ignore_eos, count: task.n as usize }
+}
+
+/// Tokens of a prompt at most. A message costs some more than its text.
+fn bytes(prompt: &Prompt) -> usize {
+    match prompt {
+        Prompt::Text(text) => text.len() + 1,
+        Prompt::Tokens(ids) => ids.len(),
+        Prompt::Chat(messages) => {
+            let of = |m: &super::Message| m.role.len() + m.content.len() + 32;
+            128 + messages.iter().map(of).sum::<usize>()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Defaults, InputFormat};
+    use std::fmt::Write as _;
+
+    struct Words;
+
+    impl Encode for Words {
+        fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, String> {
+            let Prompt::Text(text) = prompt else { return Err("text only".into()) };
+            Ok(text.split(' ').map(|_| 0).collect())
+        }
+    }
+
+    fn look(text: &str) -> Survey {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let input = Input::open(path.to_str().unwrap(), InputFormat::Auto).unwrap();
+        let (format, model_names) = (input.format(), Vec::new());
+        let config = ParseConfig { format, defaults: Defaults::default(), vocab: 10, model_names };
+        survey(&input, config, &Words, 100).unwrap().unwrap()
+    }
+
+    #[test]
+    fn lengths_are_those_of_the_lines() {
+        let text = "{\"prompt\": \"a b c\", \"max_tokens\": 7}\n\nnot json\n\
+                    {\"prompt\": \"a b\", \"max_tokens\": 500, \"n\": 2, \"ignore_eos\": true}\n";
+        let survey = look(text);
+        let first = Lengths { prompt: 3, output_max: 7, fixed: false, count: 1 };
+        let second = Lengths { prompt: 2, output_max: 98, fixed: true, count: 2 };
+        assert_eq!(survey, Survey { requests: vec![first, second], longest: 100 });
+    }
+
+    #[test]
+    fn large_files_are_sampled_and_the_longest_is_never_missed() {
+        let mut text = String::new();
+        for i in 0..2000 {
+            let words = if i == 1001 { "word ".repeat(15) } else { "a b".to_string() };
+            writeln!(text, "{{\"prompt\": \"{words}\", \"max_tokens\": 4}}").unwrap();
+        }
+        let survey = look(&text);
+        assert_eq!(survey.requests.iter().map(|r| r.count).sum::<usize>(), 2000);
+        assert!(survey.requests.len() <= 512 && survey.longest >= 16 + 4);
+    }
+}
