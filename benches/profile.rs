@@ -1,20 +1,20 @@
-//! Predicted beside measured: `cargo bench --bench profile [-- MODEL.gguf ... [--quick] [--disk=DIR]]`.
+//! Predicted beside measured: `cargo bench --bench profile [-- MODEL.gguf ... [--quick] [--threads=N] [--disk=DIR]]`.
 //!
 //! Calibrates the cpu device, then sums the profile's rates over the matrices, attention and everything
-//! else of real passes, and prints them beside what the passes took: CSV, terms in milliseconds.
+//! else of real passes, and prints them beside what the passes took: CSV, terms in milliseconds. One
+//! thread's time is taken on the core, so that other programs count for little.
 
 use forebay::backend::cpu::CpuDevice;
 use forebay::exec::{Executor, ExecutorConfig};
 use forebay::kernel::PAGE_LEN;
 use forebay::model::{LayerSpec, Role, TensorId};
-use forebay::profile::{DiskPlace, Effort, calibrate};
+use forebay::profile::{Clock, DiskPlace, Effort, Settings, calibrate};
 use forebay::sample::{History, NoiseKey, Sampler, SamplingParams};
 use forebay::schedule::{Batch, Span};
 use forebay::store::ModelFiles;
 use forebay_planner::{DeviceRates, HardwareProfile};
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Instant;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -37,23 +37,41 @@ fn main() -> Result<(), Error> {
     let quick = args.iter().any(|arg| arg == "--quick");
     let folder = args.iter().find_map(|arg| arg.strip_prefix("--disk=")).unwrap_or(".");
     let effort = if quick { Effort::Quick } else { Effort::Full };
-    let mut device = CpuDevice::new(None)?;
+    let threads = args.iter().find_map(|arg| arg.strip_prefix("--threads=")?.parse().ok());
+    let clock = if threads == Some(1) { Clock::OnCore } else { Clock::Wall };
+    let mut device = CpuDevice::new(threads)?;
     let place = DiskPlace::folder_of(folder);
-    let found = calibrate(&mut device, None, &place, effort, &mut |_| {})?;
+    let found = calibrate(&mut device, None, &place, Settings { effort, clock }, &mut |_| {})?;
     drop(device);
-    eprintln!("calibrated in {:.1} s\n{found:#?}", found.seconds);
+    eprintln!("calibrated in {:.1} s", found.seconds);
+    print_rates(&found.profile.device);
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
         "model,pass,rows,predicted,linear,attention,elementwise,head,host,fixed,measured,error_percent"
     )?;
     for model in args.iter().filter(|arg| !arg.starts_with("--")) {
-        measure(model, &found.profile, &mut out)?;
+        measure(model, &found.profile, (threads, clock), &mut out)?;
     }
     Ok(())
 }
 
-fn measure(model: &str, profile: &HardwareProfile, out: &mut impl Write) -> Result<(), Error> {
+/// What was measured, on stderr.
+fn print_rates(rates: &DeviceRates) {
+    for rate in &rates.linear {
+        let points: Vec<String> =
+            rate.points.iter().map(|(rows, s)| format!("{rows}: {:.2}", s * 1e12)).collect();
+        eprintln!("{} ps per element: {}", rate.dtype, points.join(", "));
+    }
+    eprintln!("{:?}", DeviceRates { linear: Vec::new(), ..rates.clone() });
+}
+
+fn measure(
+    model: &str,
+    profile: &HardwareProfile,
+    (threads, clock): (Option<usize>, Clock),
+    out: &mut impl Write,
+) -> Result<(), Error> {
     let files = Arc::new(ModelFiles::open(model)?);
     let pages_of = |positions: usize| positions.div_ceil(PAGE_LEN);
     let most = |f: &dyn Fn(usize, usize, usize) -> usize| {
@@ -61,7 +79,7 @@ fn measure(model: &str, profile: &HardwareProfile, out: &mut impl Write) -> Resu
     };
     let rows = most(&|n, _, prompt| n + prompt);
     let pages = most(&|n, len, prompt| n * pages_of(len) + pages_of(prompt));
-    let device = Box::new(CpuDevice::new(None)?);
+    let device = Box::new(CpuDevice::new(threads)?);
     let config = ExecutorConfig { rows, pages };
     let mut executor = Executor::new(device, Arc::clone(&files), config, &mut |_, _| {})?;
     let mut sampler = Sampler::default();
@@ -70,12 +88,12 @@ fn measure(model: &str, profile: &HardwareProfile, out: &mut impl Write) -> Resu
     let mut times = vec![Vec::new(); PASSES.len()];
     for round in 0..=REPEATS {
         for (times, batch) in times.iter_mut().zip(&batches) {
-            let start = Instant::now();
+            let start = clock.now();
             executor
                 .pass(batch, &mut |_, logits| sample(&mut sampler, logits, files.spec().vocab))?;
             // The first round touches everything for the first time.
             if round > 0 {
-                times.push(start.elapsed().as_secs_f64());
+                times.push(clock.now() - start);
             }
         }
     }
@@ -132,6 +150,9 @@ fn predict(rates: &DeviceRates, files: &ModelFiles, batch: &Batch) -> [f64; 6] {
     let spec = files.spec();
     let (rows, outputs) = (batch.rows(), batch.outputs.len());
     let seen: usize = batch.map.iter().map(|row| row.length as usize).sum();
+    // A row that wants logits is the last of its sequence.
+    let held: usize =
+        batch.outputs.iter().map(|&row| batch.map[row as usize].length as usize).sum();
     let matrix = |id: TensorId, rows: usize| {
         let info = files.tensor(id).expect("the network has it");
         let rate = rates.linear(&info.dtype.to_string()).expect("something was measured");
@@ -150,7 +171,7 @@ fn predict(rates: &DeviceRates, files: &ModelFiles, batch: &Batch) -> [f64; 6] {
     for (index, layer) in spec.layers.iter().enumerate() {
         linear +=
             roles.iter().map(|&role| matrix(TensorId::of_layer(index, role), rows)).sum::<f64>();
-        attention += attend(rates, layer, seen);
+        attention += attend(rates, layer, held, seen);
         let (h, ff) = (spec.hidden, layer.feed_forward);
         let (q, kv) = (layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim);
         let (qk_norm, post) = (usize::from(layer.qk_norm), usize::from(layer.post_norms));
@@ -168,9 +189,10 @@ fn predict(rates: &DeviceRates, files: &ModelFiles, batch: &Batch) -> [f64; 6] {
     [linear, attention, touched as f64 * rates.elementwise_seconds, head, host, fixed]
 }
 
-fn attend(rates: &DeviceRates, layer: &LayerSpec, seen: usize) -> f64 {
+fn attend(rates: &DeviceRates, layer: &LayerSpec, held: usize, seen: usize) -> f64 {
     let rate = rates.attention("f16").expect("it was measured");
-    let elements = |heads: usize| (seen * 2 * heads * layer.head_dim) as f64;
-    elements(layer.kv_heads) * rate.kv_element_seconds
-        + elements(layer.heads) * rate.product_seconds
+    let elements = |positions: usize, heads: usize| (positions * 2 * heads * layer.head_dim) as f64;
+    elements(held, layer.kv_heads) * rate.stream_seconds
+        + elements(seen, layer.kv_heads) * rate.kv_element_seconds
+        + elements(seen, layer.heads) * rate.product_seconds
 }

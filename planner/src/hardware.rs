@@ -81,6 +81,10 @@ pub struct LinearRate {
 pub struct AttentionRate {
     /// Name of the format ("f16").
     pub format: String,
+    /// Seconds per element of keys and values that a sequence has in the cache, once per pass however
+    /// many of its rows see them (`positions x 2 x kv_heads x head_dim` of each sequence): what bringing
+    /// them from memory adds.
+    pub stream_seconds: f64,
     /// Seconds per element of keys and values that one row sees: `positions x 2 x kv_heads x head_dim`.
     pub kv_element_seconds: f64,
     /// Seconds per product of queries with keys and weights with values:

@@ -59,11 +59,12 @@ impl Case {
         (0..self.rows()).map(row).collect()
     }
 
-    /// Elements of keys and values, and products, over all rows.
-    fn work(&self) -> [f64; 2] {
+    /// Elements of keys and values of all sequences, the same over all rows, and products.
+    fn work(&self) -> [f64; 3] {
         let seen: usize = self.map().iter().map(|row| row.length as usize).sum();
+        let held = if self.prompt { LENGTH } else { seen };
         let (heads, kv_heads, head_dim) = self.shape;
-        [kv_heads, heads].map(|heads| (seen * 2 * heads * head_dim) as f64)
+        [held * kv_heads, seen * kv_heads, seen * heads].map(|heads| (heads * 2 * head_dim) as f64)
     }
 }
 
@@ -88,7 +89,7 @@ impl Attention {
         let cache = cache(meter)?;
         let mut speed = None;
         for (case, samples) in &mut self.cases {
-            let work = case.work()[1];
+            let [.., work] = case.work();
             if speed.is_some_and(|seconds| seconds * work > effort.sample_max()) {
                 continue;
             }
@@ -102,13 +103,15 @@ impl Attention {
         Ok(())
     }
 
-    /// Both coefficients, by least squares of relative errors.
+    /// The coefficients, by least squares of relative errors.
     pub(super) fn rate(&self) -> AttentionRate {
         let measured = self.cases.iter().filter(|(_, samples)| !samples.is_empty());
-        let cases: Vec<([f64; 2], f64)> =
+        let cases: Vec<([f64; 3], f64)> =
             measured.map(|(case, samples)| (case.work(), samples.seconds())).collect();
-        let [kv_element_seconds, product_seconds] = fit(&cases);
-        AttentionRate { format: self.format.to_string(), kv_element_seconds, product_seconds }
+        let [stream_seconds, kv_element_seconds, product_seconds] = fit(&cases);
+        tracing::debug!(?cases, stream_seconds, kv_element_seconds, product_seconds, "attention");
+        let format = self.format.to_string();
+        AttentionRate { format, stream_seconds, kv_element_seconds, product_seconds }
     }
 }
 
@@ -143,23 +146,51 @@ fn call(meter: &mut Meter<'_>, case: &Case, cache: Buffer) -> Result<Call, Devic
     })
 }
 
-/// Coefficients `c >= 0` with `c . work = seconds` at the least squares of relative errors.
-fn fit(cases: &[([f64; 2], f64)]) -> [f64; 2] {
-    let rows: Vec<[f64; 2]> =
+/// Coefficients `c >= 0` with `c . work = seconds` at the least squares of relative errors: the best of
+/// the fits with each subset of the coefficients that has no negative one.
+fn fit(cases: &[([f64; 3], f64)]) -> [f64; 3] {
+    let rows: Vec<[f64; 3]> =
         cases.iter().map(|(work, seconds)| work.map(|work| work / seconds)).collect();
-    let sum = |f: &dyn Fn(&[f64; 2]) -> f64| rows.iter().map(f).sum::<f64>();
-    let [aa, ab, bb] = [sum(&|r| r[0] * r[0]), sum(&|r| r[0] * r[1]), sum(&|r| r[1] * r[1])];
-    let [a, b] = [sum(&|r| r[0]), sum(&|r| r[1])];
-    let det = aa * bb - ab * ab;
-    let both = [(bb * a - ab * b) / det, (aa * b - ab * a) / det];
-    if det > 1e-9 * aa * bb && both.iter().all(|&c| c >= 0.0) {
-        return both;
+    let error = |c: &[f64; 3]| -> f64 {
+        let miss = |row: &[f64; 3]| dot(row, c) - 1.0;
+        rows.iter().map(|row| miss(row).powi(2)).sum()
+    };
+    let fits = (1..8).filter_map(|subset| fit_subset(&rows, subset));
+    fits.min_by(|a, b| error(a).total_cmp(&error(b))).unwrap_or([0.0; 3])
+}
+
+fn dot(a: &[f64; 3], b: &[f64; 3]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The least-squares solution of `rows . c = 1` with the coefficients of `subset` alone, by the normal
+/// equations and Gauss-Jordan elimination; `None` where they are singular or one is negative.
+fn fit_subset(rows: &[[f64; 3]], subset: usize) -> Option<[f64; 3]> {
+    let has = |i: usize| subset >> i & 1 == 1;
+    let mut system = [[0.0f64; 4]; 3];
+    for (i, equation) in system.iter_mut().enumerate() {
+        for (j, cell) in equation[..3].iter_mut().enumerate() {
+            let sum: f64 = rows.iter().map(|row| row[i] * row[j]).sum();
+            *cell = if has(i) && has(j) { sum } else { f64::from(u8::from(i == j)) };
+        }
+        equation[3] = if has(i) { rows.iter().map(|row| row[i]).sum() } else { 0.0 };
     }
-    // One of them explains nothing: the better of the two fits with one alone.
-    let error = |c: [f64; 2]| sum(&|r| (c[0] * r[0] + c[1] * r[1] - 1.0).powi(2));
-    let alone = [[a / aa, 0.0], [0.0, b / bb]];
-    let finite = alone.into_iter().filter(|c| c.iter().all(|c| c.is_finite()));
-    finite.min_by(|&x, &y| error(x).total_cmp(&error(y))).unwrap_or([0.0; 2])
+    let scales = [0, 1, 2].map(|i| system[i][i]);
+    for i in 0..3 {
+        let pivot = system[i][i];
+        // Also false for NaN.
+        if !(pivot > 1e-9 * scales[i]) {
+            return None;
+        }
+        let own = system[i].map(|cell| cell / pivot);
+        for (j, equation) in system.iter_mut().enumerate() {
+            let factor = if i == j { 0.0 } else { equation[i] };
+            let from = if i == j { own } else { *equation };
+            *equation = std::array::from_fn(|k| from[k] - factor * own[k]);
+        }
+    }
+    let found = system.map(|equation| equation[3]);
+    found.iter().all(|&c| c >= 0.0 && c.is_finite()).then_some(found)
 }
 
 #[cfg(test)]
@@ -168,17 +199,23 @@ mod tests {
 
     #[test]
     fn coefficients_come_back() {
-        let works = [[1e6, 3e6], [2e6, 12e6], [4e6, 4e6]];
-        for want in [[2e-10, 5e-11], [0.0, 1e-10], [3e-10, 0.0]] {
-            let cases = works.map(|work| (work, work[0] * want[0] + work[1] * want[1]));
+        let works: Vec<[f64; 3]> = Case::all().map(|case| case.work()).collect();
+        for want in [[1e-10, 2e-10, 5e-11], [0.0, 0.0, 1e-10], [3e-10, 0.0, 2e-11]] {
+            let cases: Vec<([f64; 3], f64)> =
+                works.iter().map(|work| (*work, dot(work, &want))).collect();
             let got = fit(&cases);
             for (got, want) in got.iter().zip(want) {
                 assert!((got - want).abs() < 1e-15, "{got} {want}");
             }
         }
-        assert_eq!(fit(&[]), [0.0; 2]);
-        // Noise that would make a coefficient negative leaves the other.
-        let [a, b] = fit(&[([1.0, 1.0], 1.0), ([1.0, 2.0], 0.5)]);
-        assert!(a >= 0.0 && b >= 0.0 && a + b > 0.0);
+        assert_eq!(fit(&[]), [0.0; 3]);
+    }
+
+    /// Noise that would make a coefficient negative leaves the others.
+    #[test]
+    fn no_coefficient_is_negative() {
+        let cases = [([0.0, 1.0, 1.0], 1.0), ([0.0, 1.0, 2.0], 0.5), ([1.0, 1.0, 1.0], 0.9)];
+        let found = fit(&cases);
+        assert!(found.iter().all(|&c| c >= 0.0) && found.iter().sum::<f64>() > 0.0, "{found:?}");
     }
 }

@@ -8,7 +8,7 @@ use super::fixed;
 use super::host::{Embedding, Logits};
 use super::linear::Linear;
 use super::memory::{Memory, Path, TransferRate};
-use super::meter::Meter;
+use super::meter::{Clock, Meter};
 use super::samples::Effort;
 use crate::backend::{Device, DeviceKind};
 use crate::quant::DType;
@@ -17,6 +17,15 @@ use std::time::Instant;
 
 /// Last looks at the disk, alone and beside computing.
 const CONFIRMATIONS: usize = 5;
+
+/// How to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long it may take.
+    pub effort: Effort,
+    /// What counts as time of the device.
+    pub clock: Clock,
+}
 
 /// What was measured.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,16 +46,17 @@ pub fn calibrate(
     device: &mut dyn Device,
     host: Option<&mut dyn Device>,
     place: &DiskPlace,
-    effort: Effort,
+    settings: Settings,
     say: &mut dyn FnMut(&str),
 ) -> Result<Calibration, ProfileError> {
     let start = Instant::now();
+    let Settings { effort, clock } = settings;
     let kind = device.info().kind;
     let shares_ram = kind != DeviceKind::DiscreteGpu && kind != DeviceKind::OtherGpu;
     say("writing to the disk");
     let mut disk = Disk::open(place, effort)?;
     let mut memory = Memory::new();
-    let mut meter = Meter::new(device)?;
+    let mut meter = Meter::new(device, clock)?;
     let mut rates = Rates::new(DType::ALL.to_vec(), effort);
     rates.fixed(&mut meter, say)?;
     for round in 0..effort.rounds_max() {
@@ -69,7 +79,7 @@ pub fn calibrate(
     drop(meter);
     let host = match host {
         None => device.clone(),
-        Some(host) => attention_of(host, effort, say)?,
+        Some(host) => attention_of(host, settings, say)?,
     };
     let transfer = |path| if shares_ram { 0.0 } else { memory.rate(path) };
     let profile = HardwareProfile {
@@ -89,10 +99,10 @@ pub fn calibrate(
 /// What the processor does for a device that is another: attention.
 fn attention_of(
     host: &mut dyn Device,
-    effort: Effort,
+    Settings { effort, clock }: Settings,
     say: &mut dyn FnMut(&str),
 ) -> Result<DeviceRates, ProfileError> {
-    let mut meter = Meter::new(host)?;
+    let mut meter = Meter::new(host, clock)?;
     let mut rates = Rates::new(Vec::new(), effort);
     rates.fixed(&mut meter, say)?;
     for _ in 0..effort.rounds_max() {

@@ -296,6 +296,7 @@ fn write(file: &mut File, bytes: u64, effort: Effort, samples: &mut Samples) -> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::meter::Clock;
     use super::*;
     use crate::backend::cpu::CpuDevice;
 
@@ -323,7 +324,7 @@ mod tests {
     fn a_folder_and_a_file_are_measured_and_left_clean() {
         let dir = tempfile::tempdir().unwrap();
         let mut device = CpuDevice::new(Some(1)).unwrap();
-        let mut meter = Meter::new(&mut device).unwrap();
+        let mut meter = Meter::new(&mut device, Clock::Wall).unwrap();
         let model = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(model.path(), vec![7; 10_000]).unwrap();
         let folder = DiskPlace::folder_of(dir.path());

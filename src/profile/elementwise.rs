@@ -90,6 +90,7 @@ fn touched(call: &Call) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::meter::Clock;
     use super::*;
     use crate::backend::Device;
     use crate::backend::reference::ReferenceDevice;
@@ -98,7 +99,7 @@ mod tests {
     #[test]
     fn a_layer_touches_what_the_planner_counts() {
         let mut device = ReferenceDevice::new();
-        let mut meter = Meter::new(&mut device).unwrap();
+        let mut meter = Meter::new(&mut device, Clock::Wall).unwrap();
         let touched: usize = calls(&mut meter, 3).unwrap().iter().map(touched).sum();
         let (q, kv) = (HEADS * LAYOUT.head_dim, LAYOUT.width());
         assert_eq!(touched, 3 * (10 * HIDDEN + 2 * q + 6 * kv + 3 * FEED_FORWARD));

@@ -52,14 +52,14 @@ impl Logits {
         self.values = values;
         let begin = Instant::now();
         while self.samples.is_empty() || begin.elapsed().as_secs_f64() < effort.slice() {
-            let start = Instant::now();
+            let start = meter.now();
             meter.device.read(logits, 0, bytemuck::cast_slice_mut(&mut self.values))?;
             for (position, logits) in self.values.chunks_exact(VOCAB).enumerate() {
                 let key = NoiseKey::new(1, 0, position);
                 let token = self.sampler.sample(&params, logits, &History::default(), key);
                 std::hint::black_box(token);
             }
-            let spent = start.elapsed().as_secs_f64() - meter.wait;
+            let spent = meter.now() - start - meter.wait;
             self.samples.push(spent.max(0.0) / (OUTPUTS * VOCAB) as f64);
         }
         self.values = Vec::new();
@@ -101,7 +101,7 @@ impl Embedding {
         let mut table = Vec::new();
         let begin = Instant::now();
         while self.0.is_empty() || begin.elapsed().as_secs_f64() < effort.slice() {
-            let start = Instant::now();
+            let start = meter.now();
             for (at, out) in floats.chunks_exact_mut(HIDDEN).enumerate() {
                 let token = at * 977 % TABLE_ROWS;
                 source.read_at((token * row_bytes) as u64, &mut row).map_err(disk)?;
@@ -111,7 +111,7 @@ impl Embedding {
             angles(&rope, &positions, &mut table);
             meter.device.write(turned, 0, bytemuck::cast_slice(&table))?;
             meter.finish()?;
-            let spent = start.elapsed().as_secs_f64() - meter.wait;
+            let spent = meter.now() - start - meter.wait;
             self.0.push(spent.max(0.0) / ROWS as f64);
         }
         meter.release(mark);

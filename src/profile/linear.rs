@@ -11,7 +11,7 @@ use forebay_planner::LinearRate;
 /// Widths of the layers: of the residual stream, of keys and values, of the feed-forward network.
 const HIDDEN: usize = 1536;
 const KV: usize = 256;
-const FEED_FORWARD: usize = 5120;
+const FEED_FORWARD: usize = 4096;
 
 /// Linear calls of a layer: outputs of each projection, and inputs.
 const CALLS: [(&[usize], usize); 4] = [
@@ -21,17 +21,37 @@ const CALLS: [(&[usize], usize); 4] = [
     (&[HIDDEN], FEED_FORWARD),
 ];
 
+/// Layers that take longer are timed call by call: the shorter a sample, the less often another
+/// program comes between. Shorter ones are timed whole, so that weights come from memory in turn.
+const WHOLE_SECONDS: f64 = 0.005;
+
 /// Measurements of one storage type.
 pub(super) struct Linear {
     pub(super) dtype: DType,
-    /// Seconds of a layer, for each number of rows.
-    samples: Vec<(usize, Samples)>,
+    points: Vec<Point>,
+}
+
+/// Seconds of a layer with one number of rows.
+struct Point {
+    rows: usize,
+    whole: Samples,
+    calls: [Samples; 4],
+}
+
+impl Point {
+    fn new(rows: usize) -> Point {
+        Point { rows, whole: Samples::default(), calls: Default::default() }
+    }
+
+    fn seconds(&self) -> f64 {
+        let calls = self.calls.iter().map(Samples::seconds).sum();
+        if self.whole.is_empty() { calls } else { self.whole.seconds() }
+    }
 }
 
 impl Linear {
     pub(super) fn new(dtype: DType, effort: Effort) -> Linear {
-        let samples = effort.rows().iter().map(|&rows| (rows, Samples::default())).collect();
-        Linear { dtype, samples }
+        Linear { dtype, points: effort.rows().iter().map(|&rows| Point::new(rows)).collect() }
     }
 
     /// One round over the numbers of rows.
@@ -41,7 +61,7 @@ impl Linear {
         effort: Effort,
     ) -> Result<(), ProfileError> {
         let mark = meter.mark();
-        let rows_max = self.samples.last().map_or(1, |&(rows, _)| rows);
+        let rows_max = self.points.last().map_or(1, |point| point.rows);
         let activations = Activations::new(meter, rows_max)?;
         let mut weights = Vec::new();
         let measured = Weights::load(meter, self.dtype, effort.weight_bytes(), &mut weights)
@@ -58,18 +78,26 @@ impl Linear {
         layers: &[Weights],
         activations: &Activations,
     ) -> Result<(), DeviceError> {
-        let (mut next, mut last) = (0, None);
-        for (rows, samples) in &mut self.samples {
+        let (mut next, mut per_row) = (0, 0.0);
+        for point in &mut self.points {
             // The cost of a row falls with their number, so this is the most that it can take.
-            if last.is_some_and(|(before, time)| {
-                time * *rows as f64 / before as f64 > effort.sample_max()
-            }) {
+            let expected = per_row * point.rows as f64;
+            if expected > effort.sample_max() {
                 break;
             }
-            let runs: Vec<Vec<Call>> =
-                layers.iter().map(|layer| layer.calls(activations, *rows)).collect();
-            meter.sample(&runs, &mut next, effort.slice(), samples)?;
-            last = Some((*rows, samples.seconds()));
+            let calls: Vec<Vec<Call>> =
+                layers.iter().map(|layer| layer.calls(activations, point.rows)).collect();
+            if expected < WHOLE_SECONDS {
+                meter.sample(&calls, &mut next, effort.slice(), &mut point.whole)?;
+            } else {
+                for (index, samples) in point.calls.iter_mut().enumerate() {
+                    let slice = effort.slice() / CALLS.len() as f64;
+                    let alone: Vec<Vec<Call>> =
+                        calls.iter().map(|calls| vec![calls[index].clone()]).collect();
+                    meter.sample(&alone, &mut next, slice, samples)?;
+                }
+            }
+            per_row = point.seconds() / point.rows as f64;
         }
         Ok(())
     }
@@ -78,8 +106,8 @@ impl Linear {
     pub(super) fn rate(&self) -> LinearRate {
         let elements: usize =
             CALLS.iter().map(|(outs, cols)| outs.iter().sum::<usize>() * cols).sum();
-        let measured = self.samples.iter().filter(|(_, samples)| !samples.is_empty());
-        let points = measured.map(|(rows, samples)| (*rows, samples.seconds() / elements as f64));
+        let measured = self.points.iter().filter(|point| point.seconds() > 0.0);
+        let points = measured.map(|point| (point.rows, point.seconds() / elements as f64));
         LinearRate { dtype: self.dtype.to_string(), points: points.collect() }
     }
 }

@@ -202,13 +202,14 @@ fn transfer(
 
 #[cfg(test)]
 mod tests {
+    use super::super::meter::Clock;
     use super::*;
     use crate::backend::cpu::CpuDevice;
 
     #[test]
     fn every_path_gets_a_rate() {
         let mut device = CpuDevice::new(Some(1)).unwrap();
-        let mut meter = Meter::new(&mut device).unwrap();
+        let mut meter = Meter::new(&mut device, Clock::Wall).unwrap();
         let mut memory = Memory::new();
         memory.round(&mut meter, Effort::Quick).unwrap();
         memory.overlap_round(&mut meter).unwrap();

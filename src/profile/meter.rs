@@ -5,12 +5,37 @@ use crate::backend::{Device, DeviceError};
 use crate::kernel::{Buffer, Call};
 use std::time::Instant;
 
+/// What counts as time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The clock on the wall.
+    #[default]
+    Wall,
+    /// Time that the calling thread has been on a core: for a device of one thread, on a machine
+    /// whose other programs are to be left out. Where the system does not tell, the wall's.
+    OnCore,
+}
+
+impl Clock {
+    /// Seconds since some moment.
+    pub fn now(self) -> f64 {
+        #[cfg(unix)]
+        if self == Clock::OnCore {
+            let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            return time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9;
+        }
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        START.get_or_init(Instant::now).elapsed().as_secs_f64()
+    }
+}
+
 /// A sample shorter than this says more of the clock and of waking up than of what is measured.
 const SAMPLE_MIN: f64 = 0.002;
 
 /// A device with a clock.
 pub(super) struct Meter<'a> {
     pub(super) device: &'a mut dyn Device,
+    clock: Clock,
     /// Waiting for the device after its last call, seconds.
     pub(super) wait: f64,
     /// Fixed cost of a run.
@@ -22,9 +47,14 @@ pub(super) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    pub(super) fn new(device: &'a mut dyn Device) -> Result<Meter<'a>, DeviceError> {
+    pub(super) fn new(device: &'a mut dyn Device, clock: Clock) -> Result<Meter<'a>, DeviceError> {
         let tail = device.alloc(16, "measuring")?;
-        Ok(Meter { device, wait: 0.0, run: 0.0, call: 0.0, tail, held: vec![tail] })
+        Ok(Meter { device, clock, wait: 0.0, run: 0.0, call: 0.0, tail, held: vec![tail] })
+    }
+
+    /// Seconds since some moment.
+    pub(super) fn now(&self) -> f64 {
+        self.clock.now()
     }
 
     /// A buffer of `count` f32 from -1 to 1, released by [`Meter::release`].
@@ -77,12 +107,12 @@ impl<'a> Meter<'a> {
         &mut self,
         runs: impl IntoIterator<Item = &'c [Call]>,
     ) -> Result<f64, DeviceError> {
-        let start = Instant::now();
+        let start = self.now();
         for calls in runs {
             self.device.run(calls)?;
         }
         self.finish()?;
-        Ok(start.elapsed().as_secs_f64())
+        Ok(self.now() - start)
     }
 
     /// Takes samples of the seconds of one run for about `slice` seconds, one at least, fixed costs

@@ -16,8 +16,9 @@ mod memory;
 mod meter;
 mod samples;
 
-pub use calibrate::{Calibration, calibrate};
+pub use calibrate::{Calibration, Settings, calibrate};
 pub use disk::{DiskPlace, ReadRate};
 pub use error::ProfileError;
 pub use memory::{Path, TransferRate};
+pub use meter::Clock;
 pub use samples::Effort;
