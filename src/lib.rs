@@ -13,6 +13,7 @@
 //! - [`forward`]: one transformer pass as kernel calls
 //! - [`exec`]: the interpreter of schedules
 //! - [`generate`]: the one loop over tokens
+//! - [`profile`]: measures what the machine can do, for the planner
 //! - [`job`]: every text file read or written
 //! - [`cli`]: the command line
 
@@ -24,6 +25,7 @@ pub mod generate;
 pub mod job;
 pub mod kernel;
 pub mod model;
+pub mod profile;
 pub mod quant;
 pub mod sample;
 pub mod schedule;

@@ -11,7 +11,7 @@ pub struct HardwareProfile {
     /// Whether the device computes in host memory (a processor, a software adapter, an integrated
     /// GPU): its bytes count against RAM, and nothing is uploaded.
     pub shares_ram: bool,
-    /// Copies of host memory, bytes read and written per second.
+    /// Copies of host memory by one thread, bytes copied (each read and written) per second.
     pub ram_bytes_per_sec: f64,
     /// RAM to device, bytes per second; 0 where memory is shared.
     pub upload_bytes_per_sec: f64,
@@ -47,15 +47,22 @@ pub struct DeviceRates {
     pub linear: Vec<LinearRate>,
     /// Attention by format of the KV cache.
     pub attention: Vec<AttentionRate>,
-    /// Everything else of a layer (norms, rotation, gates, sums): seconds per f32 touched.
+    /// Everything else of a layer (norms, rotation, cache appends, gates, sums): seconds per number
+    /// read or written. A row of a layer has `10 hidden + 2 q + 6 kv + 3 feed_forward` of them (`q`
+    /// and `kv` the widths of queries and of keys), and `2 q + 2 kv` more with norms of heads,
+    /// `4 hidden` more with norms after blocks.
     pub elementwise_seconds: f64,
     /// Turning one logit into a part of a sampled token, its way to the host included, seconds.
     pub logit_seconds: f64,
     /// Fetching and expanding the embedding of one row, seconds.
     pub embed_seconds: f64,
+    /// Fixed cost of each kernel call of a list, beside all of the above, seconds. A layer has about
+    /// 14: 4 linear, 1 attention, 2 norms, 2 rotations, 1 append, 1 gate, 2 sums; 2 more with norms of
+    /// heads, 2 more with norms after blocks.
+    pub call_seconds: f64,
     /// Fixed cost of one run of a list of calls (a submission), seconds.
     pub run_seconds: f64,
-    /// Fixed cost of a pass, seconds.
+    /// Fixed cost of a pass (its maps to the device, and waiting for its end), seconds.
     pub pass_seconds: f64,
 }
 
@@ -74,6 +81,10 @@ pub struct LinearRate {
 pub struct AttentionRate {
     /// Name of the format ("f16").
     pub format: String,
+    /// Seconds per element of keys and values that a sequence has in the cache, once per pass however
+    /// many of its rows see them (`positions x 2 x kv_heads x head_dim` of each sequence): what bringing
+    /// them from memory adds.
+    pub stream_seconds: f64,
     /// Seconds per element of keys and values that one row sees: `positions x 2 x kv_heads x head_dim`.
     pub kv_element_seconds: f64,
     /// Seconds per product of queries with keys and weights with values:

@@ -51,6 +51,14 @@ pub enum JobError {
     /// The option needs a file as output.
     #[error("{0} needs -o FILE: standard output and devices can't be rewritten")]
     NotAFile(&'static str),
+    /// A hardware profile that is none.
+    #[error("{path} is no hardware profile: {reason}")]
+    Profile {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The engine stopped.
     #[error("the engine stopped: {0}")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -71,6 +79,9 @@ impl JobError {
             }
             JobError::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 Some(format!("create the folder of {} first", path.display()))
+            }
+            JobError::Profile { .. } => {
+                Some("`forebay calibrate -o FILE` writes one of this machine".to_string())
             }
             JobError::Engine(_) => {
                 Some("finished results are kept; the same command resumes".to_string())

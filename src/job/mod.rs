@@ -11,6 +11,7 @@ mod manifest;
 mod output;
 mod parse;
 mod prior;
+mod profile_file;
 mod prompt;
 mod reply;
 mod rules;
@@ -30,6 +31,7 @@ pub use limits::{
 pub use manifest::Manifest;
 pub use output::{Output, OutputOptions};
 pub use parse::{ParseConfig, Parser, check_stops};
+pub use profile_file::ProfileFile;
 pub use run::{Counters, Encode, Job, Outcome, Progress, Worker};
 pub use survey::{Lengths, Survey, survey};
 pub use summary::{PeakBytes, RequestCounts, Seconds, Summary, TokensPerSecond};

@@ -17,10 +17,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("forward", &["backend", "kernel", "model"]),
     ("exec", &["backend", "forward", "kernel", "model", "quant", "schedule", "store"]),
     ("generate", &["exec", "kernel", "sample", "schedule", "tokenizer"]),
+    ("profile", &["backend", "forward", "kernel", "model", "quant", "sample", "store"]),
     ("job", &["generate", "sample", "tokenizer"]),
     (
         "cli",
-        &["backend", "exec", "generate", "job", "kernel", "model", "sample", "store", "tokenizer"],
+        &[
+            "backend",
+            "exec",
+            "generate",
+            "job",
+            "kernel",
+            "model",
+            "profile",
+            "sample",
+            "store",
+            "tokenizer",
+        ],
     ),
 ];
 
@@ -31,7 +43,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("pollster", &["src/backend/gpu/"]),
     ("rayon", &["src/backend/cpu/"]),
     ("half", &["src/quant/", "src/backend/"]),
-    ("rustix", &["src/store/", "src/backend/cpu/"]),
+    ("rustix", &["src/store/", "src/backend/cpu/", "src/profile/"]),
     ("memmap2", &["src/store/"]),
     ("safetensors", &["src/store/"]),
     ("tokenizers", &["src/tokenizer/"]),

@@ -1,0 +1,349 @@
+//! The disk that weights are streamed from: reads by access pattern, writes, and reading while computing.
+
+use super::error::ProfileError;
+use super::file::{Aligned, forget, free_bytes, read_at, set_direct};
+use super::linear::Workload;
+use super::meter::Meter;
+use super::samples::{Effort, Samples, noise, overlap};
+use forebay_planner::DiskRates;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Reads in flight, one a thread.
+const THREADS: [usize; 3] = [1, 2, 4];
+/// Bytes of one read.
+const PIECES: [usize; 2] = [1 << 20, 4 << 20];
+/// Bytes of a synced write.
+const WRITE: usize = 32 << 20;
+/// Least bytes of a file whose reads say something.
+const FILE_MIN: u64 = 32 << 20;
+/// Patterns this close to the best are as good; the one that costs the processor least is taken.
+const AS_GOOD: f64 = 0.95;
+/// Rows of the layers that are computed while the disk is read.
+const COMPUTE_ROWS: usize = 32;
+
+/// Where bytes are streamed from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskPlace {
+    folder: PathBuf,
+    file: Option<PathBuf>,
+}
+
+impl DiskPlace {
+    /// A folder, in which a scratch file is made. It is gone when measuring ends, however it ends.
+    pub fn folder_of(folder: impl Into<PathBuf>) -> DiskPlace {
+        DiskPlace { folder: folder.into(), file: None }
+    }
+
+    /// The same, and a large file on the same disk that is read instead of the scratch file.
+    pub fn with_file(self, file: impl Into<PathBuf>) -> DiskPlace {
+        DiskPlace { file: Some(file.into()), ..self }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// What one access pattern reached.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReadRate {
+    /// Whether reads went past the page cache.
+    pub direct: bool,
+    /// Reads in flight.
+    pub threads: usize,
+    /// Bytes of one read.
+    pub bytes: usize,
+    /// What was reached.
+    pub bytes_per_sec: f64,
+}
+
+/// An opened place and its measurements.
+pub(super) struct Disk {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    next: AtomicU64,
+    /// One for each thread.
+    buffers: Vec<Aligned>,
+    writes: Samples,
+    reads: Vec<(ReadRate, Samples)>,
+    sustained: Samples,
+    overlaps: Samples,
+}
+
+impl Disk {
+    /// Writes the scratch file, which measures writing, and opens what is read.
+    pub(super) fn open(place: &DiskPlace, effort: Effort) -> Result<Disk, ProfileError> {
+        let folder = |source| ProfileError::disk(&place.folder, source);
+        let free = free_bytes(&place.folder).unwrap_or(u64::MAX);
+        // A few gigabytes more or less matter to nobody who has eight times as much.
+        let affordable = free / 8;
+        if affordable < FILE_MIN {
+            let (need_bytes, free_bytes) = (8 * FILE_MIN, free);
+            let path = place.folder.clone();
+            return Err(ProfileError::NoRoom { path, need_bytes, free_bytes });
+        }
+        let mut scratch = tempfile::tempfile_in(&place.folder).map_err(folder)?;
+        let mut writes = Samples::default();
+        let want = effort.file_bytes().min(affordable);
+        let written = write(&mut scratch, want, effort, &mut writes).map_err(folder)?;
+        let (path, file, bytes) = match &place.file {
+            None => (place.folder.clone(), scratch, written),
+            Some(path) => {
+                let named = |source| ProfileError::disk(path, source);
+                let file = File::open(path).map_err(named)?;
+                let bytes = file.metadata().map_err(named)?.len();
+                (path.clone(), file, bytes)
+            }
+        };
+        forget(&file);
+        let threads = THREADS[THREADS.len() - 1];
+        Ok(Disk {
+            path,
+            file,
+            bytes,
+            next: AtomicU64::new(0),
+            buffers: (0..threads).map(|_| Aligned::new(PIECES[PIECES.len() - 1])).collect(),
+            writes,
+            reads: patterns().map(|pattern| (pattern, Samples::default())).collect(),
+            sustained: Samples::default(),
+            overlaps: Samples::default(),
+        })
+    }
+
+    /// One round over the access patterns.
+    pub(super) fn round(&mut self, effort: Effort) -> Result<(), ProfileError> {
+        for index in 0..self.reads.len() {
+            let (pattern, bytes) = (self.reads[index].0, effort.read_bytes());
+            if let Some(seconds) = self.read(pattern, bytes, effort.sample_max())? {
+                self.reads[index].1.push(seconds);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads for longer by the best pattern, alone and beside computing. The choice of the best of many
+    /// is biased towards luck; these samples are not.
+    pub(super) fn confirm(
+        &mut self,
+        meter: &mut Meter<'_>,
+        effort: Effort,
+    ) -> Result<(), ProfileError> {
+        let best = self.best();
+        let bytes = 2 * effort.read_bytes();
+        let Some(alone) = self.read(best, bytes, 2.0 * effort.sample_max())? else {
+            return Ok(());
+        };
+        self.sustained.push(alone);
+        let seconds = bytes as f64 * alone;
+        let workload = Workload::load(meter, COMPUTE_ROWS)?;
+        let measured = self.beside(meter, &workload, best, bytes, seconds);
+        workload.unload(meter);
+        measured
+    }
+
+    /// Reads `bytes`, which take `read` seconds alone, beside calls that take about as long.
+    fn beside(
+        &mut self,
+        meter: &mut Meter<'_>,
+        workload: &Workload,
+        best: ReadRate,
+        bytes: u64,
+        read: f64,
+    ) -> Result<(), ProfileError> {
+        let calls = workload.calls();
+        let once = meter.elapsed([calls])?.max(1e-6);
+        let times = ((read / once) as usize).clamp(1, 10_000);
+        let runs = || std::iter::repeat_n(calls, times);
+        let compute = meter.elapsed(runs())?;
+        let start = Instant::now();
+        let limit = 4.0 * (read + compute);
+        let (computed, done) = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| self.read(best, bytes, limit));
+            let computed = meter.elapsed(runs());
+            (computed, reader.join().unwrap_or(Ok(None)))
+        });
+        let both = start.elapsed().as_secs_f64();
+        computed?;
+        if done?.is_some() {
+            self.overlaps.push(overlap([read, compute], both));
+        }
+        Ok(())
+    }
+
+    /// Seconds per byte of reading about `bytes` by a pattern, from the disk; stops at `limit` seconds.
+    /// `None` where the pattern is not to be had here.
+    fn read(
+        &mut self,
+        pattern: ReadRate,
+        bytes: u64,
+        limit: f64,
+    ) -> Result<Option<f64>, ProfileError> {
+        if !set_direct(&self.file, pattern.direct) {
+            return Ok(None);
+        }
+        forget(&self.file);
+        let piece = (pattern.bytes as u64).min(self.bytes / 4096 * 4096).max(1);
+        let pieces = (self.bytes / piece).max(1);
+        let reads = bytes.div_ceil(piece);
+        let (taken, start) = (AtomicU64::new(0), Instant::now());
+        let (file, next) = (&self.file, &self.next);
+        let work = |buffer: &mut Aligned| -> io::Result<u64> {
+            let mut done = 0;
+            let out = &mut buffer.bytes()[..piece as usize];
+            while taken.fetch_add(1, Ordering::Relaxed) < reads
+                && (done == 0 || start.elapsed().as_secs_f64() < limit)
+            {
+                let at = next.fetch_add(1, Ordering::Relaxed) % pieces;
+                read_at(file, at * piece, out)?;
+                done += piece;
+            }
+            Ok(done)
+        };
+        let results: Vec<io::Result<u64>> = std::thread::scope(|scope| {
+            let buffers = self.buffers.iter_mut().take(pattern.threads);
+            let threads: Vec<_> = buffers.map(|buffer| scope.spawn(move || work(buffer))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(Ok(0))).collect()
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        set_direct(&self.file, false);
+        forget(&self.file);
+        match results.into_iter().sum::<io::Result<u64>>() {
+            Ok(0) => Ok(None),
+            Ok(done) => Ok(Some(seconds / done as f64)),
+            // File systems that take the flag may still refuse the reads.
+            Err(error) if pattern.direct => {
+                tracing::debug!(%error, "direct reads are refused");
+                Ok(None)
+            }
+            Err(error) => Err(ProfileError::disk(&self.path, error)),
+        }
+    }
+
+    /// The pattern to stream by: of those that are about as fast as the fastest, past the page cache
+    /// before through it, then fewer reads in flight, then larger ones.
+    fn best(&self) -> ReadRate {
+        choose(&self.rates())
+    }
+
+    /// What each pattern reached.
+    pub(super) fn rates(&self) -> Vec<ReadRate> {
+        let measured = self.reads.iter().filter(|(_, samples)| !samples.is_empty());
+        measured
+            .map(|(rate, samples)| ReadRate { bytes_per_sec: 1.0 / samples.median(), ..*rate })
+            .collect()
+    }
+
+    /// What was measured.
+    pub(super) fn profile(&self) -> DiskRates {
+        let best = self.best();
+        let sustained = self.sustained.median();
+        DiskRates {
+            read_bytes_per_sec: if sustained > 0.0 { 1.0 / sustained } else { best.bytes_per_sec },
+            write_bytes_per_sec: 1.0 / self.writes.median(),
+            queue_depth: best.threads,
+            read_bytes: best.bytes as u64,
+            direct: best.direct,
+            overlap: self.overlaps.median(),
+        }
+    }
+}
+
+fn patterns() -> impl Iterator<Item = ReadRate> {
+    [true, false].into_iter().flat_map(|direct| {
+        THREADS.into_iter().flat_map(move |threads| {
+            PIECES.map(|bytes| ReadRate { direct, threads, bytes, bytes_per_sec: 0.0 })
+        })
+    })
+}
+
+/// See [`Disk::best`].
+fn choose(rates: &[ReadRate]) -> ReadRate {
+    let fastest = rates.iter().map(|rate| rate.bytes_per_sec).fold(0.0, f64::max);
+    let good = rates.iter().filter(|rate| rate.bytes_per_sec >= AS_GOOD * fastest);
+    let key = |rate: &&ReadRate| (!rate.direct, rate.threads, usize::MAX - rate.bytes);
+    good.min_by_key(key).copied().unwrap_or(ReadRate {
+        direct: false,
+        threads: 1,
+        bytes: PIECES[PIECES.len() - 1],
+        bytes_per_sec: 0.0,
+    })
+}
+
+/// Writes up to `bytes` that no file system can compress, synced piece by piece, until time is up;
+/// returns how many.
+fn write(file: &mut File, bytes: u64, effort: Effort, samples: &mut Samples) -> io::Result<u64> {
+    let mut noise = noise();
+    let block: Vec<u8> = (0..WRITE / 4)
+        .flat_map(|_| ((noise() * 16_777_216.0) as u32).wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    let (begin, limit) = (Instant::now(), 6.0 * effort.sample_max());
+    let mut written = 0;
+    while written < bytes && (written < FILE_MIN || begin.elapsed().as_secs_f64() < limit.max(1.0))
+    {
+        let start = Instant::now();
+        file.write_all(&block)?;
+        file.sync_data()?;
+        samples.push(start.elapsed().as_secs_f64() / WRITE as f64);
+        written += WRITE as u64;
+    }
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::meter::Clock;
+    use super::*;
+    use crate::backend::cpu::CpuDevice;
+
+    #[test]
+    fn the_cheapest_of_the_fastest_is_chosen() {
+        let rate = |direct, threads, bytes, bytes_per_sec| ReadRate {
+            direct,
+            threads,
+            bytes,
+            bytes_per_sec,
+        };
+        let rates = [
+            rate(false, 1, 4 << 20, 2.00e9),
+            rate(true, 4, 1 << 20, 1.98e9),
+            rate(true, 2, 1 << 20, 1.95e9),
+            rate(true, 2, 4 << 20, 1.94e9),
+            rate(true, 1, 4 << 20, 1.80e9),
+        ];
+        assert_eq!(choose(&rates), rates[3]);
+        assert_eq!(choose(&rates[..1]), rates[0]);
+        assert_eq!(choose(&[]).bytes_per_sec, 0.0);
+    }
+
+    #[test]
+    fn a_folder_and_a_file_are_measured_and_left_clean() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut device = CpuDevice::new(Some(1)).unwrap();
+        let mut meter = Meter::new(&mut device, Clock::Wall).unwrap();
+        let model = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(model.path(), vec![7; 10_000]).unwrap();
+        let folder = DiskPlace::folder_of(dir.path());
+        for place in [folder.clone(), folder.with_file(model.path())] {
+            let mut disk = Disk::open(&place, Effort::Quick).unwrap();
+            disk.round(Effort::Quick).unwrap();
+            disk.confirm(&mut meter, Effort::Quick).unwrap();
+            let profile = disk.profile();
+            assert!(profile.read_bytes_per_sec > 1e5, "{profile:?}");
+            assert!(profile.write_bytes_per_sec > 1e5, "{profile:?}");
+            assert!((0.0..=1.0).contains(&profile.overlap));
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let error = Disk::open(&DiskPlace::folder_of("/no/such/folder"), Effort::Quick);
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains("/no/such/folder"), "{error}");
+    }
+}

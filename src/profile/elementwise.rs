@@ -1,0 +1,109 @@
+//! Everything of a layer that is neither linear nor attention: seconds per number read or written.
+
+use super::error::ProfileError;
+use super::meter::Meter;
+use super::samples::{Effort, Samples};
+use crate::backend::DeviceError;
+use crate::kernel::{Activation, CacheLayout, Call, PAGE_LEN, RopeStyle};
+
+const HIDDEN: usize = 1536;
+const FEED_FORWARD: usize = 5120;
+const HEADS: usize = 12;
+const LAYOUT: CacheLayout = CacheLayout { kv_heads: 2, head_dim: 128 };
+
+/// Rows of a decoding pass, and of a chunk of prompts: the larger leaves the inner caches.
+const ROWS: [usize; 2] = [32, 256];
+
+/// Measurements at each of [`ROWS`].
+#[derive(Default)]
+pub(super) struct Elementwise([Samples; 2]);
+
+impl Elementwise {
+    pub(super) fn round(
+        &mut self,
+        meter: &mut Meter<'_>,
+        effort: Effort,
+    ) -> Result<(), ProfileError> {
+        let mark = meter.mark();
+        for (samples, rows) in self.0.iter_mut().zip(ROWS) {
+            let calls = calls(meter, rows)?;
+            let mut own = Samples::default();
+            meter.sample(&[calls.clone()], &mut 0, effort.slice(), &mut own)?;
+            let touched: usize = calls.iter().map(touched).sum();
+            samples.push(own.seconds() / touched as f64);
+            meter.release(mark);
+        }
+        Ok(())
+    }
+
+    /// Seconds per number: the mean of small and large passes.
+    pub(super) fn seconds(&self) -> f64 {
+        self.0.iter().map(Samples::seconds).sum::<f64>() / self.0.len() as f64
+    }
+}
+
+/// The calls of a layer that are neither linear nor attention.
+fn calls(meter: &mut Meter<'_>, rows: usize) -> Result<Vec<Call>, DeviceError> {
+    let pairs = LAYOUT.head_dim / 2;
+    let (x, normed) = (meter.floats(rows * HIDDEN)?, meter.floats(rows * HIDDEN)?);
+    let weight = meter.floats(HIDDEN)?;
+    let q = meter.floats(rows * HEADS * LAYOUT.head_dim)?;
+    let (k, v) = (meter.floats(rows * LAYOUT.width())?, meter.floats(rows * LAYOUT.width())?);
+    let cache = meter.buffer(rows.div_ceil(PAGE_LEN) * LAYOUT.page_bytes())?;
+    let slots = meter.holding(&(0..rows as u32).collect::<Vec<u32>>())?;
+    let angles = meter.floats(rows * pairs * 2)?;
+    let (gate, up) = (meter.floats(rows * FEED_FORWARD)?, meter.floats(rows * FEED_FORWARD)?);
+    let norm = Call::RmsNorm { x, weight, out: normed, rows, cols: HIDDEN, eps: 1e-6 };
+    let rope = |x, heads| {
+        let head_dim = LAYOUT.head_dim;
+        Call::Rope { x, angles, rows, heads, head_dim, pairs, style: RopeStyle::Halves }
+    };
+    let add = Call::Add { x, y: normed, count: rows * HIDDEN };
+    Ok(vec![
+        norm.clone(),
+        rope(q, HEADS),
+        rope(k, LAYOUT.kv_heads),
+        Call::Append { k, v, cache, slots, rows, layout: LAYOUT },
+        add.clone(),
+        norm,
+        Call::Gate {
+            gate,
+            up,
+            out: gate,
+            count: rows * FEED_FORWARD,
+            activation: Activation::Silu,
+        },
+        add,
+    ])
+}
+
+/// Numbers that a call reads or writes, tables left out.
+fn touched(call: &Call) -> usize {
+    match call {
+        Call::RmsNorm { rows, cols, .. } | Call::Gather { rows, cols, .. } => 2 * rows * cols,
+        Call::Rope { rows, heads, head_dim, .. } => 2 * rows * heads * head_dim,
+        Call::Append { rows, layout, .. } => 4 * rows * layout.width(),
+        Call::Gate { count, .. } | Call::Add { count, .. } => 3 * count,
+        Call::Linear { .. } | Call::Attention { .. } => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::meter::Clock;
+    use super::*;
+    use crate::backend::Device;
+    use crate::backend::reference::ReferenceDevice;
+
+    /// What is divided by is what the planner multiplies with: see `DeviceRates::elementwise_seconds`.
+    #[test]
+    fn a_layer_touches_what_the_planner_counts() {
+        let mut device = ReferenceDevice::new();
+        let mut meter = Meter::new(&mut device, Clock::Wall).unwrap();
+        let touched: usize = calls(&mut meter, 3).unwrap().iter().map(touched).sum();
+        let (q, kv) = (HEADS * LAYOUT.head_dim, LAYOUT.width());
+        assert_eq!(touched, 3 * (10 * HIDDEN + 2 * q + 6 * kv + 3 * FEED_FORWARD));
+        drop(meter);
+        assert_eq!(device.memory().bytes, 0, "everything was released");
+    }
+}

@@ -1,0 +1,125 @@
+//! What the host does for each row and each logit of a pass.
+
+use super::disk::DiskPlace;
+use super::error::ProfileError;
+use super::meter::Meter;
+use super::samples::{Effort, Samples, noise};
+use crate::forward::angles;
+use crate::kernel::RopeStyle;
+use crate::model::RopeSpec;
+use crate::quant::{DType, dequantize_row};
+use crate::sample::{History, NoiseKey, Sampler, SamplingParams};
+use crate::store::{FileSource, Source};
+use std::io::Write;
+use std::time::Instant;
+
+/// Vocabulary and rows of the logits that are fetched and sampled.
+const VOCAB: usize = 128 << 10;
+const OUTPUTS: usize = 8;
+
+/// Width of an embedding, rotated pairs of a head, rows fetched, and rows of the table.
+const HIDDEN: usize = 1536;
+const PAIRS: usize = 64;
+const ROWS: usize = 128;
+const TABLE_ROWS: usize = 2048;
+
+/// Fetching and sampling logits.
+pub(super) struct Logits {
+    samples: Samples,
+    values: Vec<f32>,
+    sampler: Sampler,
+}
+
+impl Logits {
+    pub(super) fn new() -> Logits {
+        Logits { samples: Samples::default(), values: Vec::new(), sampler: Sampler::default() }
+    }
+
+    /// One round, at temperature 1 over the whole vocabulary: the default of jobs.
+    pub(super) fn round(
+        &mut self,
+        meter: &mut Meter<'_>,
+        effort: Effort,
+    ) -> Result<(), ProfileError> {
+        let mark = meter.mark();
+        let mut noise = noise();
+        // Sums of uniform numbers: as flat as an unsure model's logits.
+        let values: Vec<f32> = (0..OUTPUTS * VOCAB)
+            .map(|_| 3.0 * (noise() + noise() + noise() + noise() - 2.0))
+            .collect();
+        let logits = meter.holding(&values)?;
+        let params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
+        self.values = values;
+        let begin = Instant::now();
+        while self.samples.is_empty() || begin.elapsed().as_secs_f64() < effort.slice() {
+            let start = meter.now();
+            meter.device.read(logits, 0, bytemuck::cast_slice_mut(&mut self.values))?;
+            for (position, logits) in self.values.chunks_exact(VOCAB).enumerate() {
+                let key = NoiseKey::new(1, 0, position);
+                let token = self.sampler.sample(&params, logits, &History::default(), key);
+                std::hint::black_box(token);
+            }
+            let spent = meter.now() - start - meter.wait;
+            self.samples.push(spent.max(0.0) / (OUTPUTS * VOCAB) as f64);
+        }
+        self.values = Vec::new();
+        meter.release(mark);
+        Ok(())
+    }
+
+    /// Seconds per logit.
+    pub(super) fn seconds(&self) -> f64 {
+        self.samples.seconds()
+    }
+}
+
+/// Reading and expanding embeddings, making rotary angles, sending both.
+#[derive(Default)]
+pub(super) struct Embedding(Samples);
+
+impl Embedding {
+    /// One round over a small table on the disk, which the system keeps in its cache.
+    pub(super) fn round(
+        &mut self,
+        meter: &mut Meter<'_>,
+        place: &DiskPlace,
+        effort: Effort,
+    ) -> Result<(), ProfileError> {
+        let disk = |source| ProfileError::disk(place.folder(), source);
+        let mut noise = noise();
+        let mut table = tempfile::NamedTempFile::new_in(place.folder()).map_err(disk)?;
+        let row_bytes = DType::Q8_0.row_bytes(HIDDEN);
+        let bytes: Vec<u8> = (0..TABLE_ROWS * row_bytes).map(|_| (noise() * 60.0) as u8).collect();
+        table.write_all(&bytes).map_err(disk)?;
+        let source = FileSource::open(table.path()).map_err(disk)?;
+        let mark = meter.mark();
+        let (x, turned) = (meter.buffer(ROWS * HIDDEN * 4)?, meter.buffer(ROWS * PAIRS * 8)?);
+        let inv_freq = (0..PAIRS).map(|i| 1e4f32.powf(-(i as f32) / PAIRS as f32)).collect();
+        let rope = RopeSpec { style: RopeStyle::Halves, inv_freq };
+        let positions: Vec<u32> = (0..ROWS as u32).collect();
+        let (mut row, mut floats) = (vec![0; row_bytes], vec![0.0; ROWS * HIDDEN]);
+        let mut table = Vec::new();
+        let begin = Instant::now();
+        while self.0.is_empty() || begin.elapsed().as_secs_f64() < effort.slice() {
+            let start = meter.now();
+            for (at, out) in floats.chunks_exact_mut(HIDDEN).enumerate() {
+                let token = at * 977 % TABLE_ROWS;
+                source.read_at((token * row_bytes) as u64, &mut row).map_err(disk)?;
+                dequantize_row(DType::Q8_0, &row, out);
+            }
+            meter.device.write(x, 0, bytemuck::cast_slice(&floats))?;
+            angles(&rope, &positions, &mut table);
+            meter.device.write(turned, 0, bytemuck::cast_slice(&table))?;
+            meter.finish()?;
+            let spent = meter.now() - start - meter.wait;
+            self.0.push(spent.max(0.0) / ROWS as f64);
+        }
+        meter.release(mark);
+        Ok(())
+    }
+
+    /// Seconds per row.
+    pub(super) fn seconds(&self) -> f64 {
+        self.0.seconds()
+    }
+}

@@ -1,0 +1,24 @@
+//! Measures what this machine can do, for the planner.
+//! In: a device, a folder (or a file) on the disk that weights are streamed from. Out: a [`Calibration`]: a
+//! `HardwareProfile` and the figures behind it.
+//! Must never know: a model's files, jobs, plans.
+
+mod attention;
+mod calibrate;
+mod disk;
+mod elementwise;
+mod error;
+mod file;
+mod fixed;
+mod host;
+mod linear;
+mod memory;
+mod meter;
+mod samples;
+
+pub use calibrate::{Calibration, Settings, calibrate};
+pub use disk::{DiskPlace, ReadRate};
+pub use error::ProfileError;
+pub use memory::{Path, TransferRate};
+pub use meter::Clock;
+pub use samples::Effort;
