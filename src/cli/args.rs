@@ -1,9 +1,13 @@
 //! The arguments as they are written. What they amount to is in `values`.
 
+use super::budget::Amount;
+use super::sweep::Sweep;
+use super::throttle::Throttles;
 use super::values;
 use crate::job::InputFormat;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use forebay_planner::PinnedSplit;
 use std::path::PathBuf;
 
 /// Runs language models over files of prompts, at the highest throughput one machine can give.
@@ -25,6 +29,8 @@ pub struct Cli {
 pub(super) enum Command {
     /// Answer every line of a file of prompts; run again to resume
     Run(Box<RunArgs>),
+    /// Show where everything would live, how long a job would take, and why
+    Plan(Box<PlanArgs>),
     /// List the devices that --device can name
     Devices(DevicesArgs),
     /// Show what a model's files say: shape, tensors, metadata
@@ -74,16 +80,53 @@ pub(super) struct EngineArgs {
     /// Threads of the cpu device, at most 256 [default: one per core]
     #[arg(long, env = "FOREBAY_THREADS", value_parser = values::threads, value_name = "N")]
     pub(super) threads: Option<usize>,
-    /// Most sequences computed at once [default: auto, by memory]
+    /// Most sequences computed at once [default: planned]
     #[arg(long, env = "FOREBAY_BATCH", value_parser = values::count, value_name = "N")]
     pub(super) batch: Option<usize>,
-    /// Most prompt tokens in a pass
+    /// Rows of a pass that take their turn together with a layer's weights [default: planned]
+    #[arg(long, env = "FOREBAY_MICRO_BATCH", value_parser = values::count, value_name = "N")]
+    pub(super) micro_batch: Option<usize>,
+    /// Most prompt tokens in a pass [default: planned]
     #[arg(long, env = "FOREBAY_PREFILL_CHUNK", value_parser = values::count, value_name = "TOKENS")]
-    #[arg(default_value = "512")]
-    pub(super) prefill_chunk: usize,
+    pub(super) prefill_chunk: Option<usize>,
     /// Longest sequence, prompt and output, in tokens [default: the model's own, at most 8192]
     #[arg(long, env = "FOREBAY_MAX_MODEL_LEN", value_parser = values::context, value_name = "TOKENS")]
     pub(super) max_model_len: Option<usize>,
+}
+
+/// How much of each tier may be taken, and what lives where. None of these changes an answer.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Memory and placement")]
+pub(super) struct MemoryArgs {
+    /// Most device memory: a size (12GiB), a part (80%), or auto (what is free, less a tenth)
+    #[arg(long, env = "FOREBAY_GPU_MEM", default_value = "auto", value_name = "SIZE")]
+    pub(super) gpu_mem: Amount,
+    /// Most RAM for this process, all it holds counted: a size, a part, or auto (what is free, less a
+    /// tenth of all)
+    #[arg(long, env = "FOREBAY_RAM", default_value = "auto", value_name = "SIZE")]
+    pub(super) ram: Amount,
+    /// Most disk space for packed weights and cache pages: a size, a part of what is free, or auto
+    #[arg(long, env = "FOREBAY_DISK", default_value = "auto", value_name = "SIZE")]
+    pub(super) disk: Amount,
+    /// Folder for packed weights and cache pages [default: forebay's in the user's cache folder]
+    #[arg(long, env = "FOREBAY_DISK_DIR", value_name = "DIR")]
+    pub(super) disk_dir: Option<PathBuf>,
+    /// Pin where weights live, in parts of their bytes: gpu=20%,ram=50% (the rest is planned; all
+    /// three may be given)
+    #[arg(long, env = "FOREBAY_WEIGHTS", value_name = "SPLIT", value_parser = values::split)]
+    pub(super) weights: Option<PinnedSplit>,
+    /// Pin where the KV cache lives, in parts of its layers: ram=100%
+    #[arg(long, env = "FOREBAY_KV", value_name = "SPLIT", value_parser = values::split)]
+    pub(super) kv: Option<PinnedSplit>,
+    /// Follow a policy that `forebay plan --emit` wrote
+    #[arg(long, env = "FOREBAY_PLAN", value_name = "FILE")]
+    pub(super) plan: Option<PathBuf>,
+    /// Rates of the machine to plan with [default: those `forebay calibrate` measured]
+    #[arg(long, env = "FOREBAY_PROFILE", value_name = "FILE")]
+    pub(super) profile: Option<PathBuf>,
+    /// Slow a tier down: disk=200MB/s, upload=1GB/s, or both with a comma
+    #[arg(long, env = "FOREBAY_THROTTLE", value_name = "RATES")]
+    pub(super) throttle: Option<Throttles>,
 }
 
 /// What a request gets where its line says nothing.
@@ -161,8 +204,51 @@ pub(super) struct RunArgs {
     /// Write the figures of the run to FILE, as JSON
     #[arg(long, env = "FOREBAY_SUMMARY", value_name = "FILE")]
     pub(super) summary: Option<PathBuf>,
+    /// Write when each step ran to FILE, as a Chrome trace
+    #[arg(long, env = "FOREBAY_TRACE", value_name = "FILE")]
+    pub(super) trace: Option<PathBuf>,
     #[command(flatten)]
     pub(super) engine: EngineArgs,
+    #[command(flatten)]
+    pub(super) memory: MemoryArgs,
+    #[command(flatten)]
+    pub(super) sampling: SamplingArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+    /// File of prompts to plan for [default: 1024 requests of --prompt-len and --gen-len]
+    #[arg(short, long, alias = "input-file", env = "FOREBAY_INPUT", value_name = "FILE")]
+    pub(super) input: Option<String>,
+    /// Prompt tokens of each request, without an input
+    #[arg(long, env = "FOREBAY_PROMPT_LEN", value_parser = values::count, value_name = "TOKENS")]
+    #[arg(default_value = "512", conflicts_with = "input")]
+    pub(super) prompt_len: usize,
+    /// Generated tokens of each request, without an input
+    #[arg(long, env = "FOREBAY_GEN_LEN", value_parser = values::count, value_name = "TOKENS")]
+    #[arg(default_value = "128", conflicts_with = "input")]
+    pub(super) gen_len: usize,
+    /// Requests, without an input
+    #[arg(long, env = "FOREBAY_REQUESTS", value_parser = values::count, value_name = "N")]
+    #[arg(default_value = "1024", conflicts_with = "input")]
+    pub(super) requests: usize,
+    /// Tabulate against a budget or a rate: gpu-mem=4GiB..24GiB, ram=8GiB..64GiB, or
+    /// throttle=100MB/s..3GB/s; the number of rows may follow, as in ram=1GiB..4GiB/7
+    #[arg(long, env = "FOREBAY_SWEEP", value_name = "RANGE")]
+    pub(super) sweep: Option<Sweep>,
+    /// Write the policy to FILE, for `run --plan`
+    #[arg(long, env = "FOREBAY_EMIT", value_name = "FILE")]
+    pub(super) emit: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, env = "FOREBAY_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) engine: EngineArgs,
+    #[command(flatten)]
+    pub(super) memory: MemoryArgs,
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
 }

@@ -4,7 +4,7 @@ use super::exit::CliError;
 use crate::backend::cpu::CpuDevice;
 use crate::backend::gpu::{self, GpuDevice, Selector};
 use crate::backend::reference::ReferenceDevice;
-use crate::backend::{Device, DeviceError, DeviceKind};
+use crate::backend::{Device, DeviceError};
 
 /// A device as the command line names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,11 +52,6 @@ pub(super) fn open(text: &str, threads: Option<usize>) -> anyhow::Result<Box<dyn
         },
     };
     Ok(device)
-}
-
-/// Whether a device computes in the memory of the host.
-pub(super) fn is_in_ram(kind: DeviceKind) -> bool {
-    matches!(kind, DeviceKind::Cpu | DeviceKind::Reference | DeviceKind::SoftwareGpu)
 }
 
 #[cfg(test)]

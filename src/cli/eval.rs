@@ -1,15 +1,16 @@
 //! `forebay eval perplexity`.
 
 use super::args::PerplexityArgs;
-use super::engine::{self, Model};
+use super::engine::Model;
 use super::exit::{CliError, DONE};
 use super::{device, log, shell};
-use crate::exec::ExecutorConfig;
+use crate::exec::{Executor, ExecutorConfig};
 use crate::generate::{Perplexity, perplexity};
 use crate::kernel::PAGE_LEN;
 use crate::tokenizer::Special;
 use anyhow::Context;
 use serde_json::json;
+use std::sync::Arc;
 
 /// Measures the perplexity of a text.
 pub(super) fn eval(args: &PerplexityArgs, quiet: bool) -> anyhow::Result<u8> {
@@ -36,7 +37,8 @@ pub(super) fn eval(args: &PerplexityArgs, quiet: bool) -> anyhow::Result<u8> {
     let device = device::open(&args.device, args.threads)?;
     let info = device.info().clone();
     let config = ExecutorConfig::resident(args.ctx, args.ctx.div_ceil(PAGE_LEN));
-    let mut executor = engine::load(&model, device, config, &mut |note| tracing::debug!("{note}"))?;
+    let files = Arc::clone(&model.files);
+    let mut executor = Executor::new(device, files, config, &mut |_, _| {})?;
     let chunks_max = args.chunks.unwrap_or(usize::MAX);
     let mut show = |so_far: &Perplexity| {
         if !quiet {

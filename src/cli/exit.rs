@@ -30,18 +30,6 @@ pub(super) enum CliError {
     /// There is no plan.
     #[error("no plan: {0}")]
     Plan(#[from] PlanError),
-    /// Needs more memory than there is.
-    #[error("{what} needs {need_bytes} bytes of memory, and {have_bytes} are free; {remedy}")]
-    DoesNotFit {
-        /// What was to be held.
-        what: String,
-        /// Bytes it takes.
-        need_bytes: u64,
-        /// Bytes there are.
-        have_bytes: u64,
-        /// The smallest change that helps.
-        remedy: String,
-    },
 }
 
 /// The exit code that an error stands for.
@@ -64,7 +52,6 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         }
         match cause.downcast_ref::<CliError>() {
             Some(CliError::Usage(_)) => return USAGE,
-            Some(CliError::DoesNotFit { .. }) => return DOES_NOT_FIT,
             Some(CliError::Plan(PlanError::DoesNotFit { .. })) => return DOES_NOT_FIT,
             Some(CliError::Plan(_)) => return USAGE,
             None => {}

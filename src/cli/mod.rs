@@ -3,18 +3,26 @@
 //! Must never know: how anything below it works.
 
 mod args;
+mod budget;
+mod cache;
 mod device;
 mod devices;
 mod engine;
 mod eval;
 mod exit;
+mod explain;
 mod inspect;
 mod interrupt;
 mod log;
 mod memory;
+mod plan;
+mod planning;
+mod prepare;
+mod profiles;
 mod progress;
 mod run;
 mod shell;
+mod sweep;
 mod throttle;
 mod values;
 
@@ -32,6 +40,7 @@ pub fn main() -> anyhow::Result<u8> {
     let quiet = cli.verbosity.quiet;
     match cli.command {
         Command::Run(args) => run::run(&args, quiet),
+        Command::Plan(args) => plan::plan(&args, quiet),
         Command::Devices(args) => devices::devices(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Eval(EvalCommand::Perplexity(args)) => eval::eval(&args, quiet),

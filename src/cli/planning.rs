@@ -53,6 +53,9 @@ pub(super) struct Planned {
     pub(super) budgets: Split,
     pub(super) engine: EngineConfig,
     pub(super) executor: ExecutorConfig,
+    pub(super) shares_ram: bool,
+    /// What was taken before anything was allocated.
+    base: Split,
 }
 
 /// The workload as a planner sees it.
@@ -77,9 +80,21 @@ impl<'a> Question<'a> {
     }
 }
 
+impl Planned {
+    /// Bytes that the device may hold, `held` of which it does: the budget less what others take.
+    pub(super) fn device_limit(&self, held: u64) -> u64 {
+        match self.shares_ram {
+            true => held + self.budgets.ram.saturating_sub(self.base.ram),
+            false => self.budgets.device,
+        }
+    }
+}
+
 impl Asked<'_> {
-    pub(super) fn budgets(&self) -> Split {
-        self.budgets
+    /// Lowers the budgets.
+    pub(super) fn take_away(&mut self, less: Split) {
+        self.budgets.device = self.budgets.device.saturating_sub(less.device);
+        self.budgets.ram = self.budgets.ram.saturating_sub(less.ram);
     }
 
     /// What every policy takes: what this process holds already, and the device's own buffers.
@@ -113,16 +128,16 @@ impl Asked<'_> {
     /// The best plan.
     pub(super) fn plan(&self, device: &dyn Device) -> anyhow::Result<Planned> {
         let plan = self.with(device, plan)?;
-        self.realise(plan)
+        self.realise(plan, self.fixed(device))
     }
 
     /// What is predicted of a policy that was decided elsewhere.
     pub(super) fn predict(&self, device: &dyn Device, policy: &Policy) -> anyhow::Result<Planned> {
         let plan = self.with(device, |inputs| predict(inputs, policy))?;
-        self.realise(plan)
+        self.realise(plan, self.fixed(device))
     }
 
-    fn realise(&self, plan: Plan) -> anyhow::Result<Planned> {
+    fn realise(&self, plan: Plan, base: Split) -> anyhow::Result<Planned> {
         let policy = &plan.policy;
         let (batch, prefill_chunk) = (policy.batch, policy.prefill_chunk);
         let context_len = self.question.context_len;
@@ -131,7 +146,7 @@ impl Asked<'_> {
         let executor = executor_config(&self.question.model.files, policy, shares_ram)?;
         let readers = self.question.profile.disk.queue_depth.clamp(1, 8);
         let executor = ExecutorConfig { readers, ..executor };
-        Ok(Planned { plan, budgets: self.budgets, engine, executor })
+        Ok(Planned { plan, budgets: self.budgets, engine, executor, shares_ram, base })
     }
 }
 
@@ -149,9 +164,7 @@ fn executor_config(
     let least = StreamPlan::rings_min(spec, &matrices, &homes, shares_ram);
     let planned = match shares_ram {
         true => RingSizes { device: policy.ring.ram as usize, host: 0 },
-        false => {
-            RingSizes { device: policy.ring.device as usize, host: policy.ring.ram as usize }
-        }
+        false => RingSizes { device: policy.ring.device as usize, host: policy.ring.ram as usize },
     };
     let cache_homes: Vec<Tier> = policy.kv_homes.iter().map(home).collect();
     let away = cache_homes.iter().any(|&home| home != Tier::Device);

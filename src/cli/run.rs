@@ -1,16 +1,18 @@
 //! `forebay run`.
 
 use super::args::{RunArgs, SamplingArgs};
-use super::engine::{self, Model, Sizes};
+use super::engine::{self, Model};
 use super::exit::{DONE, FAILED_REQUESTS, INTERRUPTED};
+use super::explain::{self, Facts};
+use super::prepare::Setup;
 use super::progress::Display;
-use super::{device, interrupt, log, memory};
+use super::{interrupt, log, memory, planning};
 use crate::backend::DeviceInfo;
-use crate::exec::ExecutorConfig;
 use crate::generate::Engine;
 use crate::job::{
-    Defaults, Input, InputFormat, Job, Manifest, Outcome, Output, OutputOptions, ParseConfig,
-    Parser, PeakBytes, Progress, RequestCounts, Seconds, Summary, TokensPerSecond,
+    Clocks, Defaults, Input, InputFormat, Job, Manifest, MovedBytes, Outcome, Output,
+    OutputOptions, ParseConfig, Parser, PeakBytes, Placement, Progress, RequestCounts, Seconds,
+    Summary, TokensPerSecond, survey, write_trace,
 };
 use crate::sample::SamplingParams;
 use serde_json::{Map, Value, json};
@@ -23,11 +25,13 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let format = InputFormat::from_name(&args.input_format).unwrap_or(InputFormat::Auto);
     let input = Input::open(&args.input, format)?;
     let model = Model::open(&args.model.model)?;
-    let device = device::open(&args.engine.device, args.engine.threads)?;
-    let info = device.info().clone();
-    let sizes = Sizes::choose(&model.files, &info, &args.engine)?;
+    let context_len = engine::context_len(model.files.spec(), args.engine.max_model_len)?;
+    let (engine, memory) = (&args.engine, &args.memory);
+    let setup =
+        Setup { engine, memory, model: &model, context_len, trace: args.trace.is_some(), quiet };
+    let info = setup.open_device()?.info().clone();
     let defaults = defaults(&args.sampling);
-    let settings = settings(&defaults, &sizes);
+    let settings = settings(&defaults, context_len);
     let manifest = manifest(&input, &model, &info, &settings);
     let options = OutputOptions {
         overwrite: args.overwrite,
@@ -42,18 +46,14 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     if !quiet && ok + failed > 0 {
         log::say(&format!("forebay: resuming; {} requests are answered", ok + failed));
     }
-    let mut report = Report { args, model: &model, info, settings, started, quiet };
+    let report = Report { args, model: &model, info, settings, started, quiet };
     if output.is_complete() {
         let (total, done) = (output.requests(), ok + failed);
         let progress = Progress { total, done, failed, resumed: done, ..Progress::default() };
         output.finish(true)?;
-        return report.close(&Outcome { progress, interrupted: false }, 0, started);
+        return report.close(&Outcome { progress, interrupted: false }, started, None);
     }
-    let mut display = Display::new(quiet);
-    let config = ExecutorConfig::resident(sizes.engine.rows(), sizes.pages);
-    let executor = engine::load(&model, device, config, &mut |note| display.note(&note))?;
-    let mut engine = Engine::new(executor, &model.tokenizer, sizes.engine);
-    let parser = Parser::new(ParseConfig {
+    let config = ParseConfig {
         format: input.format(),
         defaults,
         vocab: model.files.spec().vocab,
@@ -62,17 +62,31 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
             args.model.model.clone(),
             model.files.spec().name.clone(),
         ],
-    });
+    };
     let encoder = &model.tokenizer;
+    let survey = survey(&input, config.clone(), encoder, context_len)?;
+    let survey = survey.filter(|survey| !survey.requests.is_empty());
+    let survey = survey.unwrap_or_else(|| planning::unknown(context_len));
+    let mut display = Display::new(quiet);
+    let ready = setup.ready(&survey, &mut display)?;
+    if !quiet {
+        log::say(&format!("forebay: {}", explain::line(&ready.planned)));
+    }
+    let mut engine = Engine::new(ready.executor, encoder, ready.planned.engine);
+    let parser = Parser::new(config);
     let job = Job { input, parser, output, encoder, model: &model.name, stop };
     let loaded = Instant::now();
     let outcome = job.run(&mut engine, &mut |progress| display.update(progress))?;
     drop(display);
-    report.info = engine.executor().device_info().clone();
-    report.close(&outcome, engine.executor().memory().bytes_peak, loaded)
+    if let Some(path) = &args.trace {
+        let events = engine.executor().trace().iter();
+        write_trace(path, events.map(|e| (&*e.name, e.track, e.start, e.duration, e.pass)))?;
+    }
+    let facts = Facts { engine: &engine, planned: &ready.planned, profile: &ready.profile };
+    report.close(&outcome, loaded, Some(&facts))
 }
 
-fn defaults(args: &SamplingArgs) -> Defaults {
+pub(super) fn defaults(args: &SamplingArgs) -> Defaults {
     Defaults {
         sampling: SamplingParams {
             temperature: args.temperature,
@@ -92,12 +106,12 @@ fn defaults(args: &SamplingArgs) -> Defaults {
 }
 
 /// Settings that answers depend on.
-fn settings(defaults: &Defaults, sizes: &Sizes) -> Map<String, Value> {
+fn settings(defaults: &Defaults, context_len: usize) -> Map<String, Value> {
     // The digits that people would write, not those of the nearest f64.
     let number = |value: f32| value.to_string().parse::<f64>().unwrap_or_default();
     let sampling = &defaults.sampling;
     let value = json!({
-        "max_model_len": sizes.engine.context_len,
+        "max_model_len": context_len,
         "max_tokens": defaults.max_tokens,
         "temperature": number(sampling.temperature),
         "top_p": number(sampling.top_p),
@@ -153,10 +167,21 @@ struct Report<'a> {
 
 impl Report<'_> {
     /// Writes the summary; returns the exit code.
-    fn close(&self, outcome: &Outcome, device_bytes: u64, loaded: Instant) -> anyhow::Result<u8> {
-        let summary = self.summary(outcome, device_bytes, loaded);
+    fn close(
+        &self,
+        outcome: &Outcome,
+        loaded: Instant,
+        facts: Option<&Facts<'_>>,
+    ) -> anyhow::Result<u8> {
+        let mut summary = self.summary(outcome, loaded);
+        if let Some(facts) = facts {
+            facts.fill(&mut summary);
+        }
         if !self.quiet {
             log::say(&format!("forebay: {summary}"));
+            if let Some(facts) = facts {
+                log::say(facts.text(&summary).trim_end());
+            }
         }
         if let Some(path) = &self.args.summary {
             summary.store(path)?;
@@ -168,7 +193,7 @@ impl Report<'_> {
         })
     }
 
-    fn summary(&self, outcome: &Outcome, device_bytes: u64, loaded: Instant) -> Summary {
+    fn summary(&self, outcome: &Outcome, loaded: Instant) -> Summary {
         let progress = &outcome.progress;
         let counters = &progress.counters;
         let seconds = Seconds {
@@ -183,8 +208,6 @@ impl Report<'_> {
         settings.extend(map(json!({
             "input": self.args.input,
             "output": self.args.output,
-            "batch": self.args.engine.batch,
-            "prefill_chunk": self.args.engine.prefill_chunk,
             "threads": self.args.engine.threads,
         })));
         Summary {
@@ -200,7 +223,12 @@ impl Report<'_> {
             passes: counters.passes,
             seconds,
             tokens_per_second: TokensPerSecond::of(prompt, generated, seconds),
-            peak_bytes: PeakBytes { device: device_bytes, ram: memory::resident_bytes_peak() },
+            clocks: Clocks::default(),
+            placement: Placement::default(),
+            moved_bytes: MovedBytes::default(),
+            bottleneck: None,
+            bottleneck_fraction: None,
+            peak_bytes: PeakBytes { device: 0, ram: memory::resident_bytes_peak() },
             device: map(json!({
                 "name": self.info.name,
                 "kind": self.info.kind.to_string(),

@@ -4,6 +4,8 @@ use crate::job::{
     FREQUENCY_PENALTY, MIN_P, PRESENCE_PENALTY, REPETITION_PENALTY, TEMPERATURE, TOP_P,
 };
 
+use forebay_planner::PinnedSplit;
+
 /// Most of anything that is counted: what 32-bit offsets on devices can hold with room to spare.
 const COUNT_MAX: usize = 1 << 24;
 
@@ -15,6 +17,27 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
 /// Threads wait for each other: many more than cores would stand in each other's way.
 pub(super) fn threads(text: &str) -> Result<usize, String> {
     integer(text, 1, 256)
+}
+
+/// Parts of weights or of the cache on each tier, as in `gpu=20%,ram=50%`.
+pub(super) fn split(text: &str) -> Result<PinnedSplit, String> {
+    let mut split = PinnedSplit::default();
+    for part in text.split(',') {
+        let expected = || format!("`{part}`: expected gpu=, ram= or disk= and a part such as 20%");
+        let (name, value) = part.split_once('=').ok_or_else(expected)?;
+        let percent = value.trim().strip_suffix('%').and_then(|v| v.trim().parse::<f64>().ok());
+        let percent = percent.filter(|p| (0.0..=100.0).contains(p)).ok_or_else(expected)?;
+        let place = match name.trim() {
+            "gpu" => &mut split.device,
+            "ram" => &mut split.ram,
+            "disk" => &mut split.disk,
+            _ => return Err(expected()),
+        };
+        if place.replace(percent / 100.0).is_some() {
+            return Err(format!("{} is given twice", name.trim()));
+        }
+    }
+    Ok(split)
 }
 
 /// A sequence has room for a prompt and an answer.

@@ -40,6 +40,11 @@ impl Clock {
         Clock { simulation: Simulation::new(plan), profile, shape, elements }
     }
 
+    /// Seconds of all passes that the device computes.
+    pub(super) fn computed(&self) -> f64 {
+        self.simulation.computed()
+    }
+
     /// Plays a pass; returns its seconds.
     pub(super) fn pass(&mut self, plan: &StreamPlan, steps: &[Step], micro: &[Batch]) -> f64 {
         let outputs = micro.iter().map(|batch| batch.outputs.len()).sum();

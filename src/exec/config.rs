@@ -2,7 +2,7 @@
 
 use crate::forward::WorkspaceSize;
 use crate::schedule::{Homes, RingSizes};
-use crate::store::{IoControl, WeightSource};
+use crate::store::{IoControl, Throttle, WeightSource};
 use forebay_planner::{HardwareProfile, Tier};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +42,10 @@ pub struct Resources {
     pub spill_folder: PathBuf,
     /// What stands between the spill file and its disk.
     pub spill_control: IoControl,
+    /// Bounds the rate of copies to a device with memory of its own.
+    pub upload_throttle: Option<Arc<Throttle>>,
+    /// Whether to record when each step ran.
+    pub trace: bool,
     /// Rates at which passes are simulated, if they are to be.
     pub profile: Option<HardwareProfile>,
 }

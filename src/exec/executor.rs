@@ -7,16 +7,20 @@ use super::load::Loader;
 use super::pager::{Home, Pager, stride};
 use super::reader::{Reader, Target};
 use super::streams::Streams;
-use crate::backend::{Device, DeviceInfo, DeviceKind, MemoryUse};
+use super::trace::{Trace, TraceEvent};
+use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
 use crate::forward::{self, HeadWeights, LayerWeights, Workspace};
 use crate::kernel::{Buffer, Call, PAGE_LEN};
 use crate::model::{ModelSpec, Role, TensorId};
 use crate::quant::dequantize_row;
 use crate::schedule::{Batch, Matrices, Part, PassShape, Step, StreamPlan, pass_steps, prologue};
-use crate::store::{AlignedBuffer, FileWeights, IoControl, ModelFiles, SpillFile, WeightSource};
+use crate::store::{
+    AlignedBuffer, FileWeights, IoControl, ModelFiles, SpillFile, Throttle, WeightSource,
+};
 use forebay_planner::Tier;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Rows of logits that are fetched from the device at a time.
 pub(super) const FETCH_ROWS: usize = 16;
@@ -45,9 +49,25 @@ pub struct Executor {
     /// Calls not yet given to the device.
     pending: Vec<Call>,
     passes: usize,
+    uploaded_bytes: u64,
+    throttle: Option<Arc<Throttle>>,
+    trace: Option<Trace>,
     clock: Option<Clock>,
     /// Seconds that the event clock gives the last pass.
     simulated: f64,
+}
+
+/// Bytes that have moved between tiers, so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Weights read from disk.
+    pub read_bytes: u64,
+    /// Weights copied to a device with memory of its own.
+    pub uploaded_bytes: u64,
+    /// Cache pages brought to windows.
+    pub page_load_bytes: u64,
+    /// Cache pages brought back.
+    pub page_store_bytes: u64,
 }
 
 /// Host memory that passes reuse.
@@ -129,6 +149,9 @@ impl Executor {
             window: None,
             pending: Vec::new(),
             passes: 0,
+            uploaded_bytes: 0,
+            throttle: resources.upload_throttle,
+            trace: resources.trace.then(Trace::new),
             clock,
             simulated: 0.0,
         };
@@ -183,6 +206,40 @@ impl Executor {
         &self.plan
     }
 
+    /// When each step and each read ran, if that was asked for.
+    pub fn trace(&self) -> &[TraceEvent] {
+        self.trace.as_ref().map_or(&[], Trace::events)
+    }
+
+    /// Seconds of all passes that the device computes, by the event clock.
+    pub fn simulated_compute_seconds(&self) -> f64 {
+        self.clock.as_ref().map_or(0.0, Clock::computed)
+    }
+
+    /// Whether the device computes in host memory: its bytes are bytes of RAM.
+    pub fn shares_ram(&self) -> bool {
+        self.plan.shares_ram
+    }
+
+    /// Bytes of weights, and of KV cache, that live on a tier.
+    pub fn bytes_on(&self, tier: Tier) -> (u64, u64) {
+        let layers = self.files.spec().layers.iter().enumerate();
+        let there = layers.filter(|(index, _)| self.config.cache_home(*index) == tier);
+        let cache = there.map(|(_, layer)| (self.config.pages * layer.cache().page_bytes()) as u64);
+        (self.plan.bytes_at(&self.config.homes, tier), cache.sum())
+    }
+
+    /// Bytes that have moved between tiers.
+    pub fn traffic(&self) -> Traffic {
+        let pager = self.pager.as_ref();
+        Traffic {
+            read_bytes: self.streams.as_ref().map_or(0, |streams| streams.read_bytes),
+            uploaded_bytes: self.uploaded_bytes,
+            page_load_bytes: pager.map_or(0, |pager| pager.loaded_bytes),
+            page_store_bytes: pager.map_or(0, |pager| pager.stored_bytes),
+        }
+    }
+
     /// Positions the cache can hold in all.
     pub fn cache_positions(&self) -> usize {
         self.config.pages * PAGE_LEN
@@ -207,7 +264,11 @@ impl Executor {
         let mut pass = Pass { micro: &micro, outputs: &outputs, each };
         let steps = pass_steps(&self.plan, shape);
         for &step in &steps {
+            let start = Instant::now();
             self.step(step, &mut pass)?;
+            if let Some(trace) = &mut self.trace {
+                trace.step(step, self.passes, start);
+            }
         }
         self.passes += 1;
         if let Some(clock) = &mut self.clock {
@@ -279,22 +340,26 @@ impl Executor {
         let target = match stream.home {
             Tier::Disk => {
                 let streams = self.streams.as_mut().expect("reads were started");
-                streams.wait(pass, index)?;
+                streams.wait(&self.plan, (pass, index), &mut self.trace)?;
                 streams.target(&stream)
             }
             _ => {
-                self.device.write(ring, stream.place.offset, &self.in_ram[&index])?;
-                return Ok(self.uploaded());
+                let to = (ring, stream.place.offset);
+                copy(&self.throttle, self.device.as_mut(), to, &self.in_ram[&index])?;
+                self.uploaded(stream.bytes);
+                return Ok(());
             }
         };
         // SAFETY: the read is done, and its place is not written again before `uploaded` says so.
         let bytes = unsafe { target.bytes() };
-        self.device.write(ring, stream.place.offset, bytes)?;
-        self.uploaded();
+        let to = (ring, stream.place.offset);
+        copy(&self.throttle, self.device.as_mut(), to, bytes)?;
+        self.uploaded(stream.bytes);
         Ok(())
     }
 
-    fn uploaded(&mut self) {
+    fn uploaded(&mut self, bytes: usize) {
+        self.uploaded_bytes += bytes as u64;
         if let Some(streams) = &mut self.streams {
             streams.uploaded(&self.plan);
         }
@@ -307,7 +372,8 @@ impl Executor {
         }
         self.flush()?;
         let last = self.plan.parts[part].streams.end - 1;
-        self.streams.as_mut().expect("reads were started").wait(self.passes, last)
+        let streams = self.streams.as_mut().expect("reads were started");
+        streams.wait(&self.plan, (self.passes, last), &mut self.trace)
     }
 
     fn release(&mut self, part: usize) -> Result<(), ExecError> {
@@ -413,6 +479,19 @@ impl Executor {
 /// Whether a device computes in host memory, so that what is read from disk needs no upload.
 pub(super) fn computes_in_ram(device: &DeviceInfo) -> bool {
     device.kind == DeviceKind::Cpu
+}
+
+/// Copies to a place in a buffer, no faster than the throttle allows.
+fn copy(
+    throttle: &Option<Arc<Throttle>>,
+    device: &mut dyn Device,
+    (to, offset): (Buffer, usize),
+    bytes: &[u8],
+) -> Result<(), DeviceError> {
+    match throttle {
+        Some(throttle) => throttle.pace(bytes.len() as u64, || device.write(to, offset, bytes)),
+        None => device.write(to, offset, bytes),
+    }
 }
 
 /// Loads what is resident, makes views of what streams.

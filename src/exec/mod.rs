@@ -11,8 +11,10 @@ mod pager;
 mod reader;
 mod shape;
 mod streams;
+mod trace;
 
 pub use config::{ExecutorConfig, Resources};
 pub use error::ExecError;
-pub use executor::Executor;
+pub use executor::{Executor, Traffic};
 pub use shape::{ExecutorFootprint, model_shape};
+pub use trace::TraceEvent;

@@ -69,6 +69,9 @@ pub(super) struct Pager {
     loaded_at: [usize; 2],
     /// Reused between reads from the device.
     bytes: Vec<u8>,
+    /// Bytes of pages loaded and stored.
+    pub(super) loaded_bytes: u64,
+    pub(super) stored_bytes: u64,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -126,11 +129,15 @@ impl Pager {
             finished: 0,
             loaded_at: [0; 2],
             bytes: Vec::new(),
+            loaded_bytes: 0,
+            stored_bytes: 0,
             thread: Some(thread.map_err(ExecError::NoThread)?),
         })
     }
 
     fn ask(&mut self, job: Job) -> usize {
+        let bytes = (job.pages.len() * self.page_bytes[job.layer]) as u64;
+        *(if job.store { &mut self.stored_bytes } else { &mut self.loaded_bytes }) += bytes;
         // The thread lives as long as this side of the channel.
         let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
         self.asked += 1;

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Memory that a read fills.
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +57,18 @@ pub(super) struct Job {
     pub(super) target: Target,
 }
 
+/// A read that ended.
+pub(super) struct Done {
+    pub(super) number: usize,
+    pub(super) read: Result<(), StoreError>,
+    /// When it began and ended.
+    pub(super) times: (Instant, Instant),
+}
+
 /// Reader threads; jobs are taken in order.
 pub(super) struct Reader {
     jobs: Option<Sender<Job>>,
-    done: Receiver<(usize, Result<(), StoreError>)>,
+    done: Receiver<Done>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -82,8 +91,10 @@ impl Reader {
                     // SAFETY: the schedule keeps others away, and `Reader` is dropped (its threads
                     // joined) before the memory is.
                     let out = unsafe { job.target.bytes() };
+                    let start = Instant::now();
                     let read = source.read_segment(job.tensor, job.index, out);
-                    if report.send((job.number, read)).is_err() {
+                    let times = (start, Instant::now());
+                    if report.send(Done { number: job.number, read, times }).is_err() {
                         return;
                     }
                 }
@@ -100,8 +111,8 @@ impl Reader {
         let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
     }
 
-    /// Waits for any read to end; its number and how it went. `None` if the threads are gone.
-    pub(super) fn next(&self) -> Option<(usize, Result<(), StoreError>)> {
+    /// Waits for any read to end. `None` if the threads are gone.
+    pub(super) fn next(&self) -> Option<Done> {
         self.done.recv().ok()
     }
 }

@@ -2,6 +2,7 @@
 
 use super::ExecError;
 use super::reader::{Job, Reader, Target};
+use super::trace::Trace;
 use crate::schedule::{Stream, StreamPlan};
 use std::collections::BTreeSet;
 
@@ -21,6 +22,8 @@ pub(super) struct Streams {
     /// The ring that reads land in.
     ring: Target,
     reader: Reader,
+    /// Bytes that have arrived.
+    pub(super) read_bytes: u64,
     /// Parts released and streams uploaded, over all passes.
     released: usize,
     uploads: usize,
@@ -40,6 +43,7 @@ impl Streams {
             early: BTreeSet::new(),
             ring,
             reader,
+            read_bytes: 0,
             released: 0,
             uploads: 0,
         };
@@ -90,12 +94,22 @@ impl Streams {
     }
 
     /// Waits until the read of stream `index` for pass `pass` has arrived.
-    pub(super) fn wait(&mut self, pass: usize, index: usize) -> Result<(), ExecError> {
+    pub(super) fn wait(
+        &mut self,
+        plan: &StreamPlan,
+        (pass, index): (usize, usize),
+        trace: &mut Option<Trace>,
+    ) -> Result<(), ExecError> {
         let number = pass * self.order.len() + self.place[index];
         while self.arrived <= number {
-            let (done, read) = self.reader.next().ok_or(ExecError::ReaderGone)?;
-            read?;
-            self.early.insert(done);
+            let done = self.reader.next().ok_or(ExecError::ReaderGone)?;
+            done.read?;
+            let stream = self.order[done.number % self.order.len()];
+            self.read_bytes += plan.streams[stream].bytes as u64;
+            if let Some(trace) = trace {
+                trace.read(stream, done.number / self.order.len(), done.times);
+            }
+            self.early.insert(done.number);
             while self.early.remove(&self.arrived) {
                 self.arrived += 1;
             }

@@ -27,6 +27,14 @@ pub enum EngineError {
         /// Longest sequence.
         context_len: usize,
     },
+    /// A request for which the cache is too small.
+    #[error("prompt and output may take {positions} positions, and the KV cache holds {cache}")]
+    CacheTooSmall {
+        /// Positions that the request may come to.
+        positions: usize,
+        /// Positions of the cache.
+        cache: usize,
+    },
     /// A token id outside the vocabulary.
     #[error("token id {token} is not in the vocabulary of {vocab}")]
     NoSuchToken {
@@ -70,6 +78,10 @@ pub struct EngineStats {
     pub prefill: Duration,
     /// The same for decoding.
     pub decode: Duration,
+    /// The same two as the event clock of the schedule has them; 0 where nothing is simulated.
+    pub simulated_prefill: f64,
+    /// See above.
+    pub simulated_decode: f64,
 }
 
 /// Runs requests to completion, as many at once as limits and cache allow.
@@ -97,11 +109,10 @@ struct Share {
 }
 
 impl<'t> Engine<'t> {
-    /// An engine over a loaded model. The executor's workspace must hold `config.rows()` rows, and
-    /// its cache at least one sequence of `config.context_len` positions.
+    /// An engine over a loaded model. The executor's workspace must hold `config.rows()` rows; a request
+    /// that may outgrow its cache is refused.
     pub fn new(executor: Executor, tokenizer: &'t Tokenizer, config: EngineConfig) -> Engine<'t> {
         assert!(executor.config().rows >= config.rows());
-        assert!(executor.cache_positions() >= config.context_len);
         Engine {
             pool: PagePool::new(executor.config().pages),
             executor,
@@ -125,6 +136,11 @@ impl<'t> Engine<'t> {
         }
         if prompt >= context_len {
             return Err(EngineError::PromptTooLong { prompt, context_len });
+        }
+        let (positions, cache) =
+            ((prompt + request.max_tokens).min(context_len), self.executor.cache_positions());
+        if positions > cache {
+            return Err(EngineError::CacheTooSmall { positions, cache });
         }
         if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocab) {
             return Err(EngineError::NoSuchToken { token, vocab });
@@ -279,7 +295,11 @@ impl<'t> Engine<'t> {
             self.active[share.sequence].computed += share.rows;
         }
         let elapsed = start.elapsed();
-        let prefill = elapsed.mul_f64(prompt_rows as f64 / self.batch.rows() as f64);
+        let share = prompt_rows as f64 / self.batch.rows() as f64;
+        let prefill = elapsed.mul_f64(share);
+        let simulated = self.executor.simulated_seconds();
+        self.stats.simulated_prefill += simulated * share;
+        self.stats.simulated_decode += simulated * (1.0 - share);
         self.stats.passes += 1;
         self.stats.prompt_tokens += prompt_rows as u64;
         self.stats.generated_tokens += wanting.len() as u64;

@@ -10,6 +10,7 @@ mod lines;
 mod manifest;
 mod output;
 mod parse;
+mod policy_file;
 mod prior;
 mod profile_file;
 mod prompt;
@@ -21,6 +22,7 @@ mod survey;
 mod task;
 #[cfg(test)]
 mod tests;
+mod trace_file;
 mod writer;
 
 pub use error::JobError;
@@ -31,8 +33,13 @@ pub use limits::{
 pub use manifest::Manifest;
 pub use output::{Output, OutputOptions};
 pub use parse::{ParseConfig, Parser, check_stops};
+pub use policy_file::PolicyFile;
 pub use profile_file::ProfileFile;
 pub use run::{Counters, Encode, Job, Outcome, Progress, Worker};
+pub use summary::{
+    Clocks, Homes, MovedBytes, PeakBytes, PhaseSeconds, Placement, RequestCounts, Seconds, Summary,
+    TierBytes, TokensPerSecond,
+};
 pub use survey::{Lengths, Survey, survey};
-pub use summary::{PeakBytes, RequestCounts, Seconds, Summary, TokensPerSecond};
 pub use task::{Defaults, Endpoint, LineError, Message, Prompt, Task};
+pub use trace_file::{TraceRow, write_trace};

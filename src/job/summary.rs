@@ -24,6 +24,16 @@ pub struct Summary {
     pub seconds: Seconds,
     /// Throughput of this run.
     pub tokens_per_second: TokensPerSecond,
+    /// Seconds of passes as they were predicted, simulated and measured.
+    pub clocks: Clocks,
+    /// Where weights and cache were planned to live, and where they did.
+    pub placement: Placement,
+    /// Bytes that moved between tiers.
+    pub moved_bytes: MovedBytes,
+    /// What the plan says is busy longest.
+    pub bottleneck: Option<String>,
+    /// Part of that resource's measured rate which the run reached.
+    pub bottleneck_fraction: Option<f64>,
     /// Most memory held, by tier.
     pub peak_bytes: PeakBytes,
     /// The device that was used.
@@ -60,6 +70,78 @@ pub struct Seconds {
     pub decode: f64,
     /// From the start of the program to the end.
     pub total: f64,
+}
+
+/// The three clocks.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Clocks {
+    /// By the planner, before the run, from estimated output lengths.
+    pub predicted: PhaseSeconds,
+    /// By the schedule's event clock, for the passes that were run.
+    pub simulated: PhaseSeconds,
+    /// By the clock on the wall.
+    pub measured: PhaseSeconds,
+}
+
+/// Seconds of passes by phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct PhaseSeconds {
+    /// Prompt positions' share.
+    pub prefill_seconds: f64,
+    /// Decoded positions' share.
+    pub decode_seconds: f64,
+    /// Both.
+    pub total_seconds: f64,
+}
+
+impl PhaseSeconds {
+    /// Of two phases.
+    pub fn new(prefill_seconds: f64, decode_seconds: f64) -> PhaseSeconds {
+        let total_seconds = prefill_seconds + decode_seconds;
+        PhaseSeconds { prefill_seconds, decode_seconds, total_seconds }
+    }
+}
+
+/// Bytes by tier, planned and achieved.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Placement {
+    /// As the plan has it.
+    pub planned: Homes,
+    /// As it was allocated.
+    pub achieved: Homes,
+}
+
+/// Bytes of what lives somewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Homes {
+    /// Weights.
+    pub weights: TierBytes,
+    /// KV cache.
+    pub kv: TierBytes,
+}
+
+/// Bytes on each tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TierBytes {
+    /// Device memory.
+    pub gpu: u64,
+    /// RAM.
+    pub ram: u64,
+    /// Disk.
+    pub disk: u64,
+}
+
+/// Bytes that moved between tiers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MovedBytes {
+    /// Weights read from disk.
+    pub read: u64,
+    /// Weights copied to the device.
+    pub uploaded: u64,
+    /// Cache pages brought to where they are used.
+    pub pages_loaded: u64,
+    /// Cache pages brought back.
+    pub pages_stored: u64,
 }
 
 /// Throughput, tokens per second.

@@ -1,7 +1,7 @@
 //! How long the requests of a file are, before any is answered: what a plan is made for.
 
-use super::lines::Lines;
 use super::limits::LINE_BYTES_MAX;
+use super::lines::Lines;
 use super::parse::Parser;
 use super::{Encode, Input, JobError, ParseConfig, Prompt, Task};
 use std::fs::File;

@@ -186,7 +186,7 @@ impl Weights {
             let projections = matrices
                 .iter()
                 .zip(activations.outs)
-                .map(|(&weight, out)| Projection { weight, bias: None, out })
+                .map(|(&weight, out)| Projection::whole(weight, None, out))
                 .collect();
             Call::Linear { x, rows, cols, projections }
         };

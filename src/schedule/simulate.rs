@@ -22,6 +22,7 @@ pub trait StepCosts {
 #[derive(Clone, Debug, Default)]
 pub struct Simulation {
     now: f64,
+    computed: f64,
     reader_free: f64,
     host_free: f64,
     pass: usize,
@@ -56,6 +57,11 @@ impl Simulation {
         self.now
     }
 
+    /// Seconds of these that the device computed.
+    pub fn computed(&self) -> f64 {
+        self.computed
+    }
+
     /// Lets time pass outside of passes (the host's own work); reads go on.
     pub fn idle(&mut self, seconds: f64) {
         self.now += seconds;
@@ -87,6 +93,7 @@ impl Simulation {
 
     /// Device time; while a read is under way, what cannot overlap is added.
     fn compute(&mut self, seconds: f64, costs: &impl StepCosts) {
+        self.computed += seconds;
         let beside = (self.reader_free - self.now).clamp(0.0, seconds);
         self.now += seconds + beside * (1.0 - costs.read_overlap());
     }

@@ -7,12 +7,14 @@ pub(super) fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     use ash::vk;
     // SAFETY: the handle is used for queries only, while the adapter lives.
     let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
-    let (instance, physical) = (vulkan.shared_instance().raw_instance(), vulkan.raw_physical_device());
+    let (instance, physical) =
+        (vulkan.shared_instance().raw_instance(), vulkan.raw_physical_device());
     // SAFETY: as above.
     let extensions = unsafe { instance.enumerate_device_extension_properties(physical) };
-    let budgets = extensions.unwrap_or_default().iter().any(|extension| {
-        extension.extension_name_as_c_str() == Ok(vk::EXT_MEMORY_BUDGET_NAME)
-    });
+    let budgets = extensions
+        .unwrap_or_default()
+        .iter()
+        .any(|extension| extension.extension_name_as_c_str() == Ok(vk::EXT_MEMORY_BUDGET_NAME));
     let mut budget = vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
     let mut properties = vk::PhysicalDeviceMemoryProperties2::default();
     if budgets {

@@ -1,0 +1,167 @@
+//! Plans and runs as people read them: one line before a run, the three clocks after it.
+
+use super::planning::Planned;
+use crate::exec::Executor;
+use crate::generate::Engine;
+use crate::job::{Clocks, Homes, MovedBytes, PhaseSeconds, Placement, Summary, TierBytes};
+use bytesize::ByteSize;
+use forebay_planner::{HardwareProfile, Resource, Split, Tier};
+use std::fmt::Write as _;
+
+/// Bytes in the unit that suits them.
+pub(super) fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+/// Name of a resource.
+pub(super) fn resource(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Device => "device",
+        Resource::Host => "host attention",
+        Resource::Link => "upload",
+        Resource::Disk => "disk",
+    }
+}
+
+/// Bytes by tier, tiers without any left out.
+pub(super) fn tiers(bytes: TierBytes) -> String {
+    let parts = [("gpu", bytes.gpu), ("ram", bytes.ram), ("disk", bytes.disk)];
+    let parts = parts.into_iter().filter(|&(_, bytes)| bytes > 0);
+    let parts: Vec<String> = parts.map(|(name, bytes)| format!("{name} {}", size(bytes))).collect();
+    if parts.is_empty() { "none".to_string() } else { parts.join(", ") }
+}
+
+pub(super) fn tier_bytes(split: Split) -> TierBytes {
+    TierBytes { gpu: split.device, ram: split.ram, disk: split.disk }
+}
+
+/// What was planned, in a line.
+pub(super) fn line(planned: &Planned) -> String {
+    let (plan, policy) = (&planned.plan, &planned.plan.policy);
+    format!(
+        "plan: weights {}; KV cache {}; batch {}, micro-batch {}, prefill chunk {}; predicted {:.1} s, \
+         limited by {}",
+        tiers(tier_bytes(policy.weights)),
+        tiers(tier_bytes(policy.kv)),
+        policy.batch,
+        policy.micro_batch,
+        policy.prefill_chunk,
+        plan.seconds(),
+        resource(plan.bottleneck)
+    )
+}
+
+/// What a run tells about itself.
+pub(super) struct Facts<'a> {
+    pub(super) engine: &'a Engine<'a>,
+    pub(super) planned: &'a Planned,
+    pub(super) profile: &'a HardwareProfile,
+}
+
+impl Facts<'_> {
+    fn executor(&self) -> &Executor {
+        self.engine.executor()
+    }
+
+    fn clocks(&self) -> Clocks {
+        let (plan, stats) = (&self.planned.plan, self.engine.stats());
+        let measured = PhaseSeconds::new(stats.prefill.as_secs_f64(), stats.decode.as_secs_f64());
+        Clocks {
+            predicted: PhaseSeconds::new(plan.prefill_seconds, plan.decode_seconds),
+            simulated: PhaseSeconds::new(stats.simulated_prefill, stats.simulated_decode),
+            measured,
+        }
+    }
+
+    fn achieved(&self) -> Homes {
+        let executor = self.executor();
+        let mut homes = Homes::default();
+        for tier in Tier::ALL {
+            let (weights, kv) = executor.bytes_on(tier);
+            let place = |bytes: &mut TierBytes, of: u64| match tier {
+                Tier::Device if !executor.shares_ram() => bytes.gpu += of,
+                Tier::Device | Tier::Ram => bytes.ram += of,
+                Tier::Disk => bytes.disk += of,
+            };
+            place(&mut homes.weights, weights);
+            place(&mut homes.kv, kv);
+        }
+        homes
+    }
+
+    /// Seconds that the bottleneck was busy at its measured rate.
+    fn busy_seconds(&self) -> f64 {
+        let traffic = self.executor().traffic();
+        let over = |bytes: u64, rate: f64| if rate > 0.0 { bytes as f64 / rate } else { 0.0 };
+        match self.planned.plan.bottleneck {
+            Resource::Disk => {
+                let disk = &self.profile.disk;
+                let loaded = if self.planned.plan.policy.kv.disk > 0 {
+                    over(traffic.page_load_bytes, disk.read_bytes_per_sec)
+                        + over(traffic.page_store_bytes, disk.write_bytes_per_sec)
+                } else {
+                    0.0
+                };
+                over(traffic.read_bytes, disk.read_bytes_per_sec) + loaded
+            }
+            Resource::Link => over(
+                traffic.uploaded_bytes + traffic.page_load_bytes,
+                self.profile.upload_bytes_per_sec,
+            ),
+            Resource::Device | Resource::Host => self.executor().simulated_compute_seconds(),
+        }
+    }
+
+    /// Puts the facts into a summary.
+    pub(super) fn fill(&self, summary: &mut Summary) {
+        let (plan, executor) = (&self.planned.plan, self.executor());
+        summary.clocks = self.clocks();
+        let weights = tier_bytes(plan.policy.weights);
+        let planned = Homes { weights, kv: tier_bytes(plan.policy.kv) };
+        summary.placement = Placement { planned, achieved: self.achieved() };
+        let traffic = executor.traffic();
+        summary.moved_bytes = MovedBytes {
+            read: traffic.read_bytes,
+            uploaded: traffic.uploaded_bytes,
+            pages_loaded: traffic.page_load_bytes,
+            pages_stored: traffic.page_store_bytes,
+        };
+        summary.bottleneck = Some(resource(plan.bottleneck).to_string());
+        let measured = summary.clocks.measured.total_seconds;
+        if measured > 0.0 {
+            summary.bottleneck_fraction = Some(self.busy_seconds() / measured);
+        }
+        summary.peak_bytes.device = executor.memory().bytes_peak;
+    }
+
+    /// The three clocks and what moved, for people.
+    pub(super) fn text(&self, summary: &Summary) -> String {
+        let mut text = String::new();
+        let Clocks { predicted, simulated, measured } = summary.clocks;
+        let mut row = |what: &str, of: fn(&PhaseSeconds) -> f64| {
+            let [p, s, m] = [&predicted, &simulated, &measured].map(of);
+            writeln!(text, "  {what:<9}{p:>10.2} s {s:>10.2} s {m:>10.2} s").expect("a string");
+        };
+        row("prefill", |c| c.prefill_seconds);
+        row("decode", |c| c.decode_seconds);
+        row("total", |c| c.total_seconds);
+        let homes = summary.placement.achieved;
+        let (weights, kv, moved) = (tiers(homes.weights), tiers(homes.kv), summary.moved_bytes);
+        writeln!(text, "  weights: {weights}; KV cache: {kv}").expect("a string");
+        let bottleneck = summary.bottleneck.as_deref().unwrap_or("device");
+        let percent = 100.0 * summary.bottleneck_fraction.unwrap_or(0.0);
+        write!(text, "  limited by the {bottleneck}, at {percent:.0} % of its measured rate")
+            .expect("a string");
+        for (what, bytes) in [
+            ("read", moved.read),
+            ("uploaded", moved.uploaded),
+            ("of pages loaded", moved.pages_loaded),
+            ("of pages stored", moved.pages_stored),
+        ] {
+            if bytes > 0 {
+                write!(text, "; {} {what}", size(bytes)).expect("a string");
+            }
+        }
+        format!("             predicted    simulated     measured\n{text}")
+    }
+}

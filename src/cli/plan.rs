@@ -1,0 +1,315 @@
+//! `forebay plan`.
+
+use super::args::PlanArgs;
+use super::engine::{self, Model};
+use super::exit::{CliError, DONE};
+use super::explain::{resource, size, tier_bytes, tiers};
+use super::planning::{Planned, Question};
+use super::prepare::Setup;
+use super::run::defaults;
+use super::shell;
+use super::sweep::{Axis, Sweep};
+use crate::backend::Device;
+use crate::job::{
+    Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, survey as survey_of,
+};
+use comfy_table::{CellAlignment, Table, presets};
+use forebay_planner::{Change, HardwareProfile, Memory, Split, Tier};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+/// Shows where everything would live, how long the job would take, and why.
+pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
+    let model = Model::open(&args.model.model)?;
+    let context_len = engine::context_len(model.files.spec(), args.engine.max_model_len)?;
+    let (engine, memory) = (&args.engine, &args.memory);
+    let setup = Setup { engine, memory, model: &model, context_len, trace: false, quiet };
+    let survey = survey(args, &model, context_len)?;
+    let mut device = setup.open_device()?;
+    let profile = setup.profile(device.as_mut())?;
+    let question = setup.question(&profile, &survey)?;
+    if let Some(sweep) = &args.sweep {
+        let rows = tabulate(&setup, &question, &profile, device.as_ref(), sweep, &survey)?;
+        let text = if args.json {
+            format!("{:#}\n", rows_json(sweep, &rows))
+        } else {
+            rows_text(sweep, &rows)
+        };
+        shell::print(text.as_bytes())?;
+        return Ok(DONE);
+    }
+    let planned = setup.plan(&question, device.as_ref(), Split::default())?;
+    if let Some(path) = &args.emit {
+        let policy = planned.plan.policy.clone();
+        PolicyFile { model: model.files.fingerprint(), policy }.store(path)?;
+    }
+    let tokens = generated(&survey);
+    let text = match args.json {
+        true => format!("{:#}\n", plan_json(&planned, tokens)),
+        false => plan_text(&planned, &model, device.as_ref(), tokens),
+    };
+    shell::print(text.as_bytes())?;
+    Ok(DONE)
+}
+
+fn survey(args: &PlanArgs, model: &Model, context_len: usize) -> anyhow::Result<Survey> {
+    let Some(path) = &args.input else {
+        let prompt = args.prompt_len.min(context_len - 1);
+        let output_max = args.gen_len.min(context_len - prompt);
+        let (fixed, count) = (true, args.requests);
+        let requests = vec![Lengths { prompt, output_max, fixed, count }];
+        return Ok(Survey { requests, longest: prompt + output_max });
+    };
+    let input = Input::open(path, InputFormat::Auto)?;
+    let config = ParseConfig {
+        format: input.format(),
+        defaults: defaults(&args.sampling),
+        vocab: model.files.spec().vocab,
+        model_names: Vec::new(),
+    };
+    let survey = survey_of(&input, config, &model.tokenizer, context_len)?;
+    survey
+        .filter(|survey| !survey.requests.is_empty())
+        .ok_or_else(|| CliError::Usage(format!("{path}: no request in it to plan for")).into())
+}
+
+/// Tokens that the planned workload generates.
+fn generated(survey: &Survey) -> f64 {
+    super::planning::workload(survey).tokens().1 as f64
+}
+
+fn plan_text(planned: &Planned, model: &Model, device: &dyn Device, tokens: f64) -> String {
+    let plan = &planned.plan;
+    let policy = &plan.policy;
+    let mut text = String::new();
+    let mut line = |line: String| writeln!(text, "{line}").expect("writing to a string");
+    line(format!("{} on {}", model.name, device.info().name));
+    line(memory_table(&plan.memory, planned.budgets, planned.shares_ram).to_string());
+    line(format!(
+        "batch {}, micro-batch {}, prefill chunk {}, {} cache pages ({})",
+        policy.batch, policy.micro_batch, policy.prefill_chunk, policy.pages, policy.kv_format
+    ));
+    let seconds = plan.seconds();
+    line(format!(
+        "predicted: {seconds:.1} s ({:.1} prefill, {:.1} decode) after {:.1} s of loading, {:.1} generated \
+         tokens/s, {:.0} passes",
+        plan.prefill_seconds,
+        plan.decode_seconds,
+        plan.load_seconds,
+        tokens / seconds,
+        plan.passes
+    ));
+    let terms = &plan.terms;
+    let busy = [
+        ("device", terms.device),
+        ("fixed costs", terms.fixed),
+        ("host attention", terms.host),
+        ("upload", terms.upload),
+        ("download", terms.download),
+        ("disk reads", terms.disk_read),
+        ("disk writes", terms.disk_write),
+    ];
+    let busy = busy.iter().filter(|(_, seconds)| *seconds > 0.0);
+    let busy: Vec<String> = busy.map(|(name, seconds)| format!("{name} {seconds:.1} s")).collect();
+    line(format!("busy: {}; limited by {}", busy.join(", "), resource(plan.bottleneck)));
+    for (change, with) in &plan.what_ifs {
+        let gain = 100.0 * (seconds / with - 1.0);
+        line(format!("{change}: {with:.1} s ({gain:+.0} % throughput)"));
+    }
+    for (other, with) in &plan.runners_up {
+        let weights = tiers(tier_bytes(other.weights));
+        line(format!("runner-up: batch {}, weights {weights}: {with:.1} s", other.batch));
+    }
+    line(format!("to pin it: {}", pins(planned)));
+    text
+}
+
+/// The flags that pin the plan, as far as parts in percent go; `--emit` pins it wholly.
+fn pins(planned: &Planned) -> String {
+    let policy = &planned.plan.policy;
+    let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
+    let split = |split: Split| {
+        let total = split.total();
+        let tiers = [("gpu", split.device), ("ram", split.ram), ("disk", split.disk)];
+        let parts = tiers.into_iter().filter(|&(name, _)| name != "gpu" || !planned.shares_ram);
+        let parts = parts.map(|(name, bytes)| format!("{name}={:.2}%", percent(bytes, total)));
+        parts.collect::<Vec<_>>().join(",")
+    };
+    format!(
+        "--batch {} --micro-batch {} --prefill-chunk {} --weights {} --kv {}",
+        policy.batch,
+        policy.micro_batch,
+        policy.prefill_chunk,
+        split(policy.weights),
+        split(policy.kv)
+    )
+}
+
+fn memory_table(memory: &Memory, budgets: Split, shares_ram: bool) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["bytes", "gpu", "ram", "disk"]);
+    let disk_weights = Split::all(Tier::Disk, memory.weights.disk);
+    let rows = [
+        ("weights", memory.weights),
+        ("KV cache", memory.kv),
+        ("rings", memory.ring),
+        ("activations", memory.activations),
+        ("workspace", memory.workspace),
+        ("fixed", memory.fixed),
+        ("all", memory.total() + disk_weights),
+        ("budget", budgets),
+    ];
+    for (name, split) in rows {
+        let gpu = if shares_ram { "-".to_string() } else { size(split.device) };
+        table.add_row([name.to_string(), gpu, size(split.ram), size(split.disk)]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn change_json(change: &Change) -> String {
+    change.to_string()
+}
+
+fn split_json(split: Split) -> Value {
+    json!({"gpu": split.device, "ram": split.ram, "disk": split.disk})
+}
+
+fn plan_json(planned: &Planned, tokens: f64) -> Value {
+    let plan = &planned.plan;
+    let (policy, memory, terms) = (&plan.policy, &plan.memory, &plan.terms);
+    let what_ifs = plan.what_ifs.iter();
+    let what_ifs: Vec<Value> =
+        what_ifs.map(|(c, s)| json!({"change": change_json(c), "seconds": s})).collect();
+    let runners_up = plan.runners_up.iter();
+    let runners_up: Vec<Value> = runners_up
+        .map(|(p, s)| {
+            json!({"batch": p.batch, "weights": split_json(p.weights), "kv": split_json(p.kv),
+                   "seconds": s})
+        })
+        .collect();
+    json!({
+        "batch": policy.batch,
+        "micro_batch": policy.micro_batch,
+        "prefill_chunk": policy.prefill_chunk,
+        "pages": policy.pages,
+        "kv_format": policy.kv_format,
+        "host_attention": policy.host_attention,
+        "weights": split_json(policy.weights),
+        "kv": split_json(policy.kv),
+        "ring": split_json(policy.ring),
+        "memory": split_json(memory.total()),
+        "budgets": split_json(planned.budgets),
+        "predicted": {
+            "prefill_seconds": plan.prefill_seconds,
+            "decode_seconds": plan.decode_seconds,
+            "total_seconds": plan.seconds(),
+            "load_seconds": plan.load_seconds,
+            "passes": plan.passes,
+            "generated_tokens_per_second": tokens / plan.seconds(),
+        },
+        "busy_seconds": {
+            "device": terms.device,
+            "fixed": terms.fixed,
+            "host": terms.host,
+            "upload": terms.upload,
+            "download": terms.download,
+            "disk_read": terms.disk_read,
+            "disk_write": terms.disk_write,
+        },
+        "bottleneck": resource(plan.bottleneck),
+        "what_ifs": what_ifs,
+        "runners_up": runners_up,
+        "pins": pins(planned),
+    })
+}
+
+/// A row of a sweep: the value, and the plan or why there is none.
+type Row = (u64, Result<Planned, String>, f64);
+
+fn tabulate(
+    setup: &Setup<'_>,
+    question: &Question<'_>,
+    profile: &HardwareProfile,
+    device: &dyn Device,
+    sweep: &Sweep,
+    survey: &Survey,
+) -> anyhow::Result<Vec<Row>> {
+    let tokens = generated(survey);
+    let mut rows = Vec::new();
+    for &value in &sweep.values {
+        let mut profile = profile.clone();
+        let mut asked = setup.question(&profile, survey)?;
+        asked.pins = question.pins.clone();
+        match sweep.axis {
+            Axis::GpuMem => asked.amounts.gpu_mem = super::budget::Amount::Bytes(value),
+            Axis::Ram => asked.amounts.ram = super::budget::Amount::Bytes(value),
+            Axis::Throttle => {
+                let amounts = asked.amounts;
+                let disk = &mut profile.disk;
+                disk.read_bytes_per_sec = value as f64;
+                disk.write_bytes_per_sec = disk.write_bytes_per_sec.min(value as f64);
+                asked = setup.question(&profile, survey)?;
+                asked.amounts = amounts;
+            }
+        }
+        let planned = match setup.plan(&asked, device, Split::default()) {
+            Ok(planned) => Ok(planned),
+            Err(error) if error.downcast_ref::<CliError>().is_some() => Err(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        rows.push((value, planned, tokens));
+    }
+    Ok(rows)
+}
+
+fn rows_text(sweep: &Sweep, rows: &[Row]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    let header =
+        [sweep.axis.name(), "tokens/s", "seconds", "batch", "weights", "KV cache", "limited by"];
+    table.set_header(header);
+    for (value, planned, tokens) in rows {
+        let unit = if sweep.axis == Axis::Throttle { "/s" } else { "" };
+        let value = format!("{}{unit}", size(*value));
+        match planned {
+            Ok(planned) => {
+                let (plan, policy) = (&planned.plan, &planned.plan.policy);
+                table.add_row([
+                    value,
+                    format!("{:.1}", tokens / plan.seconds()),
+                    format!("{:.1}", plan.seconds()),
+                    policy.batch.to_string(),
+                    tiers(tier_bytes(policy.weights)),
+                    tiers(tier_bytes(policy.kv)),
+                    resource(plan.bottleneck).to_string(),
+                ]);
+            }
+            Err(why) => {
+                table.add_row([
+                    value,
+                    "-".to_string(),
+                    "-".to_string(),
+                    "-".to_string(),
+                    why.clone(),
+                ]);
+            }
+        }
+    }
+    format!("{table}\n")
+}
+
+fn rows_json(sweep: &Sweep, rows: &[Row]) -> Value {
+    let row = |(value, planned, tokens): &Row| match planned {
+        Ok(planned) => {
+            let mut plan = plan_json(planned, *tokens);
+            plan[sweep.axis.name()] = json!(value);
+            plan
+        }
+        Err(why) => json!({sweep.axis.name(): value, "error": why}),
+    };
+    rows.iter().map(row).collect()
+}

@@ -1,0 +1,235 @@
+//! Everything between the arguments and the first pass: profile, plan, packed weights, executor.
+
+use super::args::{EngineArgs, MemoryArgs};
+use super::budget::Amounts;
+use super::engine::Model;
+use super::exit::CliError;
+use super::planning::{Planned, Question};
+use super::progress::Display;
+use super::throttle::Throttles;
+use super::{cache, device, log, profiles};
+use crate::backend::{Device, DeviceError};
+use crate::exec::{ExecError, Executor, Resources};
+use crate::job::{PolicyFile, ProfileFile, Survey};
+use crate::store::{CacheOptions, FileWeights, IoControl, PackedCache, Throttle, WeightSource};
+use anyhow::Context;
+use bytesize::ByteSize;
+use forebay_planner::{HardwareProfile, Pins, Split};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Times that a plan is made anew after the machine had less memory than it said.
+const RETRIES: usize = 5;
+
+/// What is prepared.
+pub(super) struct Setup<'a> {
+    pub(super) engine: &'a EngineArgs,
+    pub(super) memory: &'a MemoryArgs,
+    pub(super) model: &'a Model,
+    pub(super) context_len: usize,
+    pub(super) trace: bool,
+    pub(super) quiet: bool,
+}
+
+/// An executor, and the plan it follows.
+pub(super) struct Ready {
+    pub(super) executor: Executor,
+    pub(super) planned: Planned,
+    pub(super) profile: HardwareProfile,
+}
+
+impl Setup<'_> {
+    pub(super) fn open_device(&self) -> anyhow::Result<Box<dyn Device>> {
+        device::open(&self.engine.device, self.engine.threads)
+    }
+
+    /// Folder of packed weights and cache pages.
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        let own = || cache::folder().map(|folder| folder.join("packed"));
+        self.memory.disk_dir.clone().or_else(own).ok_or_else(|| {
+            let why = "neither XDG_CACHE_HOME nor HOME says where to keep files";
+            CliError::Usage(format!("{why}; name a folder with --disk-dir")).into()
+        })
+    }
+
+    /// Rates to plan with, as slow as `--throttle` makes them.
+    pub(super) fn profile(&self, device: &mut dyn Device) -> anyhow::Result<HardwareProfile> {
+        let mut profile = match &self.memory.profile {
+            Some(path) => ProfileFile::load(path)?.profile,
+            None => {
+                let folder = self.memory.disk_dir.as_deref();
+                let file = self.model.files.path();
+                profiles::profile_for(device, self.engine.threads, folder, Some(file), self.quiet)?
+            }
+        };
+        let Throttles { disk, upload } = self.throttles();
+        let slow = |rate: &mut f64, bound: Option<u64>| {
+            *rate = bound.map_or(*rate, |bound| rate.min(bound as f64));
+        };
+        slow(&mut profile.disk.read_bytes_per_sec, disk);
+        slow(&mut profile.disk.write_bytes_per_sec, disk);
+        slow(&mut profile.upload_bytes_per_sec, upload);
+        Ok(profile)
+    }
+
+    fn throttles(&self) -> Throttles {
+        self.memory.throttle.unwrap_or_default()
+    }
+
+    /// What is decided on the command line.
+    fn pins(&self) -> Pins {
+        Pins {
+            weights: self.memory.weights.unwrap_or_default(),
+            kv: self.memory.kv.unwrap_or_default(),
+            batch: self.engine.batch,
+            micro_batch: self.engine.micro_batch,
+            prefill_chunk: self.engine.prefill_chunk,
+            ..Pins::default()
+        }
+    }
+
+    pub(super) fn question<'a>(
+        &'a self,
+        profile: &'a HardwareProfile,
+        survey: &'a Survey,
+    ) -> anyhow::Result<Question<'a>> {
+        let MemoryArgs { gpu_mem, ram, disk, .. } = *self.memory;
+        let (amounts, folder) = (Amounts { gpu_mem, ram, disk }, self.folder()?);
+        let (pins, context_len) = (self.pins(), self.context_len);
+        Ok(Question { model: self.model, profile, survey, amounts, pins, context_len, folder })
+    }
+
+    /// The plan: the one of `--plan`, or the best.
+    pub(super) fn plan(
+        &self,
+        question: &Question<'_>,
+        device: &dyn Device,
+        less: Split,
+    ) -> anyhow::Result<Planned> {
+        let mut asked = question.ask(device)?;
+        asked.take_away(less);
+        let Some(path) = &self.memory.plan else { return asked.plan(device) };
+        let file = PolicyFile::load(path).map_err(CliError::Usage)?;
+        let own = self.model.files.fingerprint();
+        if file.model != own {
+            let path = path.display();
+            return Err(CliError::Usage(format!(
+                "{path}: the policy is for a model with fingerprint {}, this one has {own}; emit it \
+                 again with `forebay plan`",
+                file.model
+            ))
+            .into());
+        }
+        asked.predict(device, &file.policy)
+    }
+
+    /// Plans, allocates and loads. Where the machine has less memory than it said, a plan for less is
+    /// made: its batch is smaller, then more of cache and weights live elsewhere.
+    pub(super) fn ready(&self, survey: &Survey, display: &mut Display) -> anyhow::Result<Ready> {
+        let mut device = self.open_device()?;
+        let profile = self.profile(device.as_mut())?;
+        let mut less = Split::default();
+        for attempt in 0.. {
+            let question = self.question(&profile, survey)?;
+            let planned = self.plan(&question, device.as_ref(), less)?;
+            let near =
+                if profile.shares_ram { planned.budgets.ram } else { planned.budgets.device };
+            let (info, held) = (device.info().name.clone(), device.memory().bytes);
+            let made = self.executor(&question, &planned, &profile, device, display);
+            let error = match made {
+                Ok(executor) => return Ok(Ready { executor, planned, profile }),
+                Err(error) => error,
+            };
+            let full = error.downcast_ref::<ExecError>().is_some_and(|error| {
+                matches!(error, ExecError::Device(DeviceError::OutOfMemory { .. }))
+            });
+            if !full || attempt == RETRIES {
+                return Err(error);
+            }
+            let step = near.saturating_sub(held) / 8;
+            log::say(&format!(
+                "forebay: {error:#}; planning again with {} less of {info}'s memory",
+                ByteSize(step).display().iec()
+            ));
+            match profile.shares_ram {
+                true => less.ram += step,
+                false => less.device += step,
+            }
+            device = self.open_device()?;
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    fn executor(
+        &self,
+        question: &Question<'_>,
+        planned: &Planned,
+        profile: &HardwareProfile,
+        mut device: Box<dyn Device>,
+        display: &mut Display,
+    ) -> anyhow::Result<Executor> {
+        let files = Arc::clone(&self.model.files);
+        let throttle = |rate: Option<u64>| rate.map(|rate| Arc::new(Throttle::new(rate)));
+        let disk = IoControl { throttle: throttle(self.throttles().disk), faults: None };
+        let streams = planned.plan.policy.weights.disk > 0;
+        let weights = match streams {
+            true => Some(self.weights(question, planned, &disk, display)?),
+            false => None,
+        };
+        device.limit(planned.device_limit(device.memory().bytes));
+        let resources = Resources {
+            weights,
+            spill_folder: question.folder.clone(),
+            spill_control: disk,
+            upload_throttle: throttle(self.throttles().upload),
+            trace: self.trace,
+            profile: Some(profile.clone()),
+        };
+        let bytes = ByteSize(files.total_bytes()).display().iec().to_string();
+        let mut progress = |done: usize, parts: usize| {
+            display.note(&format!("loading {} ({bytes}): {done}/{parts}", self.model.name));
+        };
+        let config = planned.executor.clone();
+        Ok(Executor::with(device, files, config, resources, &mut progress)?)
+    }
+
+    /// Where streams come from: a file of packed weights, made once; or the model's own files, packed on
+    /// every read, where there is no room for one.
+    fn weights(
+        &self,
+        question: &Question<'_>,
+        planned: &Planned,
+        reading: &IoControl,
+        display: &mut Display,
+    ) -> anyhow::Result<Arc<dyn WeightSource>> {
+        let files = &self.model.files;
+        let used = planned.plan.memory.total().disk;
+        let options = CacheOptions {
+            bytes_max: planned.budgets.disk.saturating_sub(used),
+            threads: std::thread::available_parallelism().map_or(1, usize::from).min(4),
+            reading: reading.clone(),
+            building: IoControl::default(),
+        };
+        let needed = PackedCache::needed_bytes(files);
+        if needed > options.bytes_max {
+            tracing::warn!(
+                "weights are packed anew on every read: {} of disk would hold them packed, --disk \
+                 leaves {}",
+                ByteSize(needed).display().iec(),
+                ByteSize(options.bytes_max).display().iec()
+            );
+            return Ok(Arc::new(FileWeights::new(Arc::clone(files), reading.clone())?));
+        }
+        let mut progress = |done: u64, all: u64| {
+            let percent = 100 * done / all.max(1);
+            display.note(&format!("packing weights once, for streaming: {percent} %"));
+        };
+        let cache = PackedCache::open_or_build(
+            Arc::clone(files),
+            &question.folder,
+            &options,
+            &mut progress,
+        );
+        Ok(Arc::new(cache.context("packed weights")?))
+    }
+}
