@@ -15,6 +15,7 @@ mod memory;
 mod progress;
 mod run;
 mod shell;
+mod synth;
 mod values;
 
 pub use args::Cli;
@@ -33,6 +34,7 @@ pub fn main() -> anyhow::Result<u8> {
         Command::Devices(args) => devices::devices(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Eval(EvalCommand::Perplexity(args)) => eval::eval(&args, quiet),
+        Command::Synth(args) => synth::synth(&args, quiet),
         Command::Completions(args) => shell::completions(args.shell),
         Command::Man => shell::man(),
     }

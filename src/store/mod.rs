@@ -12,11 +12,14 @@ mod open_gguf;
 mod parts;
 mod reference;
 mod source;
+mod space;
 mod tokenizer_gguf;
 
 pub use error::StoreError;
 pub use files::{ModelFiles, TensorInfo, TensorListing};
+pub use hugging_face::config_hparams;
 pub use source::{FileSource, MemorySource, Source};
+pub use space::free_bytes;
 
 #[cfg(test)]
 mod refusals;

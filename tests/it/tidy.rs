@@ -12,6 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("kernel", &["quant"]),
     ("model", &["kernel"]),
     ("store", &["model", "quant", "tokenizer"]),
+    ("synth", &["model", "quant", "store", "tokenizer"]),
     ("backend", &["kernel", "quant"]),
     ("schedule", &["kernel", "model"]),
     ("forward", &["backend", "kernel", "model"]),
@@ -20,7 +21,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("job", &["generate", "sample", "tokenizer"]),
     (
         "cli",
-        &["backend", "exec", "generate", "job", "kernel", "model", "sample", "store", "tokenizer"],
+        &[
+            "backend",
+            "exec",
+            "generate",
+            "job",
+            "kernel",
+            "model",
+            "sample",
+            "store",
+            "synth",
+            "tokenizer",
+        ],
     ),
 ];
 
