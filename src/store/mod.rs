@@ -9,17 +9,17 @@ pub mod gguf;
 mod hparams_gguf;
 mod hugging_face;
 mod open_gguf;
+mod output;
 mod parts;
 mod reference;
 mod source;
-mod space;
 mod tokenizer_gguf;
 
 pub use error::StoreError;
 pub use files::{ModelFiles, TensorInfo, TensorListing};
 pub use hugging_face::config_hparams;
+pub use output::{FileSink, free_bytes};
 pub use source::{FileSource, MemorySource, Source};
-pub use space::free_bytes;
 
 #[cfg(test)]
 mod refusals;

@@ -95,8 +95,12 @@ impl SynthError {
         SynthError::Model { shape: shape.to_string(), problem }
     }
 
-    pub(super) fn io(path: &Path, action: &'static str) -> impl Fn(io::Error) -> SynthError {
-        move |source| SynthError::Io { path: path.display().to_string(), action, source }
+    pub(super) fn io(
+        path: &Path,
+        action: &'static str,
+    ) -> impl Fn(io::Error) -> SynthError + use<> {
+        let path = path.display().to_string();
+        move |source| SynthError::Io { path: path.clone(), action, source }
     }
 
     /// Whether the disk is too small.

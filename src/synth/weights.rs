@@ -10,8 +10,8 @@ use std::collections::HashMap;
 const POOL_BYTES: usize = 512 << 10;
 /// Weights that are copied together: a super-block of the K-quants.
 const RUN: usize = 256;
-/// Bytes given out at once.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes given out at once; they share the cache with the pool.
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// What a tensor holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +40,7 @@ impl Weights {
         Weights { seed, pools: HashMap::new(), chunk: Vec::with_capacity(2 * CHUNK_BYTES) }
     }
 
-    /// Gives the data of tensor number `index` to `sink`, in order, about a MiB at a time.
+    /// Gives the data of tensor number `index` to `sink`, in order, a chunk at a time.
     pub(super) fn generate<E>(
         &mut self,
         index: usize,

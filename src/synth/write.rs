@@ -1,19 +1,13 @@
-//! The file: whole or not there, synced as it grows, so that neither memory nor the system's cache of
-//! unwritten pages grows with it.
+//! The file: whole or not there.
 
 use super::weights::{Content, Weights};
 use super::{SynthError, Synthetic, header};
-use crate::store::free_bytes;
 use crate::store::gguf::GgufWriter;
+use crate::store::{FileSink, free_bytes};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread;
-
-/// Bytes between two syncs: many for the disk to work on, few to wait for.
-const SYNC_BYTES: u64 = 64 << 20;
 
 /// How a model is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,8 +39,11 @@ impl Synthetic {
         }
         let temporary = temporary(folder).map_err(SynthError::io(output, "create the file"))?;
         let file = temporary.as_file();
-        let pump = Pump { output, stop, header_only: options.header_only };
-        pump.run(self, file, &mut |written| progress(written, bytes))?;
+        let mut pump = Pump { output, stop, header_only: options.header_only, progress };
+        // First, for direct writes that lengthen a file are slow.
+        file.set_len(bytes).map_err(pump.failed())?;
+        pump.run(self, file, bytes)?;
+        // A header alone ends before the data does.
         file.set_len(bytes).and_then(|()| file.sync_all()).map_err(pump.failed())?;
         if stop.load(Ordering::Relaxed) {
             return Err(SynthError::Interrupted);
@@ -83,8 +80,7 @@ fn check_output(output: &Path, overwrite: bool) -> Result<(), SynthError> {
 }
 
 fn check_space(folder: &Path, output: &Path, need_bytes: u64) -> Result<(), SynthError> {
-    let free = free_bytes(folder).map_err(SynthError::io(folder, "ask for free space"))?;
-    match free {
+    match free_bytes(folder) {
         Some(free_bytes) if free_bytes < need_bytes => {
             let path = output.display().to_string();
             Err(SynthError::DoesNotFit { path, need_bytes, free_bytes })
@@ -114,76 +110,36 @@ struct Pump<'a> {
     output: &'a Path,
     stop: &'a AtomicBool,
     header_only: bool,
+    progress: &'a mut dyn FnMut(u64, u64),
 }
 
 impl Pump<'_> {
-    /// Writes the model while another thread syncs what was written before.
-    fn run(
-        &self,
-        model: &Synthetic,
-        file: &File,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<(), SynthError> {
-        thread::scope(|scope| {
-            let (due, asked) = sync_channel::<()>(1);
-            let syncs = scope.spawn(move || asked.iter().try_for_each(|()| file.sync_data()));
-            let out = Metered { file, written: 0, synced: 0, due, progress };
-            let header = model.header(out).map_err(self.failed());
-            let written = header.and_then(|out| self.data(model, out));
-            // A failed sync says more than a writer who can't ask for the next one.
-            match syncs.join() {
-                Ok(synced) => synced.map_err(self.failed())?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-            written
-        })
-    }
-
-    fn data<W: Write>(&self, model: &Synthetic, mut out: GgufWriter<W>) -> Result<(), SynthError> {
+    /// Writes the model; `total` is the length of the file.
+    fn run(&mut self, model: &Synthetic, file: &File, total: u64) -> Result<(), SynthError> {
+        let failed = self.failed();
+        let sink = FileSink::new(file).map_err(&failed)?;
+        let mut out = model.header(sink).map_err(&failed)?;
         let mut weights = Weights::new(model.seed);
+        let mut written = 0;
         for (index, (tensor, content)) in model.tensors.iter().enumerate() {
             // What a reader of the header needs (rotary factors) comes first.
             if self.header_only && matches!(content, Content::Random { .. }) {
-                return Ok(());
+                return out.into_inner().finish().map_err(&failed);
             }
             weights.generate(index, tensor, content, &mut |bytes| {
                 if self.stop.load(Ordering::Relaxed) {
                     return Err(SynthError::Interrupted);
                 }
-                out.write(bytes).map_err(self.failed())
+                out.write(bytes).map_err(&failed)?;
+                written += bytes.len() as u64;
+                (self.progress)(written, total);
+                Ok(())
             })?;
         }
-        out.finish().map(drop).map_err(self.failed())
+        out.finish().and_then(FileSink::finish).map_err(&failed)
     }
 
-    fn failed(&self) -> impl Fn(io::Error) -> SynthError {
+    fn failed(&self) -> impl Fn(io::Error) -> SynthError + use<> {
         SynthError::io(self.output, "write the file")
-    }
-}
-
-/// A file that reports what was written, and asks for a sync now and then: the third one waits until
-/// the first is done.
-struct Metered<'a> {
-    file: &'a File,
-    written: u64,
-    synced: u64,
-    due: SyncSender<()>,
-    progress: &'a mut dyn FnMut(u64),
-}
-
-impl Write for Metered<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.written += count as u64;
-        if self.written - self.synced >= SYNC_BYTES {
-            self.due.send(()).map_err(|_| io::Error::other("the file can't be synced"))?;
-            self.synced = self.written;
-            (self.progress)(self.written);
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
     }
 }

@@ -105,6 +105,11 @@ impl<W: Write> GgufWriter<W> {
         Ok(())
     }
 
+    /// Gives the output back as it is, data missing or not.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
     /// Flushes and gives the output back; an error if data is missing.
     pub fn finish(mut self) -> io::Result<W> {
         if let Some(tensor) = self.tensors.get(self.current) {
