@@ -17,7 +17,8 @@ pub(super) fn synth(args: &SynthArgs, quiet: bool) -> anyhow::Result<u8> {
     let stop = interrupt::watch_saying(
         "forebay: interrupted; removing what was written. Again to stop at once and leave it.",
     );
-    let quant = Quant::from_name(&args.quant).unwrap_or(Quant::ALL[0].1);
+    let quant = Quant::from_name(&args.quant)
+        .ok_or_else(|| CliError::Usage(format!("--quant {}: not known", args.quant)))?;
     let model = Synthetic::new(shape(&args.shape)?, quant, args.seed)?;
     let options = WriteOptions { overwrite: args.overwrite, header_only: args.header_only };
     let started = Instant::now();

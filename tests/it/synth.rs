@@ -196,7 +196,7 @@ fn what_can_not_be_written_is_refused_and_leaves_nothing() {
 fn an_interrupted_model_is_removed() {
     let bench = Bench::new();
     let mut command = bench.command(Path::new("llama-3.2-1b"), "m.gguf");
-    let mut child = command.args(["--quant", "f32"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.args(["--quant", "q8_0"]).stderr(Stdio::piped()).spawn().unwrap();
     let started = Instant::now();
     while bench.files().is_empty() && started.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(2));
