@@ -8,6 +8,7 @@
 //! - [`kernel`]: the closed set of kernel calls and their operands
 //! - [`model`]: what a network is: shapes, tensor names, one description of a layer
 //! - [`store`]: where bytes live off the device: GGUF, safetensors, the Hugging Face cache
+//! - [`synth`]: model files with pseudo-random weights in the shape of known models
 //! - [`backend`]: devices: `reference`, `cpu`, `gpu`
 //! - [`schedule`]: a pass as a value: which rows, which cache pages, which steps
 //! - [`forward`]: one transformer pass as kernel calls
@@ -30,4 +31,5 @@ pub mod quant;
 pub mod sample;
 pub mod schedule;
 pub mod store;
+pub mod synth;
 pub mod tokenizer;

@@ -21,6 +21,9 @@ mod resume;
 /// Models, devices and engines for the other modules.
 #[path = "it/support.rs"]
 mod support;
+/// Synthetic models: written, inspected, run, and refused.
+#[path = "it/synth.rs"]
+mod synth;
 /// House rules: who may import whom, one home per dependency, sizes, twins of kernels.
 #[path = "it/tidy.rs"]
 mod tidy;

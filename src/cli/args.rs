@@ -5,7 +5,8 @@ use super::sweep::Sweep;
 use super::throttle::Throttles;
 use super::values;
 use crate::job::InputFormat;
-use clap::builder::FalseyValueParser;
+use crate::synth::Quant;
+use clap::builder::{FalseyValueParser, PossibleValuesParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use forebay_planner::PinnedSplit;
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ pub(super) enum Command {
     /// Measure how well a model does
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Write a model with pseudo-random weights in the shape of a known one, to try its size and speed
+    Synth(SynthArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page
@@ -299,6 +302,49 @@ pub(super) struct PerplexityArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = SYNTH_HELP)]
+pub(super) struct SynthArgs {
+    /// A shape listed below, or a file that describes one
+    #[arg(long, env = "FOREBAY_SHAPE", value_name = "NAME|FILE")]
+    pub(super) shape: String,
+    /// Type of every matrix; q4_k_m and q5_k_m mix types as llama.cpp does
+    #[arg(long, env = "FOREBAY_QUANT", default_value = "q4_k", value_name = "QUANT")]
+    #[arg(value_parser = PossibleValuesParser::new(Quant::ALL.map(|(name, _)| name)))]
+    pub(super) quant: String,
+    /// The GGUF file to write
+    #[arg(short, long, env = "FOREBAY_OUTPUT", value_name = "FILE")]
+    pub(super) output: PathBuf,
+    /// Which weights; equal seeds give equal files
+    #[arg(long, env = "FOREBAY_SEED", default_value = "0", value_name = "N")]
+    pub(super) seed: u64,
+    /// Write the header alone, data as a hole: for inspecting and planning at any size, at once
+    #[arg(long, env = "FOREBAY_HEADER_ONLY", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue)]
+    pub(super) header_only: bool,
+    /// Replace FILE if it is there
+    #[arg(long, env = "FOREBAY_OVERWRITE", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue)]
+    pub(super) overwrite: bool,
+}
+
+const SYNTH_HELP: &str = "\
+Shapes: llama-3-8b llama-3-70b llama-3.2-1b llama-3.2-3b qwen2.5-0.5b qwen2.5-1.5b qwen2.5-7b \
+qwen2.5-14b qwen2.5-32b qwen2.5-72b qwen3-8b qwen3-14b qwen3-32b gemma-3-1b gemma-3-4b gemma-3-12b \
+gemma-3-27b opt-30b-like opt-175b-like (OPT's sizes as llama's architecture)
+
+A shape file is a config.json of transformers (or the folder with it), or a JSON object with these fields:
+  architecture   llama, qwen2, qwen3 or gemma3
+  layers, hidden, heads, feed_forward, vocab
+  kv_heads       heads for keys and values [default: as many as heads]
+  head_dim       elements of a head [default: hidden / heads]
+  context        longest sequence, tokens [default: 8192]
+  norm_eps       epsilon of the norms [default: 1e-5]
+  rope_base      base of the rotary frequencies [default: 10000]
+  rope_scaling   {\"linear\": FACTOR} or {\"llama3\": FACTOR} [default: none]
+  window         sliding window, tokens; gemma3 leaves every sixth layer without [default: none]
+  tied_head      whether the output head is the embedding [default: false]";
+
+#[derive(Clone, Debug, Args)]
 pub(super) struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]
@@ -328,6 +374,12 @@ mod tests {
     fn every_flag_has_an_environment_twin_and_help() {
         Cli::command().debug_assert();
         check_environment(&Cli::command());
+    }
+
+    #[test]
+    fn the_help_of_synth_names_every_shape() {
+        let names: Vec<&str> = SYNTH_HELP.lines().next().unwrap().split_whitespace().collect();
+        assert!(crate::synth::shape_names().iter().all(|name| names.contains(&name.as_str())));
     }
 
     #[test]

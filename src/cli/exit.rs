@@ -3,6 +3,7 @@
 use crate::backend::DeviceError;
 use crate::job::JobError;
 use crate::store::StoreError;
+use crate::synth::SynthError;
 use forebay_planner::PlanError;
 use std::fmt::Write as _;
 use std::io;
@@ -48,6 +49,11 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         match cause.downcast_ref::<JobError>() {
             Some(JobError::Foreign { .. }) => return FOREIGN_OUTPUT,
             Some(JobError::NotAFile(_) | JobError::SameFile(_)) => return USAGE,
+            _ => {}
+        }
+        match cause.downcast_ref::<SynthError>() {
+            Some(error) if error.is_out_of_space() => return DOES_NOT_FIT,
+            Some(SynthError::UnknownShape { .. } | SynthError::Exists(_)) => return USAGE,
             _ => {}
         }
         match cause.downcast_ref::<CliError>() {

@@ -23,6 +23,7 @@ mod progress;
 mod run;
 mod shell;
 mod sweep;
+mod synth;
 mod throttle;
 mod values;
 
@@ -44,6 +45,7 @@ pub fn main() -> anyhow::Result<u8> {
         Command::Devices(args) => devices::devices(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Eval(EvalCommand::Perplexity(args)) => eval::eval(&args, quiet),
+        Command::Synth(args) => synth::synth(&args, quiet),
         Command::Completions(args) => shell::completions(args.shell),
         Command::Man => shell::man(),
     }

@@ -38,12 +38,17 @@ impl Display {
 
     /// Shows where the job stands.
     pub(super) fn update(&mut self, progress: &Progress) {
+        self.show(|| line(progress));
+    }
+
+    /// Shows a line where it is time for one.
+    pub(super) fn show(&mut self, line: impl FnOnce() -> String) {
         if let Some(bar) = &self.bar {
-            bar.set_message(line(progress));
+            bar.set_message(line());
             bar.tick();
         } else if !self.quiet && self.said_at.elapsed() >= LINE_INTERVAL {
             self.said_at = Instant::now();
-            log::say(&line(progress));
+            log::say(&line());
         }
     }
 }
@@ -105,7 +110,7 @@ fn thousands(value: u64) -> String {
 }
 
 /// `4:05`, `2:13:40`.
-fn clock(time: Duration) -> String {
+pub(super) fn clock(time: Duration) -> String {
     let seconds = time.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 {

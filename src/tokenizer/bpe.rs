@@ -7,7 +7,7 @@ use super::error::TokenizerError;
 use super::pre::PreTokenizer;
 
 /// The printable character GPT-2's byte alphabet has for each byte.
-pub(super) const BYTE_CHARS: [char; 256] = byte_chars();
+pub const BYTE_CHARS: [char; 256] = byte_chars();
 
 const fn byte_chars() -> [char; 256] {
     let mut chars = ['\0'; 256];

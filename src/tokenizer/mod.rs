@@ -18,6 +18,7 @@ mod template;
 mod tests;
 mod vocab;
 
+pub use bpe::BYTE_CHARS;
 pub use chat::ChatMessage;
 pub use codec::{Special, Tokenizer};
 pub use decode::Decoder;

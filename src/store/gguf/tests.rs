@@ -24,10 +24,13 @@ fn file() -> Vec<u8> {
     let plans =
         vec![TensorPlan::vector("norm", 5), TensorPlan::matrix("weight", DType::Q8_0, 2, 64)];
     let mut writer = GgufWriter::new(Vec::new(), &metadata(), plans).expect("writes to memory");
+    let bytes = writer.file_bytes();
     writer.write(&[1; 20]).expect("fits");
     writer.write(&[2; 68]).expect("half");
     writer.write(&[3; 68]).expect("other half");
-    writer.finish().expect("complete")
+    let file = writer.finish().expect("complete");
+    assert_eq!(file.len() as u64, bytes);
+    file
 }
 
 fn read(bytes: Vec<u8>) -> Result<GgufHeader, String> {

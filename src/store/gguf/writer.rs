@@ -42,6 +42,8 @@ impl TensorPlan {
 pub struct GgufWriter<W: Write> {
     out: W,
     tensors: Vec<TensorPlan>,
+    /// Length of the whole file.
+    bytes: u64,
     /// The tensor being written and how much of it was.
     current: usize,
     written: u64,
@@ -73,7 +75,12 @@ impl<W: Write> GgufWriter<W> {
         }
         header.resize(header.len().next_multiple_of(ALIGNMENT as usize), 0);
         out.write_all(&header)?;
-        Ok(GgufWriter { out, tensors, current: 0, written: 0 })
+        Ok(GgufWriter { out, tensors, bytes: header.len() as u64 + offset, current: 0, written: 0 })
+    }
+
+    /// Bytes of the file once every tensor is written.
+    pub fn file_bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Appends bytes to the data of the current tensor; full tensors are padded and the next
@@ -96,6 +103,11 @@ impl<W: Write> GgufWriter<W> {
             self.written = 0;
         }
         Ok(())
+    }
+
+    /// Gives the output back as it is, data missing or not.
+    pub fn into_inner(self) -> W {
+        self.out
     }
 
     /// Flushes and gives the output back; an error if data is missing.

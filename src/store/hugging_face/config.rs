@@ -72,6 +72,16 @@ pub(super) struct Found {
     pub(super) qkv_bias: bool,
 }
 
+/// Reads the hyperparameters of a config.json that has no weights beside it; `path` names the file in
+/// errors, `name` the model.
+///
+/// What only weights tell is taken to be what is usual: a head unless it says that it is tied, biases
+/// where the family has them.
+pub fn config_hparams(path: &str, name: &str, config: &Value) -> Result<Hparams, StoreError> {
+    let found = Found { embedding_rows: 0, head: true, qkv_bias: false };
+    hf_hparams(path, config, name, &found)
+}
+
 /// Reads the hyperparameters of the config.json at `path`.
 ///
 /// `found` comes from the weights, `name` from the folder.

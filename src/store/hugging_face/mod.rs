@@ -7,5 +7,6 @@ mod open;
 mod tokenizer;
 mod weights;
 
+pub use config::config_hparams;
 pub(super) use open::open;
 pub(super) use tokenizer::tokenizer;
