@@ -172,7 +172,7 @@ impl DirectFile {
 
     /// Where to go on after a transfer that ended at `now`, having begun at `before`: a short one may
     /// end at no multiple of the alignment.
-    fn settle(&self, offset: u64, now: usize, before: usize) -> usize {
+    pub(super) fn settle(&self, offset: u64, now: usize, before: usize) -> usize {
         let rest = now % IO_ALIGN;
         if rest == 0 || !self.is_direct() || offset + now as u64 >= self.len {
             return now;
