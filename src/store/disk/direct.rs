@@ -18,6 +18,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// Uses `O_DIRECT`, so that what is moved neither fills nor empties the page cache. Where that is
 /// refused (another platform, a file system or a buffer that cannot), transfers go through the page
 /// cache, and the system is asked to drop what was read. A transfer that fails is tried once more.
+///
+/// Panics at offsets, lengths and addresses that are not multiples of [`IO_ALIGN`].
 #[derive(Debug)]
 pub struct DirectFile {
     file: File,
