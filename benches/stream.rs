@@ -206,7 +206,7 @@ impl Disk {
     }
 
     fn lines(&self) -> Vec<Line<'_>> {
-        let lines = [1, 2].map(|threads| -> [Line; 3] {
+        let lines = [1, 2, 4].map(|threads| -> [Line; 3] {
             [
                 (format!("raw direct x{threads}"), Box::new(move || self.raw(threads))),
                 (

@@ -1,5 +1,6 @@
 //! Where bytes live off the device: model files, found, checked and read.
-//! In: a path or `org/repo`. Out: [`ModelFiles`], a network's description and its tensors' bytes.
+//! In: a path or `org/repo`. Out: [`ModelFiles`], a network's description and its tensors' bytes; packed
+//! weights by segments ([`WeightSource`]) and room for spilled keys and values ([`SpillFile`]).
 //! Must never know: devices, schedules, what a tensor is multiplied with.
 
 mod disk;

@@ -19,6 +19,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// Uses `O_DIRECT`, so that what is moved neither fills nor empties the page cache. Where that is
 /// refused (another platform, a file system or a buffer that cannot), transfers go through the page
 /// cache, and the system is asked to drop what was read. A transfer that fails is tried once more.
+///
+/// Panics at offsets, lengths and addresses that are not multiples of [`IO_ALIGN`].
 #[derive(Debug)]
 pub struct DirectFile {
     file: File,
@@ -173,7 +175,7 @@ impl DirectFile {
 
     /// Where to go on after a transfer that ended at `now`, having begun at `before`: a short one may
     /// end at no multiple of the alignment.
-    fn settle(&self, offset: u64, now: usize, before: usize) -> usize {
+    pub(super) fn settle(&self, offset: u64, now: usize, before: usize) -> usize {
         let rest = now % IO_ALIGN;
         if rest == 0 || !self.is_direct() || offset + now as u64 >= self.len {
             return now;

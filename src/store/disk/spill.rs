@@ -10,7 +10,7 @@ use std::path::Path;
 /// All its space is taken when it is made, so no write finds the disk full.
 #[derive(Debug)]
 pub struct SpillFile {
-    file: DirectFile,
+    pub(super) file: DirectFile,
 }
 
 impl SpillFile {

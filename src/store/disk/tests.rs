@@ -83,6 +83,23 @@ fn the_page_cache_does_not_grow() {
     }
 }
 
+/// Direct transfers may end anywhere: they go on from the page before, or through the page cache where
+/// they do not get that far.
+#[test]
+fn transfers_that_end_within_a_page_go_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let capacity = 4 * PAGE as u64;
+    let file = SpillFile::create(folder.path(), capacity, IoControl::default()).expect("made").file;
+    let direct = file.is_direct();
+    let page = if direct { PAGE } else { PAGE + 100 };
+    assert_eq!((file.settle(0, PAGE + 100, 0), file.is_direct()), (page, direct));
+    assert_eq!(file.settle(0, 4 * PAGE, PAGE), 4 * PAGE);
+    assert_eq!(file.settle(3 * PAGE as u64, PAGE, 0), PAGE);
+    let start = if direct { PAGE } else { PAGE + 100 };
+    assert_eq!((file.settle(0, PAGE + 100, PAGE), file.is_direct()), (start, false));
+    assert_eq!(file.settle(0, PAGE + 100, PAGE), PAGE + 100);
+}
+
 #[test]
 fn transfers_outlast_faults_that_pass() {
     let folder = tempfile::tempdir().expect("a folder");

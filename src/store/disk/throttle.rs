@@ -83,13 +83,10 @@ mod tests {
     /// The time of the transfer is part of its turn.
     #[test]
     fn a_slow_transfer_is_not_slowed() {
-        let throttle = Throttle::new(1_000_000);
-        let due = throttle.reserve(1_000);
-        thread::sleep(Duration::from_millis(10));
+        let throttle = Throttle::new(1_000);
         let start = Instant::now();
-        throttle.pace(4_000, || ());
-        // Its turn began 5 ms (the credit) before it asked: 4 ms are over already.
-        assert!(start > due && start.elapsed() < Duration::from_millis(900));
+        throttle.pace(500, || thread::sleep(Duration::from_millis(600)));
+        assert!(start.elapsed() < Duration::from_millis(1050), "{:?}", start.elapsed());
     }
 
     /// Threads get the same number of turns, whoever came first.
@@ -113,7 +110,7 @@ mod tests {
         let seconds = start.elapsed().as_secs_f64();
         let turns: Vec<u64> = turns.iter().map(|t| t.load(Ordering::Relaxed)).collect();
         let (least, most) = (turns.iter().min().unwrap(), turns.iter().max().unwrap());
-        assert!(*least > 0 && most - least <= most / 2 + 2, "{turns:?}");
+        assert!(*most <= 3 * least + 4 && *least > 0, "{turns:?}");
         assert!(turns.iter().sum::<u64>() as f64 <= seconds * 200.0 + 5.0, "{turns:?}");
     }
 }

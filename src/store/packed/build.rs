@@ -162,7 +162,7 @@ fn lock(file: &File, path: &Path) -> io::Result<()> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
-            tracing::info!("{}: another process is building it; waiting", path.display());
+            tracing::warn!("{}: another process is building it; waiting", path.display());
             file.lock()
         }
         Err(TryLockError::Error(error)) => Err(error),

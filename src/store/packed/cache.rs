@@ -77,7 +77,8 @@ impl PackedCache {
     ///
     /// `progress(bytes written, bytes in all)` is called while it is built. The file appears under its
     /// name when it is whole and on the disk. Of two processes that want it, one builds, the other
-    /// waits. What a killed process left is taken over by the next.
+    /// waits. What a killed process left is taken over by the next. A good file is opened whatever
+    /// [`CacheOptions::bytes_max`] says.
     pub fn open_or_build(
         files: Arc<ModelFiles>,
         folder: &Path,

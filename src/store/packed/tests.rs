@@ -30,8 +30,8 @@ fn model(folder: &Path, shift: usize) -> Arc<ModelFiles> {
         ("context_length", 64),
         ("block_count", 1),
         ("attention.head_count", 8),
-        ("attention.head_count_kv", 3 + 1),
-        ("attention.key_length", 31 + 1),
+        ("attention.head_count_kv", 4),
+        ("attention.key_length", 32),
         ("feed_forward_length", 264),
     ];
     let mut keys = vec![("general.architecture".to_string(), Value::text("llama"))];
