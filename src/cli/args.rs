@@ -25,6 +25,8 @@ pub struct Cli {
 pub(super) enum Command {
     /// Answer every line of a file of prompts; run again to resume
     Run(Box<RunArgs>),
+    /// Measure this machine for the planner
+    Calibrate(CalibrateArgs),
     /// List the devices that --device can name
     Devices(DevicesArgs),
     /// Show what a model's files say: shape, tensors, metadata
@@ -165,6 +167,33 @@ pub(super) struct RunArgs {
     pub(super) engine: EngineArgs,
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct CalibrateArgs {
+    /// Read this model's file instead of a scratch file
+    #[arg(short, long, env = "FOREBAY_MODEL", value_name = "MODEL")]
+    pub(super) model: Option<String>,
+    /// auto, cpu, gpu, reference, part of an adapter's name, or an index of `forebay devices`
+    #[arg(long, env = "FOREBAY_DEVICE", default_value = "auto", value_name = "DEVICE")]
+    pub(super) device: String,
+    /// Threads of the cpu device, at most 256 [default: one per core]
+    #[arg(long, env = "FOREBAY_THREADS", value_parser = values::threads, value_name = "N")]
+    pub(super) threads: Option<usize>,
+    /// Folder on the disk that will be streamed from, for a scratch file [default: the user's cache]
+    #[arg(long, env = "FOREBAY_DISK_DIR", value_name = "DIR")]
+    pub(super) disk_dir: Option<PathBuf>,
+    /// Take ten seconds instead of a minute
+    #[arg(long, env = "FOREBAY_QUICK", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue)]
+    pub(super) quick: bool,
+    /// Also write the profile to FILE, as JSON
+    #[arg(short, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, env = "FOREBAY_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue)]
+    pub(super) json: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -3,6 +3,8 @@
 //! Must never know: how anything below it works.
 
 mod args;
+mod cache;
+mod calibrate;
 mod device;
 mod devices;
 mod engine;
@@ -12,6 +14,7 @@ mod inspect;
 mod interrupt;
 mod log;
 mod memory;
+mod profiles;
 mod progress;
 mod run;
 mod shell;
@@ -30,6 +33,7 @@ pub fn main() -> anyhow::Result<u8> {
     let quiet = cli.verbosity.quiet;
     match cli.command {
         Command::Run(args) => run::run(&args, quiet),
+        Command::Calibrate(args) => calibrate::calibrate(&args, quiet),
         Command::Devices(args) => devices::devices(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Eval(EvalCommand::Perplexity(args)) => eval::eval(&args, quiet),

@@ -77,12 +77,12 @@ fn calls(meter: &mut Meter<'_>, rows: usize) -> Result<Vec<Call>, DeviceError> {
     ])
 }
 
-/// Numbers that a call reads or writes, tables left out.
+/// Numbers that a call reads or writes; of appends, those that it stores; tables left out.
 fn touched(call: &Call) -> usize {
     match call {
         Call::RmsNorm { rows, cols, .. } | Call::Gather { rows, cols, .. } => 2 * rows * cols,
         Call::Rope { rows, heads, head_dim, .. } => 2 * rows * heads * head_dim,
-        Call::Append { rows, layout, .. } => 4 * rows * layout.width(),
+        Call::Append { rows, layout, .. } => 2 * rows * layout.width(),
         Call::Gate { count, .. } | Call::Add { count, .. } => 3 * count,
         Call::Linear { .. } | Call::Attention { .. } => 0,
     }
@@ -102,7 +102,7 @@ mod tests {
         let mut meter = Meter::new(&mut device, Clock::Wall).unwrap();
         let touched: usize = calls(&mut meter, 3).unwrap().iter().map(touched).sum();
         let (q, kv) = (HEADS * LAYOUT.head_dim, LAYOUT.width());
-        assert_eq!(touched, 3 * (10 * HIDDEN + 2 * q + 6 * kv + 3 * FEED_FORWARD));
+        assert_eq!(touched, 3 * (10 * HIDDEN + 2 * q + 4 * kv + 3 * FEED_FORWARD));
         drop(meter);
         assert_eq!(device.memory().bytes, 0, "everything was released");
     }

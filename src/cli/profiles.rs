@@ -1,0 +1,237 @@
+//! Profiles of this machine: measured, cached, found again.
+
+use super::exit::CliError;
+use super::progress::Display;
+use super::{cache, log};
+use crate::backend::cpu::CpuDevice;
+use crate::backend::{Device, DeviceInfo, DeviceKind};
+use crate::job::ProfileFile;
+use crate::profile::{Calibration, Clock, DiskPlace, Effort, Settings, calibrate};
+use forebay_planner::HardwareProfile;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// What is measured.
+pub(super) struct Subject<'a> {
+    /// What computes.
+    pub(super) device: &'a mut dyn Device,
+    /// Threads of the processor.
+    pub(super) threads: Option<usize>,
+    /// Where a scratch file may be made.
+    pub(super) folder: PathBuf,
+    /// A large file to read instead.
+    pub(super) file: Option<PathBuf>,
+}
+
+impl<'a> Subject<'a> {
+    /// `folder`, or else the user's cache.
+    pub(super) fn new(
+        device: &'a mut dyn Device,
+        threads: Option<usize>,
+        folder: Option<&Path>,
+        file: Option<&Path>,
+    ) -> Result<Subject<'a>, CliError> {
+        let folder = match folder {
+            Some(folder) => folder.to_path_buf(),
+            None => own_folder()?,
+        };
+        let file = file.filter(|file| file.is_file()).map(Path::to_path_buf);
+        Ok(Subject { device, threads, folder, file })
+    }
+
+    fn place(&self) -> DiskPlace {
+        let place = DiskPlace::folder_of(&self.folder);
+        match &self.file {
+            Some(file) => place.with_file(file),
+            None => place,
+        }
+    }
+
+    /// The processor, where the device is another.
+    fn host(&self) -> anyhow::Result<Option<CpuDevice>> {
+        let own = matches!(self.device.info().kind, DeviceKind::Cpu | DeviceKind::Reference);
+        Ok(if own { None } else { Some(CpuDevice::new(self.threads)?) })
+    }
+
+    /// What a profile holds for.
+    fn machine(&self, host: Option<&DeviceInfo>) -> Map<String, Value> {
+        let device = self.device.info();
+        let host = host.unwrap_or(device);
+        let read = self.file.as_deref().unwrap_or(&self.folder);
+        let value = json!({
+            "forebay": env!("CARGO_PKG_VERSION"),
+            "device": device.name,
+            "kind": device.kind.to_string(),
+            "driver": device.driver,
+            "processor": host.name,
+            "processor_path": host.driver,
+            "disk": disk_of(read),
+            "scratch_disk": disk_of(&self.folder),
+        });
+        value.as_object().cloned().unwrap_or_default()
+    }
+
+    /// Measures, and keeps the result for [`profile_for`].
+    pub(super) fn measure(
+        &mut self,
+        effort: Effort,
+        quiet: bool,
+    ) -> anyhow::Result<(ProfileFile, Calibration)> {
+        let mut host = self.host()?;
+        let machine = self.machine(host.as_ref().map(|host| host.info()));
+        let display = Display::new(quiet);
+        let place = self.place();
+        let settings = Settings { effort, clock: Clock::Wall };
+        let host = host.as_mut().map(|host| host as &mut dyn Device);
+        let found = calibrate(self.device, host, &place, settings, &mut |what| {
+            display.note(&format!("measuring: {what}"));
+        })?;
+        let file = ProfileFile {
+            profile: found.profile.clone(),
+            note: None,
+            details: details(&found, effort),
+            machine,
+        };
+        if let Some(path) = path_of(&file.machine) {
+            keep(&file, &path);
+        }
+        Ok((file, found))
+    }
+}
+
+/// The profile to plan with: the cached one if device, driver, threads, disk and version are as they
+/// were; otherwise a quick measurement, which is said.
+#[expect(dead_code, reason = "for the commands that plan")]
+pub(super) fn profile_for(
+    device: &mut dyn Device,
+    threads: Option<usize>,
+    folder: Option<&Path>,
+    file: Option<&Path>,
+    quiet: bool,
+) -> anyhow::Result<HardwareProfile> {
+    let mut subject = Subject::new(device, threads, folder, file)?;
+    let host = subject.host()?;
+    let machine = subject.machine(host.as_ref().map(|host| host.info()));
+    drop(host);
+    if let Some(found) = path_of(&machine).and_then(|path| cached(&path, &machine)) {
+        return Ok(found);
+    }
+    if !quiet {
+        log::say(
+            "forebay: no profile of this machine yet; measuring it takes about ten seconds \
+             (`forebay calibrate` takes a minute and is more exact)",
+        );
+    }
+    Ok(subject.measure(Effort::Quick, quiet)?.0.profile)
+}
+
+/// The profile in a file, if it is one and of this machine.
+fn cached(path: &Path, machine: &Map<String, Value>) -> Option<HardwareProfile> {
+    match ProfileFile::load(path) {
+        Ok(file) if file.machine == *machine => Some(file.profile),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::debug!("{error}");
+            None
+        }
+    }
+}
+
+/// Without a cache, the next run measures again.
+fn keep(file: &ProfileFile, path: &Path) {
+    let stored = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    let stored = stored.map_err(anyhow::Error::from).and_then(|()| Ok(file.store(path)?));
+    if let Err(error) = stored {
+        tracing::warn!("the profile is not kept: {error:#}");
+    }
+}
+
+/// Where the profile of a machine is cached.
+fn path_of(machine: &Map<String, Value>) -> Option<PathBuf> {
+    let key = serde_json::to_vec(machine).ok()?;
+    let digest = Sha256::digest(&key);
+    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Some(cache::folder()?.join("profiles").join(format!("{name}.json")))
+}
+
+/// The user's cache folder, made if need be.
+fn own_folder() -> Result<PathBuf, CliError> {
+    let usage = |why: String| CliError::Usage(format!("{why}; name a folder with --disk-dir"));
+    let folder = cache::folder()
+        .ok_or_else(|| usage("neither XDG_CACHE_HOME nor HOME says where to keep files".into()))?;
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| usage(format!("cannot create {}: {error}", folder.display())))?;
+    Ok(folder)
+}
+
+/// Which disk a path is on.
+fn disk_of(path: &Path) -> Value {
+    #[cfg(unix)]
+    if let Ok(metadata) = std::fs::metadata(path) {
+        return std::os::unix::fs::MetadataExt::dev(&metadata).into();
+    }
+    let root = path.canonicalize().ok();
+    let root = root.as_deref().and_then(|path| path.components().next());
+    root.map(|root| root.as_os_str().to_string_lossy().into_owned()).into()
+}
+
+fn details(found: &Calibration, effort: Effort) -> Map<String, Value> {
+    let transfers: Vec<Value> = found
+        .transfers
+        .iter()
+        .map(|rate| {
+            let (path, bytes) = (rate.path.to_string(), rate.bytes);
+            json!({"path": path, "bytes": bytes, "bytes_per_sec": rate.bytes_per_sec})
+        })
+        .collect();
+    let reads: Vec<Value> = found
+        .reads
+        .iter()
+        .map(|rate| {
+            json!({
+                "direct": rate.direct,
+                "threads": rate.threads,
+                "bytes": rate.bytes,
+                "bytes_per_sec": rate.bytes_per_sec,
+            })
+        })
+        .collect();
+    let value = json!({
+        "effort": if effort == Effort::Quick { "quick" } else { "full" },
+        "seconds": found.seconds,
+        "transfers": transfers,
+        "reads": reads,
+    });
+    value.as_object().cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_holds_for_its_machine_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut device = CpuDevice::new(Some(1)).unwrap();
+        let subject = Subject::new(&mut device, Some(1), Some(dir.path()), None).unwrap();
+        let machine = subject.machine(None);
+        assert!(machine["driver"].as_str().unwrap().contains("1 thread"), "{machine:?}");
+        let mut two = CpuDevice::new(Some(2)).unwrap();
+        let other = Subject::new(&mut two, Some(2), Some(dir.path()), None).unwrap().machine(None);
+        assert_ne!(machine, other, "threads count");
+        assert_ne!(path_of(&machine).map(|p| p.file_name().map(|n| n.to_owned())), None);
+
+        let example =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/examples/profiles/pcie4-rtx4090-like.json");
+        let mut file = ProfileFile::load(Path::new(example)).unwrap();
+        file.machine = machine.clone();
+        let path = dir.path().join("profile.json");
+        assert_eq!(cached(&path, &machine), None, "there is no file");
+        keep(&file, &path);
+        assert_eq!(cached(&path, &machine), Some(file.profile.clone()));
+        assert_eq!(cached(&path, &other), None);
+        std::fs::write(&path, "{\"forebay_profile\":1").unwrap();
+        assert_eq!(cached(&path, &machine), None, "a torn file is measured again");
+    }
+}
