@@ -29,6 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "kernel",
             "model",
             "profile",
+            "quant",
             "sample",
             "store",
             "tokenizer",
