@@ -107,7 +107,7 @@ fn rates_of(profile: &HardwareProfile) -> String {
     let device = &profile.device;
     let mut text = attention_of("", device);
     let mut row = |name: &str, value: String| {
-        let _ = writeln!(text, "{name:<18}{value}");
+        let _ = writeln!(text, "{name:<20}{value}");
     };
     row("other", format!("{:.3} ns a number", device.elementwise_seconds * 1e9));
     row("logits", format!("{:.2} ns each, sampling included", device.logit_seconds * 1e9));
@@ -131,7 +131,7 @@ fn attention_of(whose: &str, device: &DeviceRates) -> String {
         let name = format!("{whose}attention {}", rate.format);
         let _ = writeln!(
             text,
-            "{name:<18}{stream:.3} ns an element from memory, {element:.3} ns for each row that sees \
+            "{name:<20}{stream:.3} ns an element from memory, {element:.3} ns for each row that sees \
              it, {product:.4} ns a product"
         );
     }
