@@ -18,8 +18,9 @@ use std::sync::Arc;
 
 type Error = Box<dyn std::error::Error>;
 
-/// Passes of each kind: their order of magnitude is what matters on a machine that others use.
-const REPEATS: usize = 12;
+/// Passes of each kind, at least and at most, and seconds after which the least must do.
+const REPEATS: [usize; 2] = [3, 12];
+const SECONDS_MAX: f64 = 90.0;
 
 /// (name, decoding sequences, positions that each has, rows of a prompt).
 const PASSES: [(&str, usize, usize, usize); 7] = [
@@ -86,7 +87,11 @@ fn measure(
     let batches: Vec<Batch> =
         PASSES.iter().map(|&(_, n, len, prompt)| batch(n, len, prompt)).collect();
     let mut times = vec![Vec::new(); PASSES.len()];
-    for round in 0..=REPEATS {
+    let begin = std::time::Instant::now();
+    for round in 0..=REPEATS[1] {
+        if round > REPEATS[0] && begin.elapsed().as_secs_f64() > SECONDS_MAX {
+            break;
+        }
         for (times, batch) in times.iter_mut().zip(&batches) {
             let start = clock.now();
             executor
@@ -176,7 +181,7 @@ fn predict(rates: &DeviceRates, files: &ModelFiles, batch: &Batch) -> [f64; 6] {
         let (q, kv) = (layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim);
         let (qk_norm, post) = (usize::from(layer.qk_norm), usize::from(layer.post_norms));
         touched +=
-            rows * (10 * h + 2 * q + 6 * kv + 3 * ff + qk_norm * 2 * (q + kv) + post * 4 * h);
+            rows * (10 * h + 2 * q + 4 * kv + 3 * ff + qk_norm * 2 * (q + kv) + post * 4 * h);
         calls += 13 + 2 * qk_norm + 2 * post;
     }
     let head = if spec.tied_head { Role::Embedding } else { Role::Output };

@@ -1,5 +1,8 @@
 //! The one integration test binary. Each module says what it holds.
 
+/// The machine is measured, and the profile is written, printed and kept.
+#[path = "it/calibrate.rs"]
+mod calibrate;
 /// The real binary: answers, errors, exit codes.
 #[path = "it/cli.rs"]
 mod cli;

@@ -48,7 +48,7 @@ pub struct DeviceRates {
     /// Attention by format of the KV cache.
     pub attention: Vec<AttentionRate>,
     /// Everything else of a layer (norms, rotation, cache appends, gates, sums): seconds per number
-    /// read or written. A row of a layer has `10 hidden + 2 q + 6 kv + 3 feed_forward` of them (`q`
+    /// read or written. A row of a layer has `10 hidden + 2 q + 4 kv + 3 feed_forward` of them (`q`
     /// and `kv` the widths of queries and of keys), and `2 q + 2 kv` more with norms of heads,
     /// `4 hidden` more with norms after blocks.
     pub elementwise_seconds: f64,

@@ -32,6 +32,8 @@ pub(super) enum Command {
     Run(Box<RunArgs>),
     /// Show where everything would live, how long a job would take, and why
     Plan(Box<PlanArgs>),
+    /// Measure this machine for the planner
+    Calibrate(CalibrateArgs),
     /// List the devices that --device can name
     Devices(DevicesArgs),
     /// Show what a model's files say: shape, tensors, metadata
@@ -254,6 +256,33 @@ pub(super) struct PlanArgs {
     pub(super) memory: MemoryArgs,
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct CalibrateArgs {
+    /// Read this model's file instead of a scratch file
+    #[arg(short, long, env = "FOREBAY_MODEL", value_name = "MODEL")]
+    pub(super) model: Option<String>,
+    /// auto, cpu, gpu, reference, part of an adapter's name, or an index of `forebay devices`
+    #[arg(long, env = "FOREBAY_DEVICE", default_value = "auto", value_name = "DEVICE")]
+    pub(super) device: String,
+    /// Threads of the cpu device, at most 256 [default: one per core]
+    #[arg(long, env = "FOREBAY_THREADS", value_parser = values::threads, value_name = "N")]
+    pub(super) threads: Option<usize>,
+    /// Folder on the disk that will be streamed from, for a scratch file [default: the user's cache]
+    #[arg(long, env = "FOREBAY_DISK_DIR", value_name = "DIR")]
+    pub(super) disk_dir: Option<PathBuf>,
+    /// Take ten seconds instead of a minute
+    #[arg(long, env = "FOREBAY_QUICK", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue)]
+    pub(super) quick: bool,
+    /// Also write the profile to FILE, as JSON
+    #[arg(short, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, env = "FOREBAY_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue)]
+    pub(super) json: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -77,7 +77,9 @@ impl Amounts {
         let memory = device.memory_bytes.unwrap_or(UNKNOWN_DEVICE_BYTES);
         // A tenth for what the driver and the desktop take.
         let gpu = self.gpu_mem.bytes(memory, memory, memory / 10);
-        let space = crate::store::free_bytes(folder).unwrap_or(u64::MAX / 4);
+        // The folder may not have been made yet.
+        let space = folder.ancestors().find_map(crate::store::free_bytes);
+        let space = space.unwrap_or(u64::MAX / 4);
         let disk = self.disk.bytes(space, space, space / 10);
         Split { device: gpu, ram, disk }
     }

@@ -5,6 +5,7 @@
 mod args;
 mod budget;
 mod cache;
+mod calibrate;
 mod device;
 mod devices;
 mod engine;
@@ -42,6 +43,7 @@ pub fn main() -> anyhow::Result<u8> {
     match cli.command {
         Command::Run(args) => run::run(&args, quiet),
         Command::Plan(args) => plan::plan(&args, quiet),
+        Command::Calibrate(args) => calibrate::calibrate(&args, quiet),
         Command::Devices(args) => devices::devices(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Eval(EvalCommand::Perplexity(args)) => eval::eval(&args, quiet),

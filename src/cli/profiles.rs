@@ -102,7 +102,6 @@ impl<'a> Subject<'a> {
 
 /// The profile to plan with: the cached one if device, driver, threads, disk and version are as they
 /// were; otherwise a quick measurement, which is said.
-#[expect(dead_code, reason = "for the commands that plan")]
 pub(super) fn profile_for(
     device: &mut dyn Device,
     threads: Option<usize>,

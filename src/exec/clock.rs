@@ -1,11 +1,17 @@
 //! The simulated clock: every pass that is run is also played on the schedule's event clock, at the
 //! rates of a measured profile.
 
+use crate::kernel::PAGE_LEN;
 use crate::schedule::{Batch, Matrices, Part, Simulation, Step, StepCosts, StreamPlan};
 use forebay_planner::{AttentionRate, HardwareProfile, LayerShape, ModelShape};
 
 /// Name of the cache format in profiles.
 const KV_FORMAT: &str = "f16";
+
+/// Calls of the halves of a layer: norm, two linear, two rotations, append, attention, sum; norm, two
+/// linear, gate, sum.
+const ATTENTION_CALLS: f64 = 8.0;
+const FEED_FORWARD_CALLS: f64 = 5.0;
 
 /// A simulation that follows an executor.
 pub(super) struct Clock {
@@ -83,10 +89,11 @@ impl Costs<'_> {
         let Some(rate) = self.clock.profile.device.attention(KV_FORMAT) else { return 0.0 };
         let window = layer.window.unwrap_or(usize::MAX);
         let seen: usize = batch.map.iter().map(|row| (row.length as usize).min(window)).sum();
-        let AttentionRate { kv_element_seconds, product_seconds, .. } = rate;
-        let kv = 2.0 * (layer.kv_heads * layer.head_dim) as f64 * kv_element_seconds;
+        let AttentionRate { stream_seconds, kv_element_seconds, product_seconds, .. } = rate;
+        let kv = 2.0 * (layer.kv_heads * layer.head_dim) as f64;
         let products = 2.0 * (layer.heads * layer.head_dim) as f64 * product_seconds;
-        seen as f64 * (kv + products)
+        let there = (batch.pages.len() * PAGE_LEN) as f64;
+        there * kv * stream_seconds + seen as f64 * (kv * kv_element_seconds + products)
     }
 
     fn run(&self, part: usize, micro: usize) -> f64 {
@@ -103,9 +110,14 @@ impl Costs<'_> {
             forebay_planner::Part::Attention => self.attention(layer, batch),
             forebay_planner::Part::FeedForward => 0.0,
         };
+        let calls = match half {
+            forebay_planner::Part::Attention => ATTENTION_CALLS,
+            forebay_planner::Part::FeedForward => FEED_FORWARD_CALLS,
+        };
         self.linear(part, rows)
             + touched * device.elementwise_seconds
             + attention
+            + calls * device.call_seconds
             + device.run_seconds
     }
 }

@@ -17,6 +17,9 @@ const CACHE_BYTES: usize = 64 << 20;
 /// Positions that each of these rows sees.
 const LENGTH: usize = 512;
 
+/// Pages of a sequence.
+const PAGES: usize = LENGTH / PAGE_LEN;
+
 /// (query heads, key/value heads, elements of a head).
 const SHAPES: [(usize, usize, usize); 3] = [(9, 3, 64), (12, 2, 128), (8, 8, 64)];
 
@@ -26,37 +29,42 @@ struct Case {
     shape: (usize, usize, usize),
     /// Rows of one prompt (which see each other's keys), or one row of each of many sequences.
     prompt: bool,
+    rows: usize,
 }
 
 impl Case {
-    fn all() -> impl Iterator<Item = Case> {
-        SHAPES.into_iter().flat_map(|shape| [false, true].map(|prompt| Case { shape, prompt }))
+    /// Every shape both ways, in calls of at most `products` products.
+    fn all(products: f64) -> impl Iterator<Item = Case> {
+        SHAPES.into_iter().flat_map(move |shape| {
+            [false, true].map(|prompt| {
+                let mut case = Case { shape, prompt, rows: 1 };
+                let row = case.work()[2];
+                let most = if prompt { LENGTH } else { CACHE_BYTES / case.sequence_bytes() };
+                case.rows = most.min((products / row) as usize).max(4);
+                case
+            })
+        })
     }
 
     fn layout(&self) -> CacheLayout {
         CacheLayout { kv_heads: self.shape.1, head_dim: self.shape.2 }
     }
 
-    /// Pages of one sequence.
-    fn pages(&self) -> usize {
-        LENGTH / PAGE_LEN
+    fn sequence_bytes(&self) -> usize {
+        PAGES * self.layout().page_bytes()
     }
 
-    fn rows(&self) -> usize {
-        match self.prompt {
-            true => LENGTH,
-            false => (CACHE_BYTES / (self.pages() * self.layout().page_bytes())).max(1),
-        }
-    }
-
-    /// What the rows see.
+    /// What the rows see: the last positions of a prompt, or each the end of a sequence of its own.
     fn map(&self) -> Vec<AttentionRow> {
         let row = |i: usize| {
-            let (length, start) = if self.prompt { (i + 1, 0) } else { (LENGTH, i * self.pages()) };
+            let (length, start) = match self.prompt {
+                true => (LENGTH - self.rows + 1 + i, 0),
+                false => (LENGTH, i * PAGES),
+            };
             let (length, page_start) = (length as u32, start as u32);
             AttentionRow { page_start, prefix: length, path_start: 0, length }
         };
-        (0..self.rows()).map(row).collect()
+        (0..self.rows).map(row).collect()
     }
 
     /// Elements of keys and values of all sequences, the same over all rows, and products.
@@ -76,7 +84,7 @@ pub(super) struct Attention {
 
 impl Attention {
     pub(super) fn new(format: &'static str) -> Attention {
-        Attention { format, cases: Case::all().map(|case| (case, Samples::default())).collect() }
+        Attention { format, cases: Vec::new() }
     }
 
     /// One round over the cases.
@@ -87,17 +95,17 @@ impl Attention {
     ) -> Result<(), ProfileError> {
         let mark = meter.mark();
         let cache = cache(meter)?;
-        let mut speed = None;
+        if self.cases.is_empty() {
+            // A few rows first, to see how many the device can do in a sample.
+            let pilot = Case { shape: SHAPES[0], prompt: false, rows: 8 };
+            let mut samples = Samples::default();
+            time(meter, &pilot, cache, 0.0, &mut samples)?;
+            let per_second = pilot.work()[2] / samples.seconds();
+            let cases = Case::all(effort.sample_max() / 2.0 * per_second);
+            self.cases = cases.map(|case| (case, Samples::default())).collect();
+        }
         for (case, samples) in &mut self.cases {
-            let [.., work] = case.work();
-            if speed.is_some_and(|seconds| seconds * work > effort.sample_max()) {
-                continue;
-            }
-            let inner = meter.mark();
-            let call = call(meter, case, cache)?;
-            meter.sample(&[vec![call]], &mut 0, effort.slice(), samples)?;
-            speed = Some(samples.seconds() / work);
-            meter.release(inner);
+            time(meter, case, cache, effort.slice(), samples)?;
         }
         meter.release(mark);
         Ok(())
@@ -105,14 +113,30 @@ impl Attention {
 
     /// The coefficients, by least squares of relative errors.
     pub(super) fn rate(&self) -> AttentionRate {
-        let measured = self.cases.iter().filter(|(_, samples)| !samples.is_empty());
         let cases: Vec<([f64; 3], f64)> =
-            measured.map(|(case, samples)| (case.work(), samples.seconds())).collect();
+            self.cases.iter().map(|(case, samples)| (case.work(), samples.seconds())).collect();
         let [stream_seconds, kv_element_seconds, product_seconds] = fit(&cases);
-        tracing::debug!(?cases, stream_seconds, kv_element_seconds, product_seconds, "attention");
+        for (work, seconds) in &cases {
+            let fitted = dot(work, &[stream_seconds, kv_element_seconds, product_seconds]);
+            tracing::debug!(?work, seconds, error = fitted / seconds - 1.0, "attention");
+        }
         let format = self.format.to_string();
         AttentionRate { format, stream_seconds, kv_element_seconds, product_seconds }
     }
+}
+
+fn time(
+    meter: &mut Meter<'_>,
+    case: &Case,
+    cache: Buffer,
+    slice: f64,
+    samples: &mut Samples,
+) -> Result<(), DeviceError> {
+    let mark = meter.mark();
+    let call = call(meter, case, cache)?;
+    meter.sample(&[vec![call]], &mut 0, slice, samples)?;
+    meter.release(mark);
+    Ok(())
 }
 
 /// Pages full of small numbers, whatever the format makes of them.
@@ -128,9 +152,8 @@ fn cache(meter: &mut Meter<'_>) -> Result<Buffer, DeviceError> {
 
 fn call(meter: &mut Meter<'_>, case: &Case, cache: Buffer) -> Result<Call, DeviceError> {
     let (heads, _, head_dim) = case.shape;
-    let rows = case.rows();
-    let map = case.map();
-    let pages = if case.prompt { case.pages() } else { rows * case.pages() };
+    let (rows, map) = (case.rows, case.map());
+    let pages = if case.prompt { PAGES } else { rows * PAGES };
     Ok(Call::Attention {
         q: meter.floats(rows * heads * head_dim)?,
         cache,
@@ -199,7 +222,7 @@ mod tests {
 
     #[test]
     fn coefficients_come_back() {
-        let works: Vec<[f64; 3]> = Case::all().map(|case| case.work()).collect();
+        let works: Vec<[f64; 3]> = Case::all(1e9).map(|case| case.work()).collect();
         for want in [[1e-10, 2e-10, 5e-11], [0.0, 0.0, 1e-10], [3e-10, 0.0, 2e-11]] {
             let cases: Vec<([f64; 3], f64)> =
                 works.iter().map(|work| (*work, dot(work, &want))).collect();
@@ -209,6 +232,15 @@ mod tests {
             }
         }
         assert_eq!(fit(&[]), [0.0; 3]);
+    }
+
+    #[test]
+    fn slow_devices_get_fewer_rows() {
+        for (all, few) in Case::all(f64::INFINITY).zip(Case::all(1e5)) {
+            assert!(few.rows == 4 && few.map()[3].length as usize == LENGTH, "{few:?}");
+            assert!(all.rows > 100 && all.map()[0].length >= 1, "{all:?}");
+            assert!(all.prompt || all.rows * all.sequence_bytes() <= CACHE_BYTES);
+        }
     }
 
     /// Noise that would make a coefficient negative leaves the others.

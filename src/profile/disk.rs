@@ -20,8 +20,11 @@ const PIECES: [usize; 2] = [1 << 20, 4 << 20];
 const WRITE: usize = 32 << 20;
 /// Least bytes of a file whose reads say something.
 const FILE_MIN: u64 = 32 << 20;
-/// Patterns this close to the best are as good; the one that costs the processor least is taken.
-const AS_GOOD: f64 = 0.95;
+/// Reads past the page cache are preferred at this part of the best rate of all: the others cost the
+/// processor a copy, and memory that the budget does not know of.
+const DIRECT_IS_WORTH: f64 = 0.85;
+/// Patterns this close to the best of their kind are as good.
+const AS_GOOD: f64 = 0.97;
 /// Rows of the layers that are computed while the disk is read.
 const COMPUTE_ROWS: usize = 32;
 
@@ -224,8 +227,8 @@ impl Disk {
         }
     }
 
-    /// The pattern to stream by: of those that are about as fast as the fastest, past the page cache
-    /// before through it, then fewer reads in flight, then larger ones.
+    /// The pattern to stream by: past the page cache unless that is much slower; then of those that are
+    /// about as fast as the fastest the one with the fewest reads in flight, then the largest ones.
     fn best(&self) -> ReadRate {
         choose(&self.rates())
     }
@@ -263,9 +266,15 @@ fn patterns() -> impl Iterator<Item = ReadRate> {
 
 /// See [`Disk::best`].
 fn choose(rates: &[ReadRate]) -> ReadRate {
-    let fastest = rates.iter().map(|rate| rate.bytes_per_sec).fold(0.0, f64::max);
-    let good = rates.iter().filter(|rate| rate.bytes_per_sec >= AS_GOOD * fastest);
-    let key = |rate: &&ReadRate| (!rate.direct, rate.threads, usize::MAX - rate.bytes);
+    let fastest = |direct: bool| {
+        let kind = rates.iter().filter(|rate| rate.direct == direct);
+        kind.map(|rate| rate.bytes_per_sec).fold(0.0, f64::max)
+    };
+    let direct = fastest(true) >= DIRECT_IS_WORTH * fastest(false);
+    let good = rates
+        .iter()
+        .filter(|rate| rate.direct == direct && rate.bytes_per_sec >= AS_GOOD * fastest(direct));
+    let key = |rate: &&ReadRate| (rate.threads, usize::MAX - rate.bytes);
     good.min_by_key(key).copied().unwrap_or(ReadRate {
         direct: false,
         threads: 1,
@@ -309,7 +318,7 @@ mod tests {
             bytes_per_sec,
         };
         let rates = [
-            rate(false, 1, 4 << 20, 2.00e9),
+            rate(false, 1, 4 << 20, 2.20e9),
             rate(true, 4, 1 << 20, 1.98e9),
             rate(true, 2, 1 << 20, 1.95e9),
             rate(true, 2, 4 << 20, 1.94e9),
@@ -317,6 +326,7 @@ mod tests {
         ];
         assert_eq!(choose(&rates), rates[3]);
         assert_eq!(choose(&rates[..1]), rates[0]);
+        assert_eq!(choose(&[rates[0], rates[4]]), rates[0], "direct reads are much slower");
         assert_eq!(choose(&[]).bytes_per_sec, 0.0);
     }
 

@@ -27,10 +27,7 @@ impl Elementwise {
         let mark = meter.mark();
         for (samples, rows) in self.0.iter_mut().zip(ROWS) {
             let calls = calls(meter, rows)?;
-            let mut own = Samples::default();
-            meter.sample(&[calls.clone()], &mut 0, effort.slice(), &mut own)?;
-            let touched: usize = calls.iter().map(touched).sum();
-            samples.push(own.seconds() / touched as f64);
+            meter.sample(&[calls], &mut 0, effort.slice(), samples)?;
             meter.release(mark);
         }
         Ok(())
@@ -38,7 +35,10 @@ impl Elementwise {
 
     /// Seconds per number: the mean of small and large passes.
     pub(super) fn seconds(&self) -> f64 {
-        self.0.iter().map(Samples::seconds).sum::<f64>() / self.0.len() as f64
+        let of = |(samples, rows): (&Samples, usize)| {
+            samples.seconds() / (rows * touched_per_row()) as f64
+        };
+        self.0.iter().zip(ROWS).map(of).sum::<f64>() / ROWS.len() as f64
     }
 }
 
@@ -77,15 +77,11 @@ fn calls(meter: &mut Meter<'_>, rows: usize) -> Result<Vec<Call>, DeviceError> {
     ])
 }
 
-/// Numbers that a call reads or writes, tables left out.
-fn touched(call: &Call) -> usize {
-    match call {
-        Call::RmsNorm { rows, cols, .. } | Call::Gather { rows, cols, .. } => 2 * rows * cols,
-        Call::Rope { rows, heads, head_dim, .. } => 2 * rows * heads * head_dim,
-        Call::Append { rows, layout, .. } => 4 * rows * layout.width(),
-        Call::Gate { count, .. } | Call::Add { count, .. } => 3 * count,
-        Call::Linear { .. } | Call::Attention { .. } => 0,
-    }
+/// Numbers that the calls read or write per row; of appends, those that they store; tables left out.
+/// The planner multiplies by the same: see `DeviceRates::elementwise_seconds`.
+fn touched_per_row() -> usize {
+    let (q, kv) = (HEADS * LAYOUT.head_dim, LAYOUT.width());
+    10 * HIDDEN + 2 * q + 4 * kv + 3 * FEED_FORWARD
 }
 
 #[cfg(test)]
@@ -95,14 +91,23 @@ mod tests {
     use crate::backend::Device;
     use crate::backend::reference::ReferenceDevice;
 
-    /// What is divided by is what the planner multiplies with: see `DeviceRates::elementwise_seconds`.
+    /// Numbers that a call reads or writes.
+    fn touched(call: &Call) -> usize {
+        match call {
+            Call::RmsNorm { rows, cols, .. } => 2 * rows * cols,
+            Call::Rope { rows, heads, head_dim, .. } => 2 * rows * heads * head_dim,
+            Call::Append { rows, layout, .. } => 2 * rows * layout.width(),
+            Call::Gate { count, .. } | Call::Add { count, .. } => 3 * count,
+            other => panic!("{other:?} is measured elsewhere"),
+        }
+    }
+
     #[test]
-    fn a_layer_touches_what_the_planner_counts() {
+    fn a_layer_touches_what_is_counted() {
         let mut device = ReferenceDevice::new();
         let mut meter = Meter::new(&mut device, Clock::Wall).unwrap();
         let touched: usize = calls(&mut meter, 3).unwrap().iter().map(touched).sum();
-        let (q, kv) = (HEADS * LAYOUT.head_dim, LAYOUT.width());
-        assert_eq!(touched, 3 * (10 * HIDDEN + 2 * q + 6 * kv + 3 * FEED_FORWARD));
+        assert_eq!(touched, 3 * touched_per_row());
         drop(meter);
         assert_eq!(device.memory().bytes, 0, "everything was released");
     }

@@ -5,8 +5,9 @@ use super::samples::Samples;
 use crate::backend::DeviceError;
 use crate::kernel::{Buffer, Call};
 
-/// Elements of the smaller and of the larger sum that calls are timed with.
-const SIZES: [usize; 2] = [8 << 10, 32 << 10];
+/// Elements of the smaller and of the larger sum that calls are timed with: enough for a processor to
+/// wake its helpers, few enough for its inner caches.
+const SIZES: [usize; 2] = [64 << 10, 128 << 10];
 /// Calls of the shorter and of the longer list.
 const LENGTHS: [usize; 2] = [4, 36];
 const REPEATS: usize = 60;
@@ -22,6 +23,8 @@ pub(super) fn measure(meter: &mut Meter<'_>) -> Result<f64, DeviceError> {
     let maps: Vec<Buffer> = (0..6).map(|_| meter.buffer(4096)).collect::<Result<_, _>>()?;
     let list = |length: usize, count: usize| vec![Call::Add { x, y, count }; length];
     let lists = LENGTHS.map(|length| SIZES.map(|size| list(length, size)));
+    // Kernels are compiled for the first call.
+    meter.elapsed([lists[0][0].as_slice()])?;
     let start = std::time::Instant::now();
     let (mut wait, mut pass) = (Samples::default(), Samples::default());
     let mut times: [[Samples; 2]; 2] = Default::default();

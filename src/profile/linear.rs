@@ -25,6 +25,9 @@ const CALLS: [(&[usize], usize); 4] = [
 /// program comes between. Shorter ones are timed whole, so that weights come from memory in turn.
 const WHOLE_SECONDS: f64 = 0.005;
 
+/// The call that stands for its layer where that takes too long.
+const SMALLEST: usize = 1;
+
 /// Measurements of one storage type.
 pub(super) struct Linear {
     pub(super) dtype: DType,
@@ -43,9 +46,17 @@ impl Point {
         Point { rows, whole: Samples::default(), calls: Default::default() }
     }
 
+    /// Seconds of the layer per weight element; 0 where nothing was measured.
     fn seconds(&self) -> f64 {
-        let calls = self.calls.iter().map(Samples::seconds).sum();
-        if self.whole.is_empty() { calls } else { self.whole.seconds() }
+        if !self.whole.is_empty() {
+            return self.whole.seconds() / layer_elements();
+        }
+        let measured = self.calls.iter().zip(CALLS).filter(|(samples, _)| !samples.is_empty());
+        let (seconds, elements) =
+            measured.fold((0.0, 0.0), |(seconds, elements), (samples, call)| {
+                (seconds + samples.seconds(), elements + call_elements(&call))
+            });
+        if elements > 0.0 { seconds / elements } else { 0.0 }
     }
 }
 
@@ -81,20 +92,22 @@ impl Linear {
         let (mut next, mut per_row) = (0, 0.0);
         for point in &mut self.points {
             // The cost of a row falls with their number, so this is the most that it can take.
-            let expected = per_row * point.rows as f64;
-            if expected > effort.sample_max() {
+            let expected = |elements: f64| per_row * point.rows as f64 * elements;
+            if expected(call_elements(&CALLS[SMALLEST])) > effort.sample_max() {
                 break;
             }
             let calls: Vec<Vec<Call>> =
                 layers.iter().map(|layer| layer.calls(activations, point.rows)).collect();
-            if expected < WHOLE_SECONDS {
+            if expected(layer_elements()) < WHOLE_SECONDS {
                 meter.sample(&calls, &mut next, effort.slice(), &mut point.whole)?;
             } else {
-                for (index, samples) in point.calls.iter_mut().enumerate() {
-                    let slice = effort.slice() / CALLS.len() as f64;
+                let all = expected(layer_elements()) < effort.sample_max();
+                let chosen = if all { 0..CALLS.len() } else { SMALLEST..SMALLEST + 1 };
+                let slice = effort.slice() / chosen.len() as f64;
+                for index in chosen {
                     let alone: Vec<Vec<Call>> =
                         calls.iter().map(|calls| vec![calls[index].clone()]).collect();
-                    meter.sample(&alone, &mut next, slice, samples)?;
+                    meter.sample(&alone, &mut next, slice, &mut point.calls[index])?;
                 }
             }
             per_row = point.seconds() / point.rows as f64;
@@ -104,12 +117,18 @@ impl Linear {
 
     /// What was measured. Rows that would have taken too long are left out.
     pub(super) fn rate(&self) -> LinearRate {
-        let elements: usize =
-            CALLS.iter().map(|(outs, cols)| outs.iter().sum::<usize>() * cols).sum();
-        let measured = self.points.iter().filter(|point| point.seconds() > 0.0);
-        let points = measured.map(|point| (point.rows, point.seconds() / elements as f64));
-        LinearRate { dtype: self.dtype.to_string(), points: points.collect() }
+        let points = self.points.iter().map(|point| (point.rows, point.seconds()));
+        let points = points.filter(|&(_, seconds)| seconds > 0.0).collect();
+        LinearRate { dtype: self.dtype.to_string(), points }
     }
+}
+
+fn call_elements((outs, cols): &(&[usize], usize)) -> f64 {
+    (outs.iter().sum::<usize>() * cols) as f64
+}
+
+fn layer_elements() -> f64 {
+    CALLS.iter().map(call_elements).sum()
 }
 
 /// What the calls of a layer read and write.

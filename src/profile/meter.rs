@@ -1,7 +1,7 @@
 //! Times kernel calls on a device that may run them later.
 
 use super::samples::{Samples, noise};
-use crate::backend::{Device, DeviceError};
+use crate::backend::{Device, DeviceError, DeviceKind};
 use crate::kernel::{Buffer, Call};
 use std::time::Instant;
 
@@ -36,6 +36,8 @@ const SAMPLE_MIN: f64 = 0.002;
 pub(super) struct Meter<'a> {
     pub(super) device: &'a mut dyn Device,
     clock: Clock,
+    /// Whether the first of equal calls takes longer, as kernels are compiled for it.
+    warms_up: bool,
     /// Waiting for the device after its last call, seconds.
     pub(super) wait: f64,
     /// Fixed cost of a run.
@@ -49,7 +51,18 @@ pub(super) struct Meter<'a> {
 impl<'a> Meter<'a> {
     pub(super) fn new(device: &'a mut dyn Device, clock: Clock) -> Result<Meter<'a>, DeviceError> {
         let tail = device.alloc(16, "measuring")?;
-        Ok(Meter { device, clock, wait: 0.0, run: 0.0, call: 0.0, tail, held: vec![tail] })
+        let kind = device.info().kind;
+        let warms_up = !matches!(kind, DeviceKind::Cpu | DeviceKind::Reference);
+        Ok(Meter {
+            device,
+            clock,
+            warms_up,
+            wait: 0.0,
+            run: 0.0,
+            call: 0.0,
+            tail,
+            held: vec![tail],
+        })
     }
 
     /// Seconds since some moment.
@@ -125,6 +138,9 @@ impl<'a> Meter<'a> {
         slice: f64,
         to: &mut Samples,
     ) -> Result<(), DeviceError> {
+        if self.warms_up && to.is_empty() {
+            self.elapsed([runs[*next].as_slice()])?;
+        }
         let start = Instant::now();
         let mut count = 1;
         loop {

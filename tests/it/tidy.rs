@@ -30,6 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "kernel",
             "model",
             "profile",
+            "quant",
             "sample",
             "schedule",
             "store",
