@@ -204,6 +204,7 @@ mod tests {
             kind: DeviceKind::DiscreteGpu,
             driver: "x".to_string(),
             buffer_bytes_max: 0,
+            memory_bytes: None,
         };
         let text = text_of(&info, &file, &found);
         let line = |start: &str| text.lines().find(|line| line.trim_start().starts_with(start));
