@@ -129,6 +129,10 @@ pub(super) struct MemoryArgs {
     /// Rates of the machine to plan with [default: those `forebay calibrate` measured]
     #[arg(long, env = "FOREBAY_PROFILE", value_name = "FILE")]
     pub(super) profile: Option<PathBuf>,
+    /// Whether reads run ahead of what needs them; false shows what that gains
+    #[arg(long, env = "FOREBAY_OVERLAP", default_value = "true", value_name = "BOOL")]
+    #[arg(action = ArgAction::Set)]
+    pub(super) overlap: bool,
     /// Slow a tier down: disk=200MB/s, upload=1GB/s, or both with a comma
     #[arg(long, env = "FOREBAY_THROTTLE", value_name = "RATES")]
     pub(super) throttle: Option<Throttles>,

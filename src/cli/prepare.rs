@@ -9,7 +9,7 @@ use super::progress::Display;
 use super::throttle::Throttles;
 use super::{cache, device, log, profiles};
 use crate::backend::{Device, DeviceError};
-use crate::exec::{ExecError, Executor, Resources};
+use crate::exec::{ExecError, Executor, ExecutorConfig, Resources};
 use crate::job::{PolicyFile, ProfileFile, Survey};
 use crate::store::{CacheOptions, FileWeights, IoControl, PackedCache, Throttle, WeightSource};
 use anyhow::Context;
@@ -189,7 +189,7 @@ impl Setup<'_> {
         let mut progress = |done: usize, parts: usize| {
             display.note(&format!("loading {} ({bytes}): {done}/{parts}", self.model.name));
         };
-        let config = planned.executor.clone();
+        let config = ExecutorConfig { overlap: self.memory.overlap, ..planned.executor.clone() };
         Ok(Executor::with(device, files, config, resources, &mut progress)?)
     }
 

@@ -27,6 +27,8 @@ pub struct ExecutorConfig {
     pub rings: RingSizes,
     /// Threads that read streams.
     pub readers: usize,
+    /// Whether reads run ahead of what needs them; without, each begins when it is waited for.
+    pub overlap: bool,
     /// Home of each layer's KV cache; all on the device if empty.
     pub cache_homes: Vec<Tier>,
     /// Pages of a window into caches that are not on the device: most that a micro-batch may see.
@@ -61,6 +63,7 @@ impl ExecutorConfig {
             homes: Homes::resident(),
             rings: RingSizes::default(),
             readers: 1,
+            overlap: true,
             cache_homes: Vec::new(),
             window_pages: 0,
         }

@@ -172,7 +172,8 @@ impl Executor {
                 }
             };
             let reader = Reader::start(source, self.config.readers).map_err(ExecError::NoThread)?;
-            self.streams = Some(Streams::start(&self.plan, reader, target));
+            let overlap = self.config.overlap;
+            self.streams = Some(Streams::start(&self.plan, reader, target, overlap));
         }
         for step in prologue(&self.plan) {
             let Step::Upload { stream, .. } = step else { continue };

@@ -21,6 +21,7 @@ pub(super) struct Streams {
     early: BTreeSet<usize>,
     /// The ring that reads land in.
     ring: Target,
+    overlap: bool,
     reader: Reader,
     /// Bytes that have arrived.
     pub(super) read_bytes: u64,
@@ -31,7 +32,7 @@ pub(super) struct Streams {
 
 impl Streams {
     /// Starts the reads of `plan` that need no room to be made.
-    pub(super) fn start(plan: &StreamPlan, reader: Reader, ring: Target) -> Streams {
+    pub(super) fn start(plan: &StreamPlan, reader: Reader, ring: Target, overlap: bool) -> Streams {
         let order: Vec<usize> = plan.reads().map(|(index, _)| index).collect();
         let mut place = vec![0; plan.streams.len()];
         order.iter().enumerate().for_each(|(at, &index)| place[index] = at);
@@ -42,18 +43,19 @@ impl Streams {
             arrived: 0,
             early: BTreeSet::new(),
             ring,
+            overlap,
             reader,
             read_bytes: 0,
             released: 0,
             uploads: 0,
         };
-        streams.pump(plan);
+        streams.pump(plan, 0);
         streams
     }
 
-    /// Starts every read that gates allow.
-    fn pump(&mut self, plan: &StreamPlan) {
-        loop {
+    /// Starts every read that gates allow; without overlap, only those before `needed`.
+    fn pump(&mut self, plan: &StreamPlan, needed: usize) {
+        while self.overlap || self.started < needed {
             let (pass, index) =
                 (self.started / self.order.len(), self.order[self.started % self.order.len()]);
             let open = match plan.shares_ram {
@@ -81,7 +83,7 @@ impl Streams {
     pub(super) fn release(&mut self, plan: &StreamPlan, released: usize) {
         self.released = released;
         if plan.shares_ram {
-            self.pump(plan);
+            self.pump(plan, 0);
         }
     }
 
@@ -89,7 +91,7 @@ impl Streams {
     pub(super) fn uploaded(&mut self, plan: &StreamPlan) {
         self.uploads += 1;
         if !plan.shares_ram {
-            self.pump(plan);
+            self.pump(plan, 0);
         }
     }
 
@@ -101,6 +103,7 @@ impl Streams {
         trace: &mut Option<Trace>,
     ) -> Result<(), ExecError> {
         let number = pass * self.order.len() + self.place[index];
+        self.pump(plan, number + 1);
         while self.arrived <= number {
             let done = self.reader.next().ok_or(ExecError::ReaderGone)?;
             done.read?;
