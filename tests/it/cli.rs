@@ -12,7 +12,7 @@ pub(crate) fn model() -> Option<String> {
     Some(model_path("smollm2-135m")?.to_str().unwrap().to_string())
 }
 
-/// The real binary, without options from the environment.
+/// The real binary, without options from the environment, and with a profile that need not be measured.
 pub(crate) fn forebay() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
     for (name, _) in std::env::vars_os() {
@@ -21,6 +21,7 @@ pub(crate) fn forebay() -> Command {
             command.env_remove(name);
         }
     }
+    command.env("FOREBAY_PROFILE", fixture("fixtures/profiles/cpu.json"));
     command
 }
 
@@ -32,6 +33,9 @@ fn run(model: &str, input: &Path, output: &Path) -> Command {
 /// `forebay run` on a device.
 pub(crate) fn run_on(device: &str, model: &str, input: &Path, output: &Path) -> Command {
     let mut command = forebay();
+    if device != "cpu" {
+        command.env("FOREBAY_PROFILE", fixture("fixtures/profiles/gpu.json"));
+    }
     command.args(["run", "--device", device, "-m", model, "-i"]).arg(input).arg("-o").arg(output);
     command
 }
