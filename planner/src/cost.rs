@@ -35,6 +35,8 @@ pub(crate) struct Setting {
     /// Index into the allowed cache formats.
     pub(crate) format: usize,
     pub(crate) kv_mode: KvMode,
+    /// Neighbouring parts that the ring holds.
+    pub(crate) ring_parts: usize,
 }
 
 impl Setting {
@@ -110,6 +112,8 @@ pub(crate) struct Costs<'a> {
     head: (usize, f64),
     pub(crate) layer_bytes: f64,
     pub(crate) head_bytes: f64,
+    /// Bytes of each half of each layer.
+    pub(crate) half_bytes: Vec<f64>,
     hidden: f64,
     vocab: f64,
     page_positions: f64,
@@ -140,6 +144,7 @@ impl<'a> Costs<'a> {
             head: (0, model.head.elements()),
             layer_bytes: model.layer_bytes() as f64,
             head_bytes: model.head.bytes() as f64,
+            half_bytes: model.half_bytes().map(|bytes| bytes as f64).collect(),
             hidden: model.hidden as f64,
             vocab: model.vocab as f64,
             page_positions: model.page_positions as f64,

@@ -6,7 +6,7 @@ use crate::inputs::{Inputs, PinnedSplit, Pins};
 use crate::passes::{Composition, compose};
 use crate::policy::{Policy, Split, Tier};
 use crate::round;
-use crate::search::{batches, kv_modes};
+use crate::search::{CHUNKS, RINGS, batches, kv_modes};
 use crate::workload::Workload;
 use crate::{memory, plan::Memory};
 
@@ -26,25 +26,25 @@ pub(crate) fn smallest(inputs: &Inputs<'_>) -> Result<(Setting, Policy), PlanErr
 fn least(inputs: &Inputs<'_>) -> (Setting, Policy, Memory) {
     let costs = Costs::new(inputs);
     let capacity = inputs.capacity();
+    let settings = settings(inputs);
+    let pages = pages(inputs, &costs, &settings[0]);
     let mut best: Option<((usize, u64), (Setting, Policy, Memory))> = None;
-    for setting in settings(inputs) {
-        let pages = pages(inputs, &costs, &setting);
-        for weights in extremes(inputs) {
-            for grows in Tier::ALL {
-                let Some(policy) = extreme(inputs, &costs, &setting, pages, &weights, grows) else {
-                    continue;
-                };
-                let memory = memory::account(inputs, &setting, &policy);
-                let missing = memory.total().beyond(&capacity);
-                let short = Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0).count();
-                let rank = (short, missing.total());
-                if best.as_ref().is_none_or(|(least, _)| rank < *least) {
-                    best = Some((rank, (setting, policy, memory)));
-                }
+    for setting in settings {
+        let weights = extremes(inputs).into_iter();
+        for (weights, grows) in weights.flat_map(|w| Tier::ALL.map(|grows| (w, grows))) {
+            let Some(policy) = extreme(inputs, &costs, &setting, pages, &weights, grows) else {
+                continue;
+            };
+            let memory = memory::account(inputs, &costs, &setting, &policy);
+            let missing = memory.total().beyond(&capacity);
+            let short = Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0).count();
+            let rank = (short, missing.total());
+            if best.as_ref().is_none_or(|(least, _)| rank < *least) {
+                best = Some((rank, (setting, policy, memory)));
             }
         }
     }
-    best.expect("a resident cache can always be grown for").1
+    best.expect("some tier can always be grown for the cache").1
 }
 
 /// Settings that need least, by format and way of the cache.
@@ -52,26 +52,31 @@ fn settings(inputs: &Inputs<'_>) -> Vec<Setting> {
     let pins = inputs.pins;
     let rows = inputs.workload.gains().iter().map(|&(rows, _)| rows);
     let rows = rows.filter(|&r| pins.rows_per_sequence.is_none_or(|pinned| pinned == r)).min();
-    let format = |f: &usize| {
-        pins.kv_format.as_ref().is_none_or(|pinned| *pinned == inputs.kv_formats[*f])
-    };
+    let format =
+        |f: &usize| pins.kv_format.as_ref().is_none_or(|pinned| *pinned == inputs.kv_formats[*f]);
     let formats = (0..inputs.kv_formats.len()).filter(format);
     let modes = kv_modes(inputs);
+    let batch = pins.batch.map_or(1, |_| batches(inputs)[0]);
     formats
         .flat_map(|format| {
             modes.iter().map(move |&kv_mode| Setting {
-                batch: pins.batch.map_or(1, |_| batches(inputs)[0]),
-                prefill_chunk: pins.prefill_chunk.unwrap_or(1),
+                batch,
+                prefill_chunk: pins.prefill_chunk.unwrap_or(if batch == 1 { 1 } else { CHUNKS[0] }),
                 rows_per_sequence: rows.unwrap_or(1),
                 micro_batch: pins.micro_batch.unwrap_or(1),
                 format,
                 kv_mode,
+                ring_parts: RINGS[0],
             })
         })
         .collect()
 }
 
+/// Pages of the cache, the same for all formats and ways of it.
 fn pages(inputs: &Inputs<'_>, costs: &Costs<'_>, setting: &Setting) -> usize {
+    if setting.batch == 1 {
+        return inputs.model.pages(inputs.workload.longest());
+    }
     let gains = inputs.workload.gains();
     let gain = gains.iter().find(|(rows, _)| *rows == setting.rows_per_sequence);
     let composition = Composition {
@@ -113,7 +118,9 @@ fn extreme(
 ) -> Option<Policy> {
     let shares_ram = inputs.hardware.shares_ram;
     let near = if shares_ram { Tier::Ram } else { Tier::Device };
-    if (setting.kv_mode == KvMode::Resident && grows != near) || (shares_ram && grows == Tier::Device) {
+    if (setting.kv_mode == KvMode::Resident && grows != near)
+        || (shares_ram && grows == Tier::Device)
+    {
         return None;
     }
     let build = |kv_homes: &[Tier]| {
@@ -127,7 +134,8 @@ fn extreme(
     };
     let layers = inputs.model.layers.len();
     if setting.kv_mode == KvMode::Resident {
-        return Some(build(&vec![near; layers]));
+        let near_share = filled(&inputs.pins.kv, near as usize)[near as usize];
+        return (near_share > 1.0 - 1e-9).then(|| build(&vec![near; layers]));
     }
     if !inputs.pins.kv.is_free() {
         let fractions = filled(&inputs.pins.kv, grows as usize);
@@ -152,8 +160,9 @@ fn greedy(
         }
     }
     // Staging for every tier that may be used is taken off first.
-    let reserved = memory::reserved(inputs, setting, pages, [true; 2]);
-    let used = memory::account(inputs, setting, &Policy { kv: Split::default(), ..all_there.clone() });
+    let reserved = memory::reserved(inputs, costs, setting, pages, [true; 2]);
+    let without = Policy { kv: Split::default(), ..all_there.clone() };
+    let used = memory::account(inputs, costs, setting, &without);
     let used = Memory { workspace: reserved.workspace, ..used }.total();
     let capacity = inputs.capacity();
     let mut homes = vec![grows; bytes.len()];
@@ -183,7 +192,8 @@ fn remedies(inputs: &Inputs<'_>, missing: Split) -> Vec<Change> {
     }
     let pins = inputs.pins;
     if let Some(batch) = pins.batch {
-        let with = |batch| fits(&Inputs { pins: &Pins { batch: Some(batch), ..pins.clone() }, ..*inputs });
+        let with =
+            |batch| fits(&Inputs { pins: &Pins { batch: Some(batch), ..pins.clone() }, ..*inputs });
         remedies.extend(largest_below(batch, with).map(Change::Batch));
     }
     let free = Pins::default();

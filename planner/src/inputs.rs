@@ -143,8 +143,12 @@ impl Inputs<'_> {
         }
         for format in self.kv_formats {
             let layers = 0..model.layers.len();
-            if let Some(layer) = layers.into_iter().find(|&l| self.footprint.page_bytes(l, format) == 0) {
-                return Err(bad_input(format!("a cache page of layer {layer} in {format} has no bytes")));
+            if let Some(layer) =
+                layers.into_iter().find(|&l| self.footprint.page_bytes(l, format) == 0)
+            {
+                return Err(bad_input(format!(
+                    "a cache page of layer {layer} in {format} has no bytes"
+                )));
             }
         }
         Ok(())
@@ -159,7 +163,8 @@ impl Inputs<'_> {
         if empty {
             return Err(bad_input("a request has no prompt or generates nothing".into()));
         }
-        if job.gains().iter().any(|&(rows, gain)| rows == 0 || !(1.0..=rows as f64).contains(&gain)) {
+        if job.gains().iter().any(|&(rows, gain)| rows == 0 || !(1.0..=rows as f64).contains(&gain))
+        {
             let why = "a pass gains between 1 token and one per row";
             return Err(bad_input(format!("speculation {:?}: {why}", job.speculation)));
         }
@@ -183,7 +188,8 @@ fn check_profile(hardware: &HardwareProfile) -> Result<(), PlanError> {
             return bad(what, rate);
         }
     }
-    let overlaps = [("disk overlap", hardware.disk.overlap), ("upload overlap", hardware.upload_overlap)];
+    let overlaps =
+        [("disk overlap", hardware.disk.overlap), ("upload overlap", hardware.upload_overlap)];
     for (what, overlap) in overlaps {
         if !(0.0..=1.0).contains(&overlap) {
             return bad(what, overlap);
@@ -195,7 +201,8 @@ fn check_profile(hardware: &HardwareProfile) -> Result<(), PlanError> {
 
 fn check_rates(whose: &str, rates: &DeviceRates, linear: bool) -> Result<(), PlanError> {
     let empty = rates.attention.is_empty()
-        || (linear && (rates.linear.is_empty() || rates.linear.iter().any(|r| r.points.is_empty())));
+        || (linear
+            && (rates.linear.is_empty() || rates.linear.iter().any(|r| r.points.is_empty())));
     if empty {
         let what = if rates.attention.is_empty() { "attention" } else { "linear layers" };
         return Err(bad_input(format!("hardware profile: no rates of the {whose}'s {what}")));

@@ -60,8 +60,8 @@ pub(crate) fn solve(
     let mut objective = Expression::from(0.0);
     for (pass, base) in passes.iter().zip(bases) {
         let affine = Affine::new(costs, setting, pass, base, &x, scale);
-        objective += epigraph(&mut vars, &mut rows, costs, setting, pass, &affine)
-            * (pass.count / count);
+        objective +=
+            epigraph(&mut vars, &mut rows, costs, setting, pass, &affine) * (pass.count / count);
     }
     let mut problem = vars.minimise(objective).using(microlp);
     for row in rows {
@@ -185,7 +185,7 @@ fn epigraph(
     beside(time, disk, costs.hardware.disk.overlap) + tie
 }
 
-/// Weights, cache, activations and ring within what is free; a ring that holds two streamed parts.
+/// Weights, cache, activations and ring within what is free; a ring that holds a run of streamed parts.
 fn memory_rows(
     costs: &Costs<'_>,
     room: &Room,
@@ -217,13 +217,13 @@ fn memory_rows(
         let resident = if shares_ram { x[at] + x[at + 1] } else { Expression::from(x[at]) };
         1.0 - resident
     };
-    let RingShape { pair, head, beside_head } = room.ring;
+    let RingShape { layers, head, beside_head } = room.ring;
     let by_head = streamed(HEAD) * (head * unit) + streamed(LAYERS) * (beside_head * unit);
     let mut rows = vec![
         constraint!(device <= room.free[0] * unit),
         constraint!(ram <= room.free[1] * unit),
         constraint!(cached - kv(0) - kv(1) <= room.free[2] * unit),
-        constraint!(ring >= streamed(LAYERS) * (pair * unit)),
+        constraint!(ring >= streamed(LAYERS) * (layers * unit)),
         constraint!(ring >= by_head),
     ];
     let splits = [LAYERS, HEAD].into_iter().chain((KV..x.len()).step_by(2));
@@ -266,3 +266,6 @@ fn pin(rows: &mut Vec<good_lp::Constraint>, [device, ram]: [Expression; 2], pins
         rows.push(constraint!(1.0 - device - ram == fraction));
     }
 }
+
+#[cfg(test)]
+mod tests;

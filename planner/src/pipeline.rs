@@ -152,8 +152,11 @@ impl<'a> Clock<'a> {
         for (&(first, end), load) in self.stream.parts.iter().zip(self.loads) {
             self.disk += load.disk;
             self.link += load.link;
-            let cache = if load.disk > 0.0 { self.disk } else { 0.0 }
-                .max(if load.link > 0.0 { self.link } else { 0.0 });
+            let cache = if load.disk > 0.0 { self.disk } else { 0.0 }.max(if load.link > 0.0 {
+                self.link
+            } else {
+                0.0
+            });
             let (mut ready, mut bytes) = (0.0, 0.0);
             for &(size, from_disk) in &self.stream.segments[first..end] {
                 self.make_room(size);

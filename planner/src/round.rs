@@ -42,7 +42,8 @@ pub(crate) fn room(
     pages: usize,
     away: [bool; 2],
 ) -> Room {
-    let (capacity, taken) = (inputs.capacity(), memory::reserved(inputs, setting, pages, away).total());
+    let capacity = inputs.capacity();
+    let taken = memory::reserved(inputs, costs, setting, pages, away).total();
     let kv = |kind: &crate::cost::Kind| {
         (kind.layers.len() as u64 * kind.page_bytes[setting.format] * pages as u64) as f64
     };
@@ -50,7 +51,7 @@ pub(crate) fn room(
         free: Tier::ALL.map(|tier| capacity.on(tier) as f64 - taken.on(tier) as f64),
         activations: inputs.footprint.activations(setting.rows()) as f64,
         kv: costs.kinds.iter().map(kv).collect(),
-        ring: RingShape::new(inputs.model),
+        ring: RingShape::new(&costs.half_bytes, costs.head_bytes, setting.ring_parts),
     }
 }
 
@@ -85,7 +86,12 @@ pub(crate) fn realise(
 }
 
 /// Homes of the layers' caches, `fewer` layers on device and RAM than wanted.
-fn cache_homes(costs: &Costs<'_>, layers: usize, wanted: &[Fractions], fewer: [f64; 2]) -> Vec<Tier> {
+fn cache_homes(
+    costs: &Costs<'_>,
+    layers: usize,
+    wanted: &[Fractions],
+    fewer: [f64; 2],
+) -> Vec<Tier> {
     let mut of_layer = vec![[0.0; 3]; layers];
     for (kind, fractions) in costs.kinds.iter().zip(wanted) {
         let mut fractions = *fractions;
@@ -147,7 +153,7 @@ pub(crate) fn fit_weights(
     for _ in 0..ROUNDS {
         let placement = Placement { layers, head, ..placement.clone() };
         let policy = unfitted(inputs, costs, setting, pages, &placement, kv_homes);
-        let over = memory::account(inputs, setting, &policy).total().beyond(&capacity);
+        let over = memory::account(inputs, costs, setting, &policy).total().beyond(&capacity);
         if over == Split::default() {
             return keeps_pins(inputs, &policy).then_some(policy);
         }
@@ -209,7 +215,7 @@ pub(crate) fn unfitted(
         prefill_chunk: setting.prefill_chunk,
         rows_per_sequence: setting.rows_per_sequence,
         weights: memory::weights(inputs.model, &homes),
-        ring: memory::ring(inputs, &homes),
+        ring: memory::ring(inputs, setting.ring_parts, &homes),
         homes,
         pages,
         kv_format: inputs.kv_formats[setting.format].clone(),
@@ -249,6 +255,6 @@ mod tests {
             }
         }
         let never = [0.0, 1.0 / 3.0, 2.0 / 3.0];
-        assert!(!diffuse((0..50).map(|i| (i, &never))).contains(&Tier::Device));
+        assert!(!diffuse((1..50).map(|i| (i, &never))).contains(&Tier::Device));
     }
 }

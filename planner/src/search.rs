@@ -17,11 +17,16 @@ const PROGRAM_PASSES: usize = 3;
 
 /// Sizes that are tried; between the batches, halves and quarters are refined later.
 const BATCHES: [usize; 24] = [
-    1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072,
-    4096,
+    1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048,
+    3072, 4096,
 ];
-const CHUNKS: [usize; 8] = [16, 32, 64, 128, 256, 512, 1024, 2048];
+pub(crate) const CHUNKS: [usize; 8] = [16, 32, 64, 128, 256, 512, 1024, 2048];
 const MICRO_BATCHES: [usize; 9] = [8, 16, 32, 64, 128, 256, 512, 1024, 2048];
+
+/// Neighbouring parts that a ring may hold. Two is the least that overlaps at all; with three a
+/// feed-forward can arrive while the one before it is used, which the program assumes.
+pub(crate) const RINGS: [usize; 4] = [2, 3, 4, 6];
+const RING: usize = RINGS[1];
 
 /// A candidate that cannot be faster than this times the best is not looked at.
 const PRUNE: f64 = 1.0;
@@ -75,12 +80,18 @@ impl Priced {
 pub(crate) struct Search<'a> {
     pub(crate) inputs: Inputs<'a>,
     pub(crate) costs: Costs<'a>,
-    jobs: Vec<(Composition, Counted)>,
+    /// Passes of every composition met; they depend on model and workload alone.
+    pub(crate) jobs: Vec<(Composition, Counted)>,
 }
 
 impl<'a> Search<'a> {
     pub(crate) fn new(inputs: Inputs<'a>) -> Search<'a> {
-        Search { costs: Costs::new(&inputs), inputs, jobs: Vec::new() }
+        Search::with_jobs(inputs, Vec::new())
+    }
+
+    /// A search that starts with the jobs of another for the same model and workload.
+    pub(crate) fn with_jobs(inputs: Inputs<'a>, jobs: Vec<(Composition, Counted)>) -> Search<'a> {
+        Search { costs: Costs::new(&inputs), inputs, jobs }
     }
 
     /// Up to `most` policies, fastest first.
@@ -90,7 +101,8 @@ impl<'a> Search<'a> {
         placed.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let mut seen = Vec::new();
         placed.retain(|p| {
-            let kind = (p.setting.batch, p.setting.format, p.setting.kv_mode);
+            let Setting { batch, prefill_chunk, format, kv_mode, .. } = p.setting;
+            let kind = (batch.ilog2(), prefill_chunk, format, kv_mode);
             let new = !seen.contains(&kind);
             seen.push(kind);
             new
@@ -159,24 +171,27 @@ impl<'a> Search<'a> {
         let pins = self.inputs.pins;
         let formats = 0..self.inputs.kv_formats.len();
         let formats: Vec<usize> = formats
-            .filter(|&f| pins.kv_format.as_ref().is_none_or(|pin| *pin == self.inputs.kv_formats[f]))
+            .filter(|&f| {
+                pins.kv_format.as_ref().is_none_or(|pin| *pin == self.inputs.kv_formats[f])
+            })
             .collect();
         for batch in batches(&self.inputs) {
             let before = out.len();
             for prefill_chunk in chunks(&self.inputs) {
-                let rows = batch * rows_per_sequence + prefill_chunk;
-                for micro_batch in micro_batches(&self.inputs, rows) {
+                let setting = Setting {
+                    batch,
+                    prefill_chunk,
+                    rows_per_sequence,
+                    micro_batch: 1,
+                    format: 0,
+                    kv_mode: KvMode::Resident,
+                    ring_parts: RING,
+                };
+                let job = self.job(&setting);
+                for micro_batch in micro_batches(&self.inputs, setting.rows()) {
                     for &format in &formats {
                         for kv_mode in kv_modes(&self.inputs) {
-                            let setting = Setting {
-                                batch,
-                                prefill_chunk,
-                                rows_per_sequence,
-                                micro_batch,
-                                format,
-                                kv_mode,
-                            };
-                            let job = self.job(&setting);
+                            let setting = Setting { micro_batch, format, kv_mode, ..setting };
                             let bound = self.bound(&setting, job);
                             out.extend(bound.map(|bound| Candidate { setting, job, bound }));
                         }
@@ -207,7 +222,12 @@ impl<'a> Search<'a> {
         let not_near = (weights - device + if resident { cached } else { 0.0 }).max(0.0);
         let not_in_memory = (weights + cached - device - ram).max(0.0);
         let kv = costs.kinds.iter().map(|_| near_only(hw.shares_ram)).collect();
-        let best = Placement { layers: near_only(hw.shares_ram), head: near_only(hw.shares_ram), kv, activations: 0.0 };
+        let best = Placement {
+            layers: near_only(hw.shares_ram),
+            head: near_only(hw.shares_ram),
+            kv,
+            activations: 0.0,
+        };
         let seconds = counted.passes.iter().map(|pass| {
             let mut terms = costs.base(setting, pass);
             if setting.kv_mode != KvMode::Host {
@@ -260,12 +280,18 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// The policy nearest to a placement, with the ring that serves it best.
     fn realise(&self, placed: &Placed) -> Option<Priced> {
-        let Placed { setting, job, placement, .. } = placed;
-        let counted = &self.jobs[*job].1;
+        let counted = &self.jobs[placed.job].1;
         let (inputs, costs) = (&self.inputs, &self.costs);
-        let policy = round::realise(inputs, costs, setting, counted.demands(), placement)?;
-        Some(self.price(setting, policy, &counted.passes))
+        let with_ring = |ring_parts: usize| {
+            let setting = Setting { ring_parts, ..placed.setting };
+            let (job, wanted) = (counted.demands(), &placed.placement);
+            let policy = round::realise(inputs, costs, &setting, job, wanted)?;
+            Some(self.price(&setting, policy, &counted.passes))
+        };
+        let rings = RINGS.into_iter().filter_map(with_ring);
+        rings.min_by(|a, b| a.seconds().total_cmp(&b.seconds()))
     }
 
     /// Seconds of a policy: the sums of its terms, and where the event clock sees it wait.
@@ -275,8 +301,8 @@ impl<'a> Search<'a> {
         let (mut prefill_seconds, mut decode_seconds) = (0.0, 0.0);
         let (mut count, mut sum) = (0.0, Terms::default());
         for pass in passes {
-            let terms = self.costs.base(setting, pass)
-                + self.costs.placed(setting, pass, &placement);
+            let terms =
+                self.costs.base(setting, pass) + self.costs.placed(setting, pass, &placement);
             let seconds = self.costs.seconds(setting, pass, &terms) + stream.stall(setting, pass);
             let prompt = pass.prompt_rows / pass.rows();
             prefill_seconds += pass.count * seconds * prompt;

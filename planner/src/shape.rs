@@ -122,6 +122,12 @@ impl ModelShape {
         layers.chain([(2 * self.layers.len(), &self.head)])
     }
 
+    /// Bytes of the halves of all layers, in the order of a pass.
+    pub(crate) fn half_bytes(&self) -> impl Iterator<Item = u64> {
+        let halves = self.layers.iter().flat_map(|l| Part::ALL.map(|part| l.part(part)));
+        halves.map(|half| half.iter().map(MatrixShape::bytes).sum())
+    }
+
     /// Bytes of all matrices but the head.
     pub fn layer_bytes(&self) -> u64 {
         self.weight_bytes() - self.head.bytes()
@@ -149,7 +155,12 @@ mod tests {
 
     #[test]
     fn matrices_come_in_the_order_of_a_pass() {
-        let matrix = |rows| MatrixShape { rows, cols: 2, segments: vec![10; rows], ..MatrixShape::default() };
+        let matrix = |rows| MatrixShape {
+            rows,
+            cols: 2,
+            segments: vec![10; rows],
+            ..MatrixShape::default()
+        };
         let layer = |first: usize| LayerShape {
             attention: vec![matrix(first), matrix(first + 1)],
             feed_forward: vec![matrix(first + 2)],
