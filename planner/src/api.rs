@@ -1,5 +1,6 @@
 //! The two questions one can ask: what to do, and what a policy would take.
 
+use crate::candidates::RINGS;
 use crate::cost::{KvMode, Setting};
 use crate::error::{Change, PlanError};
 use crate::hardware::{DiskRates, HardwareProfile};
@@ -7,7 +8,9 @@ use crate::inputs::{Inputs, Pins};
 use crate::memory;
 use crate::plan::{Memory, Plan};
 use crate::policy::{Policy, Split, Tier};
-use crate::search::{Priced, RINGS, Search};
+use crate::price::Priced;
+use crate::round;
+use crate::search::Search;
 
 /// Policies that are made real and run against the event clock.
 const FINALISTS: usize = 6;
@@ -59,7 +62,7 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
         let budgets = inputs.capacity();
         return Err(PlanError::DoesNotFit { missing, needed, budgets, remedies });
     }
-    Ok(report(&search, search.price(&setting, policy, search.counted(job))))
+    Ok(report(&search, search.price(&setting, policy, job)))
 }
 
 /// The enumerated part of a policy, if it is one of this model's.
@@ -90,21 +93,19 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
         let why = "the policy uses device memory, and this device computes in host memory";
         return Err(PlanError::BadInput(why.into()));
     }
-    let near = if shares_ram { Tier::Ram } else { Tier::Device };
-    let kv_mode = match policy.host_attention {
-        _ if policy.kv_homes.iter().all(|&home| home == near) => KvMode::Resident,
-        true => KvMode::Host,
-        false => KvMode::Staged,
-    };
-    Ok(Setting {
+    let setting = Setting {
         batch: policy.batch,
         prefill_chunk: policy.prefill_chunk,
         rows_per_sequence: policy.rows_per_sequence,
         micro_batch: policy.micro_batch,
         format,
-        kv_mode,
+        kv_mode: if policy.host_attention { KvMode::Host } else { KvMode::Staged },
+        kv_floor: Tier::Disk,
+        weight_floor: Tier::Disk,
         ring_parts: RINGS[0],
-    })
+        head_stays: false,
+    };
+    Ok(round::with_homes(inputs, &setting, &policy.kv_homes))
 }
 
 fn report(search: &Search<'_>, priced: Priced) -> Plan {
@@ -138,7 +139,7 @@ fn binding(inputs: &Inputs<'_>, policy: &Policy, memory: &Memory) -> Vec<Tier> {
         let slower = Tier::ALL.into_iter().filter(move |&other| other > tier);
         slower.map(|other| policy.weights.on(other) + policy.kv.on(other)).sum::<u64>()
     };
-    let near = if inputs.hardware.shares_ram { Tier::Ram } else { Tier::Device };
+    let near = round::near(inputs);
     let full = |tier: Tier| capacity.on(tier).saturating_sub(total.on(tier)) < slack;
     let tiers = Tier::ALL.into_iter().filter(|&tier| tier >= near && tier != Tier::Disk);
     tiers.filter(|&tier| below(tier) > 0 && full(tier)).collect()

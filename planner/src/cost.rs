@@ -9,6 +9,7 @@ use crate::hardware::{HardwareProfile, LinearRate};
 use crate::inputs::Inputs;
 use crate::passes::Pass;
 use crate::plan::Terms;
+use crate::policy::Tier;
 use crate::shape::{MatrixShape, Part};
 
 /// Bytes of an f32.
@@ -35,13 +36,24 @@ pub(crate) struct Setting {
     /// Index into the allowed cache formats.
     pub(crate) format: usize,
     pub(crate) kv_mode: KvMode,
+    /// Slowest tier that cache, and weights, may be on.
+    pub(crate) kv_floor: Tier,
+    pub(crate) weight_floor: Tier,
     /// Neighbouring parts that the ring holds.
     pub(crate) ring_parts: usize,
+    /// Whether the head stays in reach of the device whatever it costs, so that no ring holds it.
+    pub(crate) head_stays: bool,
 }
 
 impl Setting {
     pub(crate) fn rows(&self) -> usize {
         self.batch * self.rows_per_sequence + self.prefill_chunk
+    }
+
+    /// Whether both are the same but for the ring.
+    pub(crate) fn same_sizes(&self, other: &Setting) -> bool {
+        let Setting { ring_parts, head_stays, .. } = *self;
+        *self == Setting { ring_parts, head_stays, ..*other }
     }
 
     /// Rows of the largest micro-batch.
@@ -87,6 +99,16 @@ pub(crate) struct Kind {
     pub(crate) page_bytes: Vec<u64>,
 }
 
+impl Kind {
+    /// The fractions of its layers on each tier.
+    pub(crate) fn shares(&self, homes: &[Tier]) -> Fractions {
+        Tier::ALL.map(|tier| {
+            let there = self.layers.iter().filter(|&&layer| homes[layer] == tier).count();
+            there as f64 / self.layers.len() as f64
+        })
+    }
+}
+
 /// Seconds of a layer without its weights' travels.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LayerCost {
@@ -114,6 +136,9 @@ pub(crate) struct Costs<'a> {
     pub(crate) head_bytes: f64,
     /// Bytes of each half of each layer.
     pub(crate) half_bytes: Vec<f64>,
+    /// Bytes of the largest segment of the layers, and of the whole model.
+    pub(crate) layer_segment: u64,
+    pub(crate) segment: u64,
     hidden: f64,
     vocab: f64,
     page_positions: f64,
@@ -144,6 +169,8 @@ impl<'a> Costs<'a> {
             head: (0, model.head.elements()),
             layer_bytes: model.layer_bytes() as f64,
             head_bytes: model.head.bytes() as f64,
+            layer_segment: model.layer_segments().max().unwrap_or(0),
+            segment: model.largest_segment(),
             half_bytes: model.half_bytes().map(|bytes| bytes as f64).collect(),
             hidden: model.hidden as f64,
             vocab: model.vocab as f64,
@@ -227,7 +254,7 @@ impl<'a> Costs<'a> {
 
     /// Seconds of attention of one layer on the device or the host (equation comp, second summand:
     /// keys and values at a streaming rate, and the products with them).
-    fn attend(&self, kind: &Kind, setting: &Setting, pass: &Pass, host: bool) -> f64 {
+    pub(crate) fn attend(&self, kind: &Kind, setting: &Setting, pass: &Pass, host: bool) -> f64 {
         let (kv, product) = self.attention[setting.format][usize::from(host)];
         pass.seen[kind.window] * (kind.kv_elements * kv + kind.products * product)
     }

@@ -1,12 +1,13 @@
 //! The smallest policy: what fits if anything does, and what is missing if nothing does.
 
+use crate::candidates::{CHUNKS, RINGS, batches, kv_modes};
 use crate::cost::{Costs, Fractions, KvMode, Placement, Setting};
 use crate::error::{Change, PlanError};
 use crate::inputs::{Inputs, PinnedSplit, Pins};
 use crate::passes::{Composition, compose};
 use crate::policy::{Policy, Split, Tier};
 use crate::round;
-use crate::search::{CHUNKS, RINGS, batches, kv_modes};
+
 use crate::workload::Workload;
 use crate::{memory, plan::Memory};
 
@@ -32,9 +33,10 @@ fn least(inputs: &Inputs<'_>) -> (Setting, Policy, Memory) {
     for setting in settings {
         let weights = extremes(inputs).into_iter();
         for (weights, grows) in weights.flat_map(|w| Tier::ALL.map(|grows| (w, grows))) {
-            let Some(policy) = extreme(inputs, &costs, &setting, pages, &weights, grows) else {
+            let Some(policy) = extreme(inputs, &costs, &setting, pages, weights, grows) else {
                 continue;
             };
+            let setting = round::with_homes(inputs, &setting, &policy.kv_homes);
             let memory = memory::account(inputs, &costs, &setting, &policy);
             let missing = memory.total().beyond(&capacity);
             let short = Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0).count();
@@ -66,7 +68,10 @@ fn settings(inputs: &Inputs<'_>) -> Vec<Setting> {
                 micro_batch: pins.micro_batch.unwrap_or(1),
                 format,
                 kv_mode,
+                kv_floor: Tier::Disk,
+                weight_floor: Tier::Disk,
                 ring_parts: RINGS[0],
+                head_stays: false,
             })
         })
         .collect()
@@ -88,10 +93,15 @@ fn pages(inputs: &Inputs<'_>, costs: &Costs<'_>, setting: &Setting) -> usize {
     compose(inputs.workload, inputs.model, composition, &costs.windows).pages
 }
 
-/// Weights all streamed, or all resident, as far as pins allow.
-fn extremes(inputs: &Inputs<'_>) -> Vec<Fractions> {
-    let last = if inputs.hardware.shares_ram { 1 } else { 0 };
-    [2, last].map(|free| filled(&inputs.pins.weights, free)).to_vec()
+/// Weights of layers and head: all streamed, only the layers, or all resident, as far as pins allow.
+fn extremes(inputs: &Inputs<'_>) -> [[Fractions; 2]; 3] {
+    let near = round::near(inputs) as usize;
+    let [far, near] = [2, near].map(|free| filled(&inputs.pins.weights, free));
+    if inputs.pins.weights.is_free() {
+        [[far, far], [far, near], [near, near]]
+    } else {
+        [[far, far], [far, far], [near, near]]
+    }
 }
 
 /// The pinned fractions, and what they leave on tier `free`, or on one that is not pinned.
@@ -113,11 +123,11 @@ fn extreme(
     costs: &Costs<'_>,
     setting: &Setting,
     pages: usize,
-    weights: &Fractions,
+    [layers, head]: [Fractions; 2],
     grows: Tier,
 ) -> Option<Policy> {
     let shares_ram = inputs.hardware.shares_ram;
-    let near = if shares_ram { Tier::Ram } else { Tier::Device };
+    let near = round::near(inputs);
     if (setting.kv_mode == KvMode::Resident && grows != near)
         || (shares_ram && grows == Tier::Device)
     {
@@ -125,23 +135,23 @@ fn extreme(
     }
     let build = |kv_homes: &[Tier]| {
         let placement = Placement {
-            layers: *weights,
-            head: *weights,
+            layers,
+            head,
             kv: Vec::new(),
             activations: if shares_ram { 1.0 } else { 0.0 },
         };
         round::unfitted(inputs, costs, setting, pages, &placement, kv_homes)
     };
-    let layers = inputs.model.layers.len();
+    let count = inputs.model.layers.len();
     if setting.kv_mode == KvMode::Resident {
         let near_share = filled(&inputs.pins.kv, near as usize)[near as usize];
-        return (near_share > 1.0 - 1e-9).then(|| build(&vec![near; layers]));
+        return (near_share > 1.0 - 1e-9).then(|| build(&vec![near; count]));
     }
     if !inputs.pins.kv.is_free() {
         let fractions = filled(&inputs.pins.kv, grows as usize);
-        return Some(build(&round::diffuse((0..layers).map(|_| (1, &fractions)))));
+        return Some(build(&round::diffuse((0..count).map(|_| (1, &fractions)))));
     }
-    Some(build(&greedy(inputs, costs, setting, pages, grows, &build(&vec![grows; layers]))))
+    Some(build(&greedy(inputs, costs, setting, pages, grows, &build(&vec![grows; count]))))
 }
 
 /// As many layers of cache as fit on the tiers besides `grows`, which takes the rest.

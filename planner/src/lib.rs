@@ -4,6 +4,7 @@
 extern crate self as forebay_planner;
 
 mod api;
+mod candidates;
 mod cost;
 mod error;
 mod fit;
@@ -21,6 +22,7 @@ mod passes;
 mod pipeline;
 mod plan;
 mod policy;
+mod price;
 mod round;
 mod search;
 mod shape;

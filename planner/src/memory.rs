@@ -57,9 +57,13 @@ pub(crate) fn ring(inputs: &Inputs<'_>, run: usize, homes: &[Vec<Tier>]) -> Spli
     let run = run.min(parts.len());
     let runs = (0..parts.len()).map(|i| parts.iter().cycle().skip(i).take(run).sum::<u64>());
     let device = runs.max().unwrap_or(0) + largest;
+    Split { device, ram: host_ring(inputs, largest_read), disk: 0 }.folded(shares_ram)
+}
+
+/// Bytes of the ring in RAM for reads of up to so many bytes.
+pub(crate) fn host_ring(inputs: &Inputs<'_>, largest_read: u64) -> u64 {
     let reads = 2 * inputs.hardware.disk.queue_depth.max(1) as u64;
-    let ram = if shares_ram { 0 } else { reads * largest_read };
-    Split { device, ram, disk: 0 }.folded(shares_ram)
+    if inputs.hardware.shares_ram { 0 } else { reads * largest_read }
 }
 
 /// What the allocator is asked for besides weights, cache and rings; `away` says whether any layer's

@@ -143,6 +143,12 @@ impl ModelShape {
         self.matrices().flat_map(|m| &m.segments).copied().max().unwrap_or(0)
     }
 
+    /// Bytes of the segments of the layers.
+    pub(crate) fn layer_segments(&self) -> impl Iterator<Item = u64> {
+        let matrices = self.layers.iter().flat_map(|l| l.attention.iter().chain(&l.feed_forward));
+        matrices.flat_map(|matrix| matrix.segments.iter().copied())
+    }
+
     /// Pages that hold `positions`.
     pub fn pages(&self, positions: usize) -> usize {
         positions.div_ceil(self.page_positions)

@@ -50,7 +50,10 @@ fn random_setting(random: &mut Random, hw: &HardwareProfile) -> Setting {
         micro_batch: 8 << random.below(4),
         format: 0,
         kv_mode: [KvMode::Resident, KvMode::Host, KvMode::Staged][mode],
+        kv_floor: Tier::Disk,
+        weight_floor: Tier::Disk,
         ring_parts: 2 + random.below(3),
+        head_stays: false,
     }
 }
 

@@ -8,7 +8,7 @@ const CASES: u64 = 60;
 /// Rounding to segments and layers, and a choice between finalists that the event clock decides.
 const ROUNDING: f64 = 1.02;
 
-fn random_case(seed: u64) -> Case {
+pub(crate) fn random_case(seed: u64) -> Case {
     let mut random = Random::new(seed);
     let heads = 2 << random.below(3);
     let (layers, ff) = (4 + random.below(20), 64 * (8 + random.below(40)));
