@@ -1,5 +1,6 @@
 //! The two questions one can ask: what to do, and what a policy would take.
 
+use crate::candidates::RINGS;
 use crate::cost::{KvMode, Setting};
 use crate::error::{Change, PlanError};
 use crate::hardware::{DiskRates, HardwareProfile};
@@ -7,10 +8,14 @@ use crate::inputs::{Inputs, Pins};
 use crate::memory;
 use crate::plan::{Memory, Plan};
 use crate::policy::{Policy, Split, Tier};
-use crate::search::{Priced, Search};
+use crate::price::Priced;
+use crate::round;
+use crate::search::Search;
 
 /// Policies that are made real and run against the event clock.
 const FINALISTS: usize = 6;
+/// The same for questions of what if.
+const FINALISTS_IF: usize = 2;
 /// Runners-up that a plan carries.
 const RUNNERS_UP: usize = 3;
 /// What more memory is asked about.
@@ -32,8 +37,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     let best = found.next().expect("a search finds a policy or an error");
     let runners_up = found.take(RUNNERS_UP).map(|p| (p.seconds(), p.policy));
     let runners_up = runners_up.map(|(seconds, policy)| (policy, seconds)).collect();
-    let what_ifs = what_ifs(inputs, best.seconds());
-    Ok(Plan { runners_up, what_ifs, ..report(inputs, best) })
+    let what_ifs = what_ifs(&mut search, best.seconds());
+    Ok(Plan { runners_up, what_ifs, ..report(&search, best) })
 }
 
 /// What is predicted of a policy that is already decided.
@@ -49,7 +54,7 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
     let mut policy = policy.clone();
     policy.weights = memory::weights(inputs.model, &policy.homes);
     policy.kv = memory::cache(&search.costs, &setting, policy.pages, &policy.kv_homes);
-    let needed = memory::account(inputs, &setting, &policy).total();
+    let needed = memory::account(inputs, &search.costs, &setting, &policy).total();
     let missing = needed.beyond(&inputs.capacity());
     if missing != Split::default() {
         let remedies = Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0);
@@ -57,7 +62,7 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
         let budgets = inputs.capacity();
         return Err(PlanError::DoesNotFit { missing, needed, budgets, remedies });
     }
-    Ok(report(inputs, search.price(&setting, policy, search.counted(job))))
+    Ok(report(&search, search.price(&setting, policy, job)))
 }
 
 /// The enumerated part of a policy, if it is one of this model's.
@@ -88,24 +93,24 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
         let why = "the policy uses device memory, and this device computes in host memory";
         return Err(PlanError::BadInput(why.into()));
     }
-    let near = if shares_ram { Tier::Ram } else { Tier::Device };
-    let kv_mode = match policy.host_attention {
-        _ if policy.kv_homes.iter().all(|&home| home == near) => KvMode::Resident,
-        true => KvMode::Host,
-        false => KvMode::Staged,
-    };
-    Ok(Setting {
+    let setting = Setting {
         batch: policy.batch,
         prefill_chunk: policy.prefill_chunk,
         rows_per_sequence: policy.rows_per_sequence,
         micro_batch: policy.micro_batch,
         format,
-        kv_mode,
-    })
+        kv_mode: if policy.host_attention { KvMode::Host } else { KvMode::Staged },
+        kv_floor: Tier::Disk,
+        weight_floor: Tier::Disk,
+        ring_parts: RINGS[0],
+        head_stays: false,
+    };
+    Ok(round::with_homes(inputs, &setting, &policy.kv_homes))
 }
 
-fn report(inputs: &Inputs<'_>, priced: Priced) -> Plan {
-    let memory = memory::account(inputs, &priced.setting, &priced.policy);
+fn report(search: &Search<'_>, priced: Priced) -> Plan {
+    let inputs = &search.inputs;
+    let memory = memory::account(inputs, &search.costs, &priced.setting, &priced.policy);
     let hw = inputs.hardware;
     let Split { device, ram, .. } = priced.policy.weights;
     let read = (device + ram) as f64 / hw.disk.read_bytes_per_sec;
@@ -134,21 +139,30 @@ fn binding(inputs: &Inputs<'_>, policy: &Policy, memory: &Memory) -> Vec<Tier> {
         let slower = Tier::ALL.into_iter().filter(move |&other| other > tier);
         slower.map(|other| policy.weights.on(other) + policy.kv.on(other)).sum::<u64>()
     };
-    let near = if inputs.hardware.shares_ram { Tier::Ram } else { Tier::Device };
+    let near = round::near(inputs);
     let full = |tier: Tier| capacity.on(tier).saturating_sub(total.on(tier)) < slack;
     let tiers = Tier::ALL.into_iter().filter(|&tier| tier >= near && tier != Tier::Disk);
     tiers.filter(|&tier| below(tier) > 0 && full(tier)).collect()
 }
 
 /// What single changes would make of the job's seconds.
-fn what_ifs(inputs: &Inputs<'_>, seconds: f64) -> Vec<(Change, f64)> {
-    let more = |tier: Tier| {
+fn what_ifs(search: &mut Search<'_>, seconds: f64) -> Vec<(Change, f64)> {
+    let inputs = search.inputs;
+    let mut jobs = std::mem::take(&mut search.jobs);
+    let mut best_seconds = |inputs: Inputs<'_>| {
+        let mut search = Search::with_jobs(inputs, std::mem::take(&mut jobs));
+        let found = search.run(FINALISTS_IF).ok().map(|found| found[0].seconds());
+        jobs = search.jobs;
+        found
+    };
+    let mut found = Vec::new();
+    let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..2] } else { &Tier::ALL[..2] };
+    for &tier in tiers {
         let mut budgets = inputs.budgets;
         *budgets.on_mut(tier) = budgets.on(tier).saturating_add(MORE_BYTES);
-        (Change::Grow(tier, MORE_BYTES), best_seconds(&Inputs { budgets, ..*inputs }))
-    };
-    let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..2] } else { &Tier::ALL[..2] };
-    let mut found: Vec<_> = tiers.iter().map(|&tier| more(tier)).collect();
+        let change = Change::Grow(tier, MORE_BYTES);
+        found.push((change, best_seconds(Inputs { budgets, ..inputs })));
+    }
     let disk = &inputs.hardware.disk;
     let disk = DiskRates {
         read_bytes_per_sec: disk.read_bytes_per_sec * FASTER_DISK,
@@ -156,16 +170,11 @@ fn what_ifs(inputs: &Inputs<'_>, seconds: f64) -> Vec<(Change, f64)> {
         ..disk.clone()
     };
     let hardware = &HardwareProfile { disk, ..inputs.hardware.clone() };
-    found.push((Change::FasterDisk(FASTER_DISK), best_seconds(&Inputs { hardware, ..*inputs })));
+    found.push((Change::FasterDisk(FASTER_DISK), best_seconds(Inputs { hardware, ..inputs })));
     let better = |(change, found): (Change, Option<f64>)| {
         (change, found.map_or(seconds, |found| found.min(seconds)))
     };
     found.into_iter().map(better).collect()
-}
-
-fn best_seconds(inputs: &Inputs<'_>) -> Option<f64> {
-    let found = Search::new(*inputs).run(1).ok()?;
-    found.first().map(Priced::seconds)
 }
 
 /// A policy's sizes as pins, for inputs that differ a little.

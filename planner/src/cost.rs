@@ -9,10 +9,14 @@ use crate::hardware::{HardwareProfile, LinearRate};
 use crate::inputs::Inputs;
 use crate::passes::Pass;
 use crate::plan::Terms;
+use crate::policy::Tier;
 use crate::shape::{MatrixShape, Part};
 
 /// Bytes of an f32.
 const FLOAT: f64 = 4.0;
+
+/// Kernel calls of half a layer, on average.
+pub(crate) const HALF_CALLS: f64 = 6.5;
 
 /// How keys and values get to where they are attended to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,11 +39,24 @@ pub(crate) struct Setting {
     /// Index into the allowed cache formats.
     pub(crate) format: usize,
     pub(crate) kv_mode: KvMode,
+    /// Slowest tier that cache, and weights, may be on.
+    pub(crate) kv_floor: Tier,
+    pub(crate) weight_floor: Tier,
+    /// Neighbouring parts that the ring holds.
+    pub(crate) ring_parts: usize,
+    /// Whether the head stays in reach of the device whatever it costs, so that no ring holds it.
+    pub(crate) head_stays: bool,
 }
 
 impl Setting {
     pub(crate) fn rows(&self) -> usize {
         self.batch * self.rows_per_sequence + self.prefill_chunk
+    }
+
+    /// Whether both are the same but for the ring.
+    pub(crate) fn same_sizes(&self, other: &Setting) -> bool {
+        let Setting { ring_parts, head_stays, .. } = *self;
+        *self == Setting { ring_parts, head_stays, ..*other }
     }
 
     /// Rows of the largest micro-batch.
@@ -85,6 +102,16 @@ pub(crate) struct Kind {
     pub(crate) page_bytes: Vec<u64>,
 }
 
+impl Kind {
+    /// The fractions of its layers on each tier.
+    pub(crate) fn shares(&self, homes: &[Tier]) -> Fractions {
+        Tier::ALL.map(|tier| {
+            let there = self.layers.iter().filter(|&&layer| homes[layer] == tier).count();
+            there as f64 / self.layers.len() as f64
+        })
+    }
+}
+
 /// Seconds of a layer without its weights' travels.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LayerCost {
@@ -103,13 +130,18 @@ pub(crate) struct Costs<'a> {
     /// Storage types of the matrices, and their rates.
     dtypes: Vec<(String, LinearRate)>,
     /// (seconds per element of keys and values, per product) of each format on device and host.
-    attention: Vec<[(f64, f64); 2]>,
+    attention: Vec<[(f64, f64, f64); 2]>,
     layer_count: f64,
     /// (storage type, elements) of all layers' matrices.
     linear: Vec<(usize, f64)>,
     head: (usize, f64),
     pub(crate) layer_bytes: f64,
     pub(crate) head_bytes: f64,
+    /// Bytes of each half of each layer.
+    pub(crate) half_bytes: Vec<f64>,
+    /// Bytes of the largest segment of the layers, and of the whole model.
+    pub(crate) layer_segment: u64,
+    pub(crate) segment: u64,
     hidden: f64,
     vocab: f64,
     page_positions: f64,
@@ -126,7 +158,7 @@ impl<'a> Costs<'a> {
         let rates = |format: &String| {
             [&hardware.device, &hardware.host].map(|side| {
                 let rate = side.attention(format).expect("profiles are checked");
-                (rate.kv_element_seconds, rate.product_seconds)
+                (rate.stream_seconds, rate.kv_element_seconds, rate.product_seconds)
             })
         };
         let mut costs = Costs {
@@ -140,6 +172,9 @@ impl<'a> Costs<'a> {
             head: (0, model.head.elements()),
             layer_bytes: model.layer_bytes() as f64,
             head_bytes: model.head.bytes() as f64,
+            layer_segment: model.layer_segments().max().unwrap_or(0),
+            segment: model.largest_segment(),
+            half_bytes: model.half_bytes().map(|bytes| bytes as f64).collect(),
             hidden: model.hidden as f64,
             vocab: model.vocab as f64,
             page_positions: model.page_positions as f64,
@@ -222,9 +257,10 @@ impl<'a> Costs<'a> {
 
     /// Seconds of attention of one layer on the device or the host (equation comp, second summand:
     /// keys and values at a streaming rate, and the products with them).
-    fn attend(&self, kind: &Kind, setting: &Setting, pass: &Pass, host: bool) -> f64 {
-        let (kv, product) = self.attention[setting.format][usize::from(host)];
-        pass.seen[kind.window] * (kind.kv_elements * kv + kind.products * product)
+    pub(crate) fn attend(&self, kind: &Kind, setting: &Setting, pass: &Pass, host: bool) -> f64 {
+        let (stream, kv, product) = self.attention[setting.format][usize::from(host)];
+        let there = pass.pages_read * self.page_positions * kind.kv_elements;
+        there * stream + pass.seen[kind.window] * (kind.kv_elements * kv + kind.products * product)
     }
 
     /// Micro-batches of a pass.
@@ -300,8 +336,10 @@ impl<'a> Costs<'a> {
     /// Fixed seconds of a pass: each half of each layer, and the head, is a submission per micro-batch.
     fn fixed(&self, setting: &Setting, pass: &Pass) -> f64 {
         let device = &self.hardware.device;
-        let runs = Costs::micro_batches(setting, pass) * (2.0 * self.layer_count + 1.0);
-        device.pass_seconds + runs * device.run_seconds
+        let batches = Costs::micro_batches(setting, pass);
+        let runs = batches * (2.0 * self.layer_count + 1.0);
+        let calls = batches * 2.0 * self.layer_count * HALF_CALLS;
+        device.pass_seconds + runs * device.run_seconds + calls * device.call_seconds
     }
 
     /// Seconds by which weights on disk and in RAM are on their way (dtoc and ctog, first summands).

@@ -1,12 +1,13 @@
 //! The smallest policy: what fits if anything does, and what is missing if nothing does.
 
+use crate::candidates::{CHUNKS, RINGS, batches, kv_modes};
 use crate::cost::{Costs, Fractions, KvMode, Placement, Setting};
 use crate::error::{Change, PlanError};
 use crate::inputs::{Inputs, PinnedSplit, Pins};
 use crate::passes::{Composition, compose};
 use crate::policy::{Policy, Split, Tier};
 use crate::round;
-use crate::search::{batches, kv_modes};
+
 use crate::workload::Workload;
 use crate::{memory, plan::Memory};
 
@@ -26,25 +27,26 @@ pub(crate) fn smallest(inputs: &Inputs<'_>) -> Result<(Setting, Policy), PlanErr
 fn least(inputs: &Inputs<'_>) -> (Setting, Policy, Memory) {
     let costs = Costs::new(inputs);
     let capacity = inputs.capacity();
+    let settings = settings(inputs);
+    let pages = pages(inputs, &costs, &settings[0]);
     let mut best: Option<((usize, u64), (Setting, Policy, Memory))> = None;
-    for setting in settings(inputs) {
-        let pages = pages(inputs, &costs, &setting);
-        for weights in extremes(inputs) {
-            for grows in Tier::ALL {
-                let Some(policy) = extreme(inputs, &costs, &setting, pages, &weights, grows) else {
-                    continue;
-                };
-                let memory = memory::account(inputs, &setting, &policy);
-                let missing = memory.total().beyond(&capacity);
-                let short = Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0).count();
-                let rank = (short, missing.total());
-                if best.as_ref().is_none_or(|(least, _)| rank < *least) {
-                    best = Some((rank, (setting, policy, memory)));
-                }
+    for setting in settings {
+        let weights = extremes(inputs).into_iter();
+        for (weights, grows) in weights.flat_map(|w| Tier::ALL.map(|grows| (w, grows))) {
+            let Some(policy) = extreme(inputs, &costs, &setting, pages, weights, grows) else {
+                continue;
+            };
+            let setting = round::with_homes(inputs, &setting, &policy.kv_homes);
+            let memory = memory::account(inputs, &costs, &setting, &policy);
+            let missing = memory.total().beyond(&capacity);
+            let short = Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0).count();
+            let rank = (short, missing.total());
+            if best.as_ref().is_none_or(|(least, _)| rank < *least) {
+                best = Some((rank, (setting, policy, memory)));
             }
         }
     }
-    best.expect("a resident cache can always be grown for").1
+    best.expect("some tier can always be grown for the cache").1
 }
 
 /// Settings that need least, by format and way of the cache.
@@ -56,21 +58,30 @@ fn settings(inputs: &Inputs<'_>) -> Vec<Setting> {
         |f: &usize| pins.kv_format.as_ref().is_none_or(|pinned| *pinned == inputs.kv_formats[*f]);
     let formats = (0..inputs.kv_formats.len()).filter(format);
     let modes = kv_modes(inputs);
+    let batch = pins.batch.map_or(1, |_| batches(inputs)[0]);
     formats
         .flat_map(|format| {
             modes.iter().map(move |&kv_mode| Setting {
-                batch: pins.batch.map_or(1, |_| batches(inputs)[0]),
-                prefill_chunk: pins.prefill_chunk.unwrap_or(1),
+                batch,
+                prefill_chunk: pins.prefill_chunk.unwrap_or(if batch == 1 { 1 } else { CHUNKS[0] }),
                 rows_per_sequence: rows.unwrap_or(1),
                 micro_batch: pins.micro_batch.unwrap_or(1),
                 format,
                 kv_mode,
+                kv_floor: Tier::Disk,
+                weight_floor: Tier::Disk,
+                ring_parts: RINGS[0],
+                head_stays: false,
             })
         })
         .collect()
 }
 
+/// Pages of the cache, the same for all formats and ways of it.
 fn pages(inputs: &Inputs<'_>, costs: &Costs<'_>, setting: &Setting) -> usize {
+    if setting.batch == 1 {
+        return inputs.model.pages(inputs.workload.longest());
+    }
     let gains = inputs.workload.gains();
     let gain = gains.iter().find(|(rows, _)| *rows == setting.rows_per_sequence);
     let composition = Composition {
@@ -82,10 +93,15 @@ fn pages(inputs: &Inputs<'_>, costs: &Costs<'_>, setting: &Setting) -> usize {
     compose(inputs.workload, inputs.model, composition, &costs.windows).pages
 }
 
-/// Weights all streamed, or all resident, as far as pins allow.
-fn extremes(inputs: &Inputs<'_>) -> Vec<Fractions> {
-    let last = if inputs.hardware.shares_ram { 1 } else { 0 };
-    [2, last].map(|free| filled(&inputs.pins.weights, free)).to_vec()
+/// Weights of layers and head: all streamed, only the layers, or all resident, as far as pins allow.
+fn extremes(inputs: &Inputs<'_>) -> [[Fractions; 2]; 3] {
+    let near = round::near(inputs) as usize;
+    let [far, near] = [2, near].map(|free| filled(&inputs.pins.weights, free));
+    if inputs.pins.weights.is_free() {
+        [[far, far], [far, near], [near, near]]
+    } else {
+        [[far, far], [far, far], [near, near]]
+    }
 }
 
 /// The pinned fractions, and what they leave on tier `free`, or on one that is not pinned.
@@ -107,11 +123,11 @@ fn extreme(
     costs: &Costs<'_>,
     setting: &Setting,
     pages: usize,
-    weights: &Fractions,
+    [layers, head]: [Fractions; 2],
     grows: Tier,
 ) -> Option<Policy> {
     let shares_ram = inputs.hardware.shares_ram;
-    let near = if shares_ram { Tier::Ram } else { Tier::Device };
+    let near = round::near(inputs);
     if (setting.kv_mode == KvMode::Resident && grows != near)
         || (shares_ram && grows == Tier::Device)
     {
@@ -119,22 +135,23 @@ fn extreme(
     }
     let build = |kv_homes: &[Tier]| {
         let placement = Placement {
-            layers: *weights,
-            head: *weights,
+            layers,
+            head,
             kv: Vec::new(),
             activations: if shares_ram { 1.0 } else { 0.0 },
         };
         round::unfitted(inputs, costs, setting, pages, &placement, kv_homes)
     };
-    let layers = inputs.model.layers.len();
+    let count = inputs.model.layers.len();
     if setting.kv_mode == KvMode::Resident {
-        return Some(build(&vec![near; layers]));
+        let near_share = filled(&inputs.pins.kv, near as usize)[near as usize];
+        return (near_share > 1.0 - 1e-9).then(|| build(&vec![near; count]));
     }
     if !inputs.pins.kv.is_free() {
         let fractions = filled(&inputs.pins.kv, grows as usize);
-        return Some(build(&round::diffuse((0..layers).map(|_| (1, &fractions)))));
+        return Some(build(&round::diffuse((0..count).map(|_| (1, &fractions)))));
     }
-    Some(build(&greedy(inputs, costs, setting, pages, grows, &build(&vec![grows; layers]))))
+    Some(build(&greedy(inputs, costs, setting, pages, grows, &build(&vec![grows; count]))))
 }
 
 /// As many layers of cache as fit on the tiers besides `grows`, which takes the rest.
@@ -153,9 +170,9 @@ fn greedy(
         }
     }
     // Staging for every tier that may be used is taken off first.
-    let reserved = memory::reserved(inputs, setting, pages, [true; 2]);
-    let used =
-        memory::account(inputs, setting, &Policy { kv: Split::default(), ..all_there.clone() });
+    let reserved = memory::reserved(inputs, costs, setting, pages, [true; 2]);
+    let without = Policy { kv: Split::default(), ..all_there.clone() };
+    let used = memory::account(inputs, costs, setting, &without);
     let used = Memory { workspace: reserved.workspace, ..used }.total();
     let capacity = inputs.capacity();
     let mut homes = vec![grows; bytes.len()];

@@ -1,9 +1,17 @@
 //! Where weights, KV cache and activations live: numbers in, a policy out.
 
+#[cfg(test)]
+extern crate self as forebay_planner;
+
 mod api;
+mod candidates;
 mod cost;
 mod error;
 mod fit;
+#[cfg(test)]
+#[path = "../tests/it/fixture.rs"]
+#[allow(dead_code, reason = "shared with the tests of the public interface")]
+mod fixture;
 pub mod flexgen;
 mod footprint;
 mod hardware;
@@ -14,6 +22,7 @@ mod passes;
 mod pipeline;
 mod plan;
 mod policy;
+mod price;
 mod round;
 mod search;
 mod shape;

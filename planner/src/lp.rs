@@ -8,6 +8,7 @@ use crate::inputs::PinnedSplit;
 use crate::memory::RingShape;
 use crate::passes::Pass;
 use crate::plan::Terms;
+use crate::policy::Tier;
 use good_lp::{
     Expression, ProblemVariables, Solution, SolverModel, Variable, constraint, microlp, variable,
 };
@@ -67,7 +68,7 @@ pub(crate) fn solve(
     for row in rows {
         problem.add_constraint(row);
     }
-    for row in memory_rows(costs, room, &x, ring) {
+    for row in memory_rows(costs, setting, room, &x, ring) {
         problem.add_constraint(row);
     }
     for row in pin_rows(costs, room, decided, &x) {
@@ -99,6 +100,10 @@ fn fractions(
     let mut add = |low: f64, high: f64| vars.add(variable().min(low).max(high));
     let device = if shares_ram { 0.0 } else { 1.0 };
     let mut x: Vec<Variable> = [device, 1.0, device, 1.0].map(|high| add(0.0, high)).to_vec();
+    if setting.head_stays {
+        let stays = if shares_ram { [0.0, 1.0] } else { [1.0, 0.0] };
+        x.splice(HEAD.., stays.map(|f| add(f, f)));
+    }
     x.push(match decided.activations {
         Some(fixed) => add(fixed, fixed),
         None => add(0.0, device),
@@ -185,9 +190,10 @@ fn epigraph(
     beside(time, disk, costs.hardware.disk.overlap) + tie
 }
 
-/// Weights, cache, activations and ring within what is free; a ring that holds two streamed parts.
+/// Weights, cache, activations and ring within what is free; a ring that holds a run of streamed parts.
 fn memory_rows(
     costs: &Costs<'_>,
+    setting: &Setting,
     room: &Room,
     x: &[Variable],
     ring: Variable,
@@ -217,17 +223,27 @@ fn memory_rows(
         let resident = if shares_ram { x[at] + x[at + 1] } else { Expression::from(x[at]) };
         1.0 - resident
     };
-    let RingShape { pair, head, beside_head } = room.ring;
+    let RingShape { layers, head, beside_head } = room.ring;
     let by_head = streamed(HEAD) * (head * unit) + streamed(LAYERS) * (beside_head * unit);
     let mut rows = vec![
         constraint!(device <= room.free[0] * unit),
         constraint!(ram <= room.free[1] * unit),
         constraint!(cached - kv(0) - kv(1) <= room.free[2] * unit),
-        constraint!(ring >= streamed(LAYERS) * (pair * unit)),
+        constraint!(ring >= streamed(LAYERS) * (layers * unit)),
         constraint!(ring >= by_head),
     ];
-    let splits = [LAYERS, HEAD].into_iter().chain((KV..x.len()).step_by(2));
-    rows.extend(splits.map(|at| constraint!(x[at] + x[at + 1] <= 1.0)));
+    for at in [LAYERS, HEAD].into_iter().chain((KV..x.len()).step_by(2)) {
+        let floor = if at < KV { setting.weight_floor } else { setting.kv_floor };
+        let fast = x[at] + x[at + 1];
+        rows.push(if floor == Tier::Disk {
+            constraint!(fast <= 1.0)
+        } else {
+            constraint!(fast == 1.0)
+        });
+        if floor == Tier::Device {
+            rows.push(constraint!(x[at + 1] <= 0.0));
+        }
+    }
     rows
 }
 
@@ -266,3 +282,6 @@ fn pin(rows: &mut Vec<good_lp::Constraint>, [device, ram]: [Expression; 2], pins
         rows.push(constraint!(1.0 - device - ram == fraction));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,30 +5,30 @@ use crate::footprint::Demand;
 use crate::inputs::Inputs;
 use crate::plan::Memory;
 use crate::policy::{Policy, Split, Tier};
-use crate::shape::{ModelShape, Part};
+use crate::shape::ModelShape;
 
-/// Bytes of the parts of a model that the ring is sized by.
+/// Bytes of neighbouring parts of a model, which the ring is sized by.
 pub(crate) struct RingShape {
-    /// Most bytes of two neighbouring halves of layers.
-    pub(crate) pair: f64,
-    /// Bytes of the head, and of its larger neighbour.
+    /// Most bytes of so many neighbouring halves of layers.
+    pub(crate) layers: f64,
+    /// Bytes of the head, and most bytes of its neighbours in such a run of parts.
     pub(crate) head: f64,
     pub(crate) beside_head: f64,
 }
 
 impl RingShape {
-    pub(crate) fn new(model: &ModelShape) -> RingShape {
-        let halves: Vec<u64> = halves(model).collect();
-        let pair = halves.windows(2).map(|pair| pair[0] + pair[1]).max().unwrap_or(0);
-        let beside_head = halves[0].max(halves[halves.len() - 1]);
-        let head = model.head.bytes() as f64;
-        RingShape { pair: pair as f64, head, beside_head: beside_head as f64 }
+    /// For rings of `run` neighbouring parts; `halves` has the bytes of each half of each layer.
+    pub(crate) fn new(halves: &[f64], head: f64, run: usize) -> RingShape {
+        let sums = halves.windows(run.min(halves.len())).map(|parts| parts.iter().sum());
+        let layers = sums.fold(0.0, f64::max);
+        let beside = run.saturating_sub(1).min(halves.len());
+        let around = |before: usize| -> f64 {
+            let (last, first) = (&halves[halves.len() - before..], &halves[..beside - before]);
+            last.iter().chain(first).sum()
+        };
+        let beside_head = (0..=beside).map(around).fold(0.0, f64::max);
+        RingShape { layers, head, beside_head }
     }
-}
-
-fn halves(model: &ModelShape) -> impl Iterator<Item = u64> {
-    let of = |layer: usize, part| model.layers[layer].part(part).iter().map(|m| m.bytes()).sum();
-    (0..model.layers.len()).flat_map(move |layer| Part::ALL.map(|part| of(layer, part)))
 }
 
 /// Where the weights of each part are that are not at hand: which homes are streamed from.
@@ -36,10 +36,10 @@ pub(crate) fn streamed(home: Tier, shares_ram: bool) -> bool {
     home == Tier::Disk || (home == Tier::Ram && !shares_ram)
 }
 
-/// Bytes of rings for weights at these homes: on the device the two neighbouring parts that stream
-/// most (one is used while the next arrives) and a segment that does not fit before the ring's end;
+/// Bytes of rings for weights at these homes: on the device the `run` neighbouring parts that stream
+/// most (one is used while the others arrive) and a segment that does not fit before the ring's end;
 /// in RAM, on the way to a device of its own memory, the reads in flight and as many to upload.
-pub(crate) fn ring(inputs: &Inputs<'_>, homes: &[Vec<Tier>]) -> Split {
+pub(crate) fn ring(inputs: &Inputs<'_>, run: usize, homes: &[Vec<Tier>]) -> Split {
     let (model, shares_ram) = (inputs.model, inputs.hardware.shares_ram);
     let mut parts = vec![0; 2 * model.layers.len() + 1];
     let (mut largest, mut largest_read) = (0, 0);
@@ -54,11 +54,16 @@ pub(crate) fn ring(inputs: &Inputs<'_>, homes: &[Vec<Tier>]) -> Split {
             }
         }
     }
-    let pairs = (0..parts.len()).map(|i| parts[i] + parts[(i + 1) % parts.len()]);
-    let device = pairs.max().unwrap_or(0) + largest;
+    let run = run.min(parts.len());
+    let runs = (0..parts.len()).map(|i| parts.iter().cycle().skip(i).take(run).sum::<u64>());
+    let device = runs.max().unwrap_or(0) + largest;
+    Split { device, ram: host_ring(inputs, largest_read), disk: 0 }.folded(shares_ram)
+}
+
+/// Bytes of the ring in RAM for reads of up to so many bytes.
+pub(crate) fn host_ring(inputs: &Inputs<'_>, largest_read: u64) -> u64 {
     let reads = 2 * inputs.hardware.disk.queue_depth.max(1) as u64;
-    let ram = if shares_ram { 0 } else { reads * largest_read };
-    Split { device, ram, disk: 0 }.folded(shares_ram)
+    if inputs.hardware.shares_ram { 0 } else { reads * largest_read }
 }
 
 /// Cache pages of one micro-batch in one layer: its share of them, and one sequence of any length.
@@ -73,15 +78,14 @@ pub(crate) fn window_pages(inputs: &Inputs<'_>, setting: &Setting, pages: usize)
 /// cache is in RAM or on disk.
 pub(crate) fn demand(
     inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
     setting: &Setting,
     pages: usize,
     away: [bool; 2],
 ) -> Demand {
     let sequences = setting.batch * setting.rows_per_sequence;
     let in_flight = window_pages(inputs, setting, pages) as u64;
-    let format = &inputs.kv_formats[setting.format];
-    let layers = 0..inputs.model.layers.len();
-    let page = layers.map(|layer| inputs.footprint.page_bytes(layer, format)).max().unwrap_or(0);
+    let page = costs.kinds.iter().map(|kind| kind.page_bytes[setting.format]).max().unwrap_or(0);
     let [ram, disk] = away;
     let uploads = setting.kv_mode == KvMode::Staged && !inputs.hardware.shares_ram && (ram || disk);
     let staged = |wanted: bool| if wanted { in_flight * page } else { 0 };
@@ -98,6 +102,7 @@ pub(crate) fn demand(
 /// Memory of a setting before weights and cache are placed.
 pub(crate) fn reserved(
     inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
     setting: &Setting,
     pages: usize,
     away: [bool; 2],
@@ -105,7 +110,7 @@ pub(crate) fn reserved(
     let shares_ram = inputs.hardware.shares_ram;
     let draft = if setting.rows_per_sequence > 1 { inputs.workload.draft_bytes } else { 0 };
     let vectors = Split::all(Tier::Device, inputs.model.vector_bytes + draft);
-    let workspace = inputs.footprint.workspace(&demand(inputs, setting, pages, away));
+    let workspace = inputs.footprint.workspace(&demand(inputs, costs, setting, pages, away));
     Memory {
         workspace: workspace.folded(shares_ram),
         fixed: (inputs.footprint.fixed() + vectors).folded(shares_ram),
@@ -135,7 +140,12 @@ pub(crate) fn cache(costs: &Costs<'_>, setting: &Setting, pages: usize, homes: &
 }
 
 /// Peak memory of a whole policy.
-pub(crate) fn account(inputs: &Inputs<'_>, setting: &Setting, policy: &Policy) -> Memory {
+pub(crate) fn account(
+    inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
+    setting: &Setting,
+    policy: &Policy,
+) -> Memory {
     let away = [Tier::Ram, Tier::Disk].map(|tier| policy.kv_homes.contains(&tier));
     let activations = inputs.footprint.activations(policy.rows());
     Memory {
@@ -143,6 +153,6 @@ pub(crate) fn account(inputs: &Inputs<'_>, setting: &Setting, policy: &Policy) -
         kv: policy.kv,
         ring: policy.ring,
         activations: Split::all(policy.activations, activations),
-        ..reserved(inputs, setting, policy.pages, away)
+        ..reserved(inputs, costs, setting, policy.pages, away)
     }
 }

@@ -1,7 +1,7 @@
 //! An event clock over one pass after another: streamed segments go through the rings while parts
 //! compute. The sums of [`Costs`] know how long each resource is busy; this knows when it waits.
 
-use crate::cost::{Costs, LayerCost, Setting, beside};
+use crate::cost::{Costs, HALF_CALLS, LayerCost, Setting, beside};
 use crate::inputs::Inputs;
 use crate::memory::streamed;
 use crate::passes::Pass;
@@ -83,7 +83,7 @@ impl<'a> Stream<'a> {
         let activations = if self.policy.activations == Tier::Ram { 1.0 } else { 0.0 };
         let activations = if costs.hardware.shares_ram { 0.0 } else { activations };
         let batches = Costs::micro_batches(setting, pass);
-        let run = batches * device.run_seconds;
+        let run = batches * (device.run_seconds + HALF_CALLS * device.call_seconds);
         let price = |kind: usize, home: Tier| {
             let kv = Tier::ALL.map(|tier| if tier == home { 1.0 } else { 0.0 });
             costs.layer(&costs.kinds[kind], setting, pass, &kv, activations)

@@ -1,6 +1,6 @@
 //! From fractions to homes: whole segments, whole layers of cache, within the budgets to the byte.
 
-use crate::cost::{Costs, Fractions, KvMode, Placement, Setting};
+use crate::cost::{Costs, Fractions, Kind, KvMode, Placement, Setting};
 use crate::inputs::{Inputs, PinnedSplit};
 use crate::lp::{self, Decided, Room};
 use crate::memory::{self, RingShape};
@@ -42,63 +42,95 @@ pub(crate) fn room(
     pages: usize,
     away: [bool; 2],
 ) -> Room {
-    let (capacity, taken) =
-        (inputs.capacity(), memory::reserved(inputs, setting, pages, away).total());
-    let kv = |kind: &crate::cost::Kind| {
+    let capacity = inputs.capacity();
+    let near = near(inputs);
+    let mut taken = memory::reserved(inputs, costs, setting, pages, away).total();
+    let segment = if setting.head_stays { costs.layer_segment } else { costs.segment };
+    if setting.weight_floor > near {
+        // A segment at the ring's end is wasted; reads for a device of its own memory land in RAM.
+        *taken.on_mut(near) += segment;
+    }
+    if setting.weight_floor == Tier::Disk {
+        taken.ram += memory::host_ring(inputs, segment);
+    }
+    let kv = |kind: &Kind| {
         (kind.layers.len() as u64 * kind.page_bytes[setting.format] * pages as u64) as f64
     };
     Room {
         free: Tier::ALL.map(|tier| capacity.on(tier) as f64 - taken.on(tier) as f64),
         activations: inputs.footprint.activations(setting.rows()) as f64,
         kv: costs.kinds.iter().map(kv).collect(),
-        ring: RingShape::new(inputs.model),
+        ring: RingShape::new(&costs.half_bytes, costs.head_bytes, setting.ring_parts),
     }
+}
+
+/// The tier that the device computes from.
+pub(crate) fn near(inputs: &Inputs<'_>) -> Tier {
+    if inputs.hardware.shares_ram { Tier::Ram } else { Tier::Device }
 }
 
 /// Which of RAM and disk may hold cache that the device cannot reach, before that is decided.
 pub(crate) fn may_be_away(setting: &Setting) -> [bool; 2] {
-    [setting.kv_mode != KvMode::Resident; 2]
+    let away = setting.kv_mode != KvMode::Resident;
+    [away, away && setting.kv_floor == Tier::Disk]
 }
 
-/// The realisable policy nearest to `wanted` that fits, if there is one.
+/// The realisable policy nearest to `wanted` that fits, if there is one, with what became of the
+/// setting.
 pub(crate) fn realise(
     inputs: &Inputs<'_>,
     costs: &Costs<'_>,
     setting: &Setting,
     job: Demands<'_>,
     wanted: &Placement,
-) -> Option<Policy> {
-    // Rounding the cache up to a layer may not fit: then a layer less on the faster tiers.
-    for (device, ram) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
-        let kv_homes = cache_homes(costs, inputs.model.layers.len(), &wanted.kv, [device, ram]);
+) -> Option<(Setting, Policy)> {
+    // Rounding the cache up to a layer may not fit: then a layer less on one tier or another.
+    for fewer in [[0, 0], [1, 0], [0, 1], [1, 1], [0, -1]] {
+        let layers = inputs.model.layers.len();
+        let kv_homes = cache_homes(costs, layers, &wanted.kv, fewer);
         let nearest = wanted.activations.round();
         for activations in [nearest, 1.0 - nearest] {
             if activations > 0.0 && inputs.hardware.shares_ram {
                 continue;
             }
-            let policy = with_cache(inputs, costs, setting, job, &kv_homes, activations);
-            if policy.is_some() {
-                return policy;
+            let setting = with_homes(inputs, setting, &kv_homes);
+            let policy = with_cache(inputs, costs, &setting, job, &kv_homes, activations);
+            if let Some(policy) = policy {
+                return Some((setting, policy));
             }
         }
     }
     None
 }
 
-/// Homes of the layers' caches, `fewer` layers on device and RAM than wanted.
+/// The setting with the way and the floor of the cache that its homes really have.
+pub(crate) fn with_homes(inputs: &Inputs<'_>, setting: &Setting, kv_homes: &[Tier]) -> Setting {
+    let kv_floor = kv_homes.iter().copied().max().expect("a model has layers");
+    let in_reach = kv_floor <= near(inputs);
+    let kv_mode = match setting.kv_mode {
+        _ if in_reach => KvMode::Resident,
+        // A layer more than planned is away: its pages are brought.
+        KvMode::Resident => KvMode::Staged,
+        away => away,
+    };
+    Setting { kv_mode, kv_floor, ..*setting }
+}
+
+/// Homes of the layers' caches; so many layers move from device to RAM, and from RAM to disk.
 fn cache_homes(
     costs: &Costs<'_>,
     layers: usize,
     wanted: &[Fractions],
-    fewer: [f64; 2],
+    moved: [i32; 2],
 ) -> Vec<Tier> {
     let mut of_layer = vec![[0.0; 3]; layers];
     for (kind, fractions) in costs.kinds.iter().zip(wanted) {
         let mut fractions = *fractions;
-        for tier in 0..2 {
-            let moved = (fewer[tier] / layers as f64).min(fractions[tier]);
-            fractions[tier] -= moved;
-            fractions[tier + 1] += moved;
+        for (tier, moved) in moved.into_iter().enumerate() {
+            let part = f64::from(moved) / layers as f64;
+            let part = part.clamp(-fractions[tier + 1], fractions[tier]);
+            fractions[tier] -= part;
+            fractions[tier + 1] += part;
         }
         kind.layers.iter().for_each(|&layer| of_layer[layer] = fractions);
     }
@@ -106,7 +138,7 @@ fn cache_homes(
 }
 
 /// Places the weights anew around a cache and a residual stream that have their homes.
-fn with_cache(
+pub(crate) fn with_cache(
     inputs: &Inputs<'_>,
     costs: &Costs<'_>,
     setting: &Setting,
@@ -115,19 +147,9 @@ fn with_cache(
     activations: f64,
 ) -> Option<Policy> {
     let away = [Tier::Ram, Tier::Disk].map(|tier| kv_homes.contains(&tier));
-    let in_reach = if inputs.hardware.shares_ram { !away[1] } else { !away[0] && !away[1] };
-    if in_reach != (setting.kv_mode == KvMode::Resident) {
-        return None;
-    }
-    let share = |kind: &crate::cost::Kind| {
-        Tier::ALL.map(|tier| {
-            let there = kind.layers.iter().filter(|&&layer| kv_homes[layer] == tier).count();
-            there as f64 / kind.layers.len() as f64
-        })
-    };
     let decided = Decided {
         weights: inputs.pins.weights,
-        kv: Some(costs.kinds.iter().map(share).collect()),
+        kv: Some(costs.kinds.iter().map(|kind| kind.shares(kv_homes)).collect()),
         activations: Some(activations),
         ..Decided::default()
     };
@@ -153,7 +175,7 @@ pub(crate) fn fit_weights(
     for _ in 0..ROUNDS {
         let placement = Placement { layers, head, ..placement.clone() };
         let policy = unfitted(inputs, costs, setting, pages, &placement, kv_homes);
-        let over = memory::account(inputs, setting, &policy).total().beyond(&capacity);
+        let over = memory::account(inputs, costs, setting, &policy).total().beyond(&capacity);
         if over == Split::default() {
             return keeps_pins(inputs, &policy).then_some(policy);
         }
@@ -215,7 +237,7 @@ pub(crate) fn unfitted(
         prefill_chunk: setting.prefill_chunk,
         rows_per_sequence: setting.rows_per_sequence,
         weights: memory::weights(inputs.model, &homes),
-        ring: memory::ring(inputs, &homes),
+        ring: memory::ring(inputs, setting.ring_parts, &homes),
         homes,
         pages,
         kv_format: inputs.kv_formats[setting.format].clone(),
@@ -256,6 +278,6 @@ mod tests {
             }
         }
         let never = [0.0, 1.0 / 3.0, 2.0 / 3.0];
-        assert!(!diffuse((0..50).map(|i| (i, &never))).contains(&Tier::Device));
+        assert!(!diffuse((1..50).map(|i| (i, &never))).contains(&Tier::Device));
     }
 }

@@ -1,30 +1,33 @@
 //! The search: sizes of passes enumerated outside, the linear program inside, the best made real.
 
+use crate::candidates::{RING, RINGS, batches, chunks, micro_batches, neighbours, ways};
 use crate::cost::{Costs, KvMode, Placement, Setting};
 use crate::error::PlanError;
 use crate::fit;
 use crate::inputs::Inputs;
 use crate::lp::{self, Decided};
 use crate::passes::{Composition, Job, Pass, compose, condense};
-use crate::pipeline::Stream;
 use crate::plan::Terms;
 use crate::policy::{Policy, Tier};
+use crate::price::{Priced, price};
 use crate::round::{self, Demands};
 
 /// Passes of a job that are priced, and those that the linear program sees.
 const PRICED_PASSES: usize = 16;
 const PROGRAM_PASSES: usize = 3;
 
-/// Sizes that are tried; between the batches, halves and quarters are refined later.
-const BATCHES: [usize; 24] = [
-    1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048,
-    3072, 4096,
-];
-const CHUNKS: [usize; 8] = [16, 32, 64, 128, 256, 512, 1024, 2048];
-const MICRO_BATCHES: [usize; 9] = [8, 16, 32, 64, 128, 256, 512, 1024, 2048];
-
 /// A candidate that cannot be faster than this times the best is not looked at.
-const PRUNE: f64 = 1.0;
+const PRUNE: f64 = 0.995;
+
+/// So many candidates of a group are tried, best bound first, without a faster one among them.
+const PATIENCE: usize = 48;
+
+/// Placements that may turn out not to be realisable before the search gives up.
+const FAILURES: usize = 64;
+
+/// Groups that are refined, and rounds of it, each around the best of the one before.
+const REFINED: usize = 3;
+const ROUNDS: usize = 4;
 
 /// Passes of one composition, as the search uses them.
 pub(crate) struct Counted {
@@ -46,6 +49,30 @@ struct Candidate {
     bound: f64,
 }
 
+/// Candidates whose bounds are about as tight: those that differ in sizes alone.
+struct Group {
+    like: Setting,
+    best: f64,
+    tried_in_vain: usize,
+}
+
+impl Group {
+    /// A setting without its sizes.
+    fn like(setting: &Setting) -> Setting {
+        let rings = Setting { ring_parts: 0, head_stays: false, ..*setting };
+        Setting { batch: 0, prefill_chunk: 0, micro_batch: 0, ..rings }
+    }
+
+    fn of<'a>(groups: &'a mut Vec<Group>, setting: &Setting) -> &'a mut Group {
+        let like = Group::like(setting);
+        let at = groups.iter().position(|group| group.like == like).unwrap_or(groups.len());
+        if at == groups.len() {
+            groups.push(Group { like, best: f64::INFINITY, tried_in_vain: 0 });
+        }
+        &mut groups[at]
+    }
+}
+
 /// A setting with a placement in fractions.
 struct Placed {
     setting: Setting,
@@ -54,56 +81,57 @@ struct Placed {
     seconds: f64,
 }
 
-/// A policy with its price.
-#[derive(Clone, Debug)]
-pub(crate) struct Priced {
-    pub(crate) setting: Setting,
-    pub(crate) policy: Policy,
-    pub(crate) prefill_seconds: f64,
-    pub(crate) decode_seconds: f64,
-    pub(crate) passes: f64,
-    pub(crate) terms: Terms,
-}
-
-impl Priced {
-    pub(crate) fn seconds(&self) -> f64 {
-        self.prefill_seconds + self.decode_seconds
-    }
+/// The same number for times that differ by about a thousandth.
+fn alike(seconds: f64) -> i64 {
+    (seconds.ln() * 1000.0).round() as i64
 }
 
 /// Looks for the fastest policy of some inputs.
 pub(crate) struct Search<'a> {
     pub(crate) inputs: Inputs<'a>,
     pub(crate) costs: Costs<'a>,
-    jobs: Vec<(Composition, Counted)>,
+    /// Passes of every composition met; they depend on model and workload alone.
+    pub(crate) jobs: Vec<(Composition, Counted)>,
 }
 
 impl<'a> Search<'a> {
     pub(crate) fn new(inputs: Inputs<'a>) -> Search<'a> {
-        Search { costs: Costs::new(&inputs), inputs, jobs: Vec::new() }
+        Search::with_jobs(inputs, Vec::new())
+    }
+
+    /// A search that starts with the jobs of another for the same model and workload.
+    pub(crate) fn with_jobs(inputs: Inputs<'a>, jobs: Vec<(Composition, Counted)>) -> Search<'a> {
+        Search { costs: Costs::new(&inputs), inputs, jobs }
     }
 
     /// Up to `most` policies, fastest first.
     pub(crate) fn run(&mut self, most: usize) -> Result<Vec<Priced>, PlanError> {
-        let mut placed = self.explore();
+        let mut placed = self.explore(false);
+        if placed.is_empty() {
+            placed = self.explore(true);
+        }
         self.refine(&mut placed);
-        placed.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-        let mut seen = Vec::new();
-        placed.retain(|p| {
-            let kind = (p.setting.batch, p.setting.format, p.setting.kv_mode);
-            let new = !seen.contains(&kind);
-            seen.push(kind);
-            new
-        });
-        let mut priced: Vec<Priced> =
-            placed.iter().take(most).filter_map(|placed| self.realise(placed)).collect();
+        // What differs by less than a model can know goes by size: smaller passes first.
+        placed.sort_by_key(|p| (alike(p.seconds), p.setting));
+        let mut priced = self.realise_best(&placed, most);
         if priced.is_empty() {
             let (setting, policy) = fit::smallest(&self.inputs)?;
             let job = self.job(&setting);
-            priced.push(self.price(&setting, policy, &self.jobs[job].1.passes));
+            // Its cache stays where it fits; its weights may use what memory is left.
+            let (inputs, costs, demands) = (&self.inputs, &self.costs, self.jobs[job].1.demands());
+            let demands = Demands { pages: policy.pages, ..demands };
+            let kv_homes = &policy.kv_homes;
+            let roomier = round::with_cache(inputs, costs, &setting, demands, kv_homes, 0.0);
+            priced.push(self.price(&setting, roomier.unwrap_or(policy), job));
         }
-        priced.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
-        Ok(priced)
+        priced.sort_by_key(|p| (alike(p.seconds()), p.setting));
+        let mut distinct: Vec<Priced> = Vec::new();
+        for priced in priced {
+            if distinct.iter().all(|other| other.policy != priced.policy) {
+                distinct.push(priced);
+            }
+        }
+        Ok(distinct)
     }
 
     /// Number of the job's passes in a setting.
@@ -128,25 +156,31 @@ impl<'a> Search<'a> {
         })
     }
 
-    pub(crate) fn counted(&self, job: usize) -> &[Pass] {
-        &self.jobs[job].1.passes
-    }
-
-    /// Best placements of all settings that could be best.
-    fn explore(&mut self) -> Vec<Placed> {
+    /// Best placements of all settings that could be best; small ones where memory is `tight`.
+    fn explore(&mut self, tight: bool) -> Vec<Placed> {
         let mut candidates = Vec::new();
         for (rows, _) in self.inputs.workload.gains().to_vec() {
             if self.inputs.pins.rows_per_sequence.is_none_or(|pinned| pinned == rows) {
-                self.candidates(rows, &mut candidates);
+                self.candidates(rows, tight, &mut candidates);
             }
         }
         candidates.sort_by(|a, b| a.bound.total_cmp(&b.bound).then(a.setting.cmp(&b.setting)));
         let (mut placed, mut best) = (Vec::<Placed>::new(), f64::INFINITY);
+        let mut groups: Vec<Group> = Vec::new();
         for candidate in &candidates {
             if candidate.bound >= best * PRUNE {
                 break;
             }
+            let group = Group::of(&mut groups, &candidate.setting);
+            if group.tried_in_vain >= PATIENCE {
+                continue;
+            }
+            group.tried_in_vain += 1;
             if let Some(found) = self.place(&candidate.setting, candidate.job) {
+                if found.seconds < group.best * PRUNE {
+                    group.tried_in_vain = 0;
+                }
+                group.best = group.best.min(found.seconds);
                 best = best.min(found.seconds);
                 placed.push(found);
             }
@@ -155,7 +189,7 @@ impl<'a> Search<'a> {
     }
 
     /// All settings of some rows per sequence that memory might allow, with their bounds.
-    fn candidates(&mut self, rows_per_sequence: usize, out: &mut Vec<Candidate>) {
+    fn candidates(&mut self, rows_per_sequence: usize, tight: bool, out: &mut Vec<Candidate>) {
         let pins = self.inputs.pins;
         let formats = 0..self.inputs.kv_formats.len();
         let formats: Vec<usize> = formats
@@ -163,25 +197,36 @@ impl<'a> Search<'a> {
                 pins.kv_format.as_ref().is_none_or(|pin| *pin == self.inputs.kv_formats[f])
             })
             .collect();
+        let (near, ways) = (round::near(&self.inputs), ways(&self.inputs));
         for batch in batches(&self.inputs) {
             let before = out.len();
-            for prefill_chunk in chunks(&self.inputs) {
-                let rows = batch * rows_per_sequence + prefill_chunk;
-                for micro_batch in micro_batches(&self.inputs, rows) {
-                    for &format in &formats {
-                        for kv_mode in kv_modes(&self.inputs) {
-                            let setting = Setting {
-                                batch,
-                                prefill_chunk,
-                                rows_per_sequence,
-                                micro_batch,
-                                format,
-                                kv_mode,
-                            };
-                            let job = self.job(&setting);
-                            let bound = self.bound(&setting, job);
-                            out.extend(bound.map(|bound| Candidate { setting, job, bound }));
-                        }
+            for prefill_chunk in chunks(&self.inputs, tight) {
+                let setting = Setting {
+                    batch,
+                    prefill_chunk,
+                    rows_per_sequence,
+                    micro_batch: 1,
+                    format: 0,
+                    kv_mode: KvMode::Resident,
+                    kv_floor: near,
+                    weight_floor: near,
+                    ring_parts: RING,
+                    head_stays: false,
+                };
+                let job = self.job(&setting);
+                for micro_batch in micro_batches(&self.inputs, setting.rows(), tight) {
+                    let setting = Setting { micro_batch, ..setting };
+                    let passes = self.jobs[job].1.passes.iter();
+                    let bases: Vec<Terms> =
+                        passes.map(|pass| self.costs.base(&setting, pass)).collect();
+                    for (&format, &way) in
+                        formats.iter().flat_map(|f| ways.iter().map(move |w| (f, w)))
+                    {
+                        let (kv_mode, kv_floor, weight_floor) = way;
+                        let setting =
+                            Setting { format, kv_mode, kv_floor, weight_floor, ..setting };
+                        let bound = self.bound(&setting, job, &bases);
+                        out.extend(bound.map(|bound| Candidate { setting, job, bound }));
                     }
                 }
             }
@@ -192,180 +237,160 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Seconds that no placement can beat; `None` if memory cannot hold even one.
-    fn bound(&self, setting: &Setting, job: usize) -> Option<f64> {
+    /// Seconds that no placement can beat; `None` if memory cannot hold even one. `bases` are the
+    /// terms of the job's passes that do not depend on the placement.
+    fn bound(&self, setting: &Setting, job: usize, bases: &[Terms]) -> Option<f64> {
         let (costs, hw) = (&self.costs, self.inputs.hardware);
         let counted = &self.jobs[job].1;
-        let room = round::room(&self.inputs, costs, setting, counted.pages, [false; 2]);
+        let away = round::may_be_away(setting);
+        let least = Setting { head_stays: true, ..*setting };
+        let room = round::room(&self.inputs, costs, &least, counted.pages, away);
         let [device, ram, disk] = room.free;
         let cached: f64 = room.kv.iter().sum();
-        let near = if hw.shares_ram { ram } else { device };
-        let resident = setting.kv_mode == KvMode::Resident;
-        let holds = if resident { cached <= near } else { cached <= near + ram.max(0.0) + disk };
-        if device < 0.0 || ram < 0.0 || disk < 0.0 || !holds {
+        let weights = costs.layer_bytes + costs.head_bytes;
+        let kv_near = if setting.kv_mode == KvMode::Resident { cached } else { 0.0 };
+        let near = round::near(&self.inputs);
+        let not_near = (weights + kv_near - room.free[near as usize]).max(0.0);
+        let not_in_memory = (weights + cached - device - ram).max(0.0);
+        let no_disk = setting.kv_floor != Tier::Disk && setting.weight_floor != Tier::Disk;
+        if room.free.iter().any(|&free| free < 0.0)
+            || cached > device + ram + disk
+            || kv_near > room.free[near as usize]
+            || (setting.weight_floor == near && not_near > 0.0)
+            || (no_disk && not_in_memory > 0.0)
+        {
             return None;
         }
-        let weights = costs.layer_bytes + costs.head_bytes;
-        let not_near = (weights - device + if resident { cached } else { 0.0 }).max(0.0);
-        let not_in_memory = (weights + cached - device - ram).max(0.0);
-        let kv = costs.kinds.iter().map(|_| near_only(hw.shares_ram)).collect();
-        let best = Placement {
-            layers: near_only(hw.shares_ram),
-            head: near_only(hw.shares_ram),
-            kv,
-            activations: 0.0,
-        };
-        let seconds = counted.passes.iter().map(|pass| {
-            let mut terms = costs.base(setting, pass);
-            if setting.kv_mode != KvMode::Host {
-                terms += costs.placed(setting, pass, &best);
-            }
+        // Weights that may not stream leave so much of the cache no room beside them.
+        let squeezed = if setting.weight_floor == near { weights + cached } else { 0.0 };
+        let least_away = ((squeezed - room.free[near as usize]) / cached).max(0.0);
+        let not_held = (weights + cached - room.free[near as usize]).max(0.0);
+        let seconds = counted.passes.iter().zip(bases).map(|(pass, &base)| {
+            let mut terms = base;
+            self.least_attention(setting, pass, least_away, &mut terms);
             let share = Costs::head_share(pass);
             // A byte of cache on disk is read in this part of the passes only.
             let read = (pass.pages_read / counted.pages as f64).min(1.0) * share;
             terms.disk_read = not_in_memory * read / hw.disk.read_bytes_per_sec;
             if !hw.shares_ram {
-                terms.upload = not_near * share / hw.upload_bytes_per_sec;
+                let brought = if setting.kv_mode == KvMode::Staged { not_held * read } else { 0.0 };
+                terms.upload = brought.max(not_near * share) / hw.upload_bytes_per_sec;
             }
             pass.count * costs.seconds(setting, pass, &terms)
         });
         Some(seconds.sum())
     }
 
+    /// Adds the least seconds of attention with at least a part `away` of the cache off the device:
+    /// the host takes that part, and more as long as the device is busy longer.
+    fn least_attention(&self, setting: &Setting, pass: &Pass, away: f64, terms: &mut Terms) {
+        let sum = |host: bool| -> f64 {
+            let kinds = self.costs.kinds.iter();
+            kinds.map(|k| k.layers.len() as f64 * self.costs.attend(k, setting, pass, host)).sum()
+        };
+        let device = sum(false);
+        if setting.kv_mode != KvMode::Host {
+            terms.device += device;
+            return;
+        }
+        let host = sum(true);
+        let even = (terms.compute() + device) / (device + host).max(f64::MIN_POSITIVE);
+        let away = even.clamp(0.0, 1.0).max(away.min(1.0));
+        terms.device += (1.0 - away) * device;
+        terms.host = away * host;
+    }
+
+    /// The best placement of a setting, with the least ring where none has room for more.
     fn place(&self, setting: &Setting, job: usize) -> Option<Placed> {
         let counted = &self.jobs[job].1;
         let away = round::may_be_away(setting);
-        let room = round::room(&self.inputs, &self.costs, setting, counted.pages, away);
         let pins = self.inputs.pins;
         let decided = Decided { weights: pins.weights, kv_total: pins.kv, ..Decided::default() };
-        let placement = lp::solve(&self.costs, setting, &counted.program, &room, &decided)?;
-        let seconds = self.costs.job_seconds(setting, &counted.passes, &placement);
-        Some(Placed { setting: *setting, job, placement, seconds })
+        let with_ring = |(ring_parts, head_stays): (usize, bool)| {
+            let setting = Setting { ring_parts, head_stays, ..*setting };
+            let room = round::room(&self.inputs, &self.costs, &setting, counted.pages, away);
+            let found = lp::solve(&self.costs, &setting, &counted.program, &room, &decided);
+            found.map(|placement| (setting, placement))
+        };
+        let rings = [(RING, false), (RINGS[0], false), (RINGS[0], true)];
+        let (setting, placement) = rings.into_iter().find_map(with_ring)?;
+        let seconds = self.costs.job_seconds(&setting, &counted.passes, &placement);
+        Some(Placed { setting, job, placement, seconds })
     }
 
-    /// Batches between the enumerated ones, around the best.
+    /// Sizes between the enumerated ones, around the best of the most promising groups.
     fn refine(&mut self, placed: &mut Vec<Placed>) {
-        if self.inputs.pins.batch.is_some() {
-            return;
+        let mut groups: Vec<Group> = Vec::new();
+        for placed in placed.iter() {
+            let group = Group::of(&mut groups, &placed.setting);
+            group.best = group.best.min(placed.seconds);
         }
-        let fastest = |placed: &[Placed]| {
-            let best = placed.iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds));
-            best.map(|best| best.setting)
-        };
-        for step in [8, 16] {
-            let Some(best) = fastest(placed) else { return };
-            for times in [step - 3, step - 2, step - 1, step + 1, step + 2, step + 3] {
-                let batch = (best.batch * times / step).clamp(1, self.inputs.workload.count());
-                let whole = best.micro_batch == best.rows();
-                let mut setting = Setting { batch, ..best };
-                setting.micro_batch = if whole { setting.rows() } else { best.micro_batch };
-                if placed.iter().all(|p| p.setting != setting) {
-                    let job = self.job(&setting);
-                    placed.extend(self.place(&setting, job));
+        groups.sort_by(|a, b| a.best.total_cmp(&b.best).then(a.like.cmp(&b.like)));
+        for group in groups.iter().take(REFINED) {
+            for _ in 0..ROUNDS {
+                if !self.climb(&group.like, placed) {
+                    break;
                 }
             }
         }
     }
 
+    /// Places the neighbours of the best of a group; whether one of them is better.
+    fn climb(&mut self, like: &Setting, placed: &mut Vec<Placed>) -> bool {
+        let of_group = placed.iter().filter(|p| Group::like(&p.setting) == *like);
+        let best = of_group.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let Some((best, seconds)) = best.map(|best| (best.setting, best.seconds)) else {
+            return false;
+        };
+        let known = placed.len();
+        for setting in neighbours(&self.inputs, &best) {
+            if placed.iter().all(|p| !p.setting.same_sizes(&setting)) {
+                let job = self.job(&setting);
+                placed.extend(self.place(&setting, job));
+            }
+        }
+        placed[known..].iter().any(|p| p.seconds < seconds * PRUNE)
+    }
+
+    /// Real policies of up to `most` different kinds, from placements in their order.
+    fn realise_best(&self, placed: &[Placed], most: usize) -> Vec<Priced> {
+        let (mut priced, mut kinds, mut failed) = (Vec::new(), Vec::new(), 0);
+        for placed in placed {
+            if priced.len() == most || failed == FAILURES {
+                break;
+            }
+            let Setting { batch, prefill_chunk, format, kv_mode, .. } = placed.setting;
+            let kind = (batch.ilog2(), prefill_chunk, format, kv_mode);
+            if kinds.contains(&kind) {
+                continue;
+            }
+            match self.realise(placed) {
+                Some(policy) => {
+                    kinds.push(kind);
+                    priced.push(policy);
+                }
+                None => failed += 1,
+            }
+        }
+        priced
+    }
+
+    /// The policy nearest to a placement, with the ring that serves it best.
     fn realise(&self, placed: &Placed) -> Option<Priced> {
-        let Placed { setting, job, placement, .. } = placed;
-        let counted = &self.jobs[*job].1;
         let (inputs, costs) = (&self.inputs, &self.costs);
-        let policy = round::realise(inputs, costs, setting, counted.demands(), placement)?;
-        Some(self.price(setting, policy, &counted.passes))
-    }
-
-    /// Seconds of a policy: the sums of its terms, and where the event clock sees it wait.
-    pub(crate) fn price(&self, setting: &Setting, policy: Policy, passes: &[Pass]) -> Priced {
-        let placement = self.placement_of(&policy);
-        let stream = Stream::new(&self.inputs, &self.costs, &policy);
-        let (mut prefill_seconds, mut decode_seconds) = (0.0, 0.0);
-        let (mut count, mut sum) = (0.0, Terms::default());
-        for pass in passes {
-            let terms =
-                self.costs.base(setting, pass) + self.costs.placed(setting, pass, &placement);
-            let seconds = self.costs.seconds(setting, pass, &terms) + stream.stall(setting, pass);
-            let prompt = pass.prompt_rows / pass.rows();
-            prefill_seconds += pass.count * seconds * prompt;
-            decode_seconds += pass.count * seconds * (1.0 - prompt);
-            count += pass.count;
-            sum += terms * pass.count;
-        }
-        drop(stream);
-        let setting = *setting;
-        Priced { setting, policy, prefill_seconds, decode_seconds, passes: count, terms: sum }
-    }
-
-    /// The fractions that a policy realises.
-    fn placement_of(&self, policy: &Policy) -> Placement {
-        let head = policy.homes.len() - 1;
-        let head_bytes = |tier: Tier| -> u64 {
-            let segments = self.inputs.model.head.segments.iter().zip(&policy.homes[head]);
-            segments.filter(|&(_, &home)| home == tier).map(|(bytes, _)| bytes).sum()
+        let demands = self.jobs[placed.job].1.demands();
+        let with_ring = |ring_parts: usize| {
+            let setting = Setting { ring_parts, ..placed.setting };
+            let found = round::realise(inputs, costs, &setting, demands, &placed.placement);
+            found.map(|(setting, policy)| self.price(&setting, policy, placed.job))
         };
-        let kv = |kind: &crate::cost::Kind| {
-            Tier::ALL.map(|tier| {
-                let there = kind.layers.iter().filter(|&&l| policy.kv_homes[l] == tier).count();
-                there as f64 / kind.layers.len() as f64
-            })
-        };
-        let own_memory = !self.inputs.hardware.shares_ram;
-        Placement {
-            layers: Tier::ALL.map(|tier| {
-                (policy.weights.on(tier) - head_bytes(tier)) as f64 / self.costs.layer_bytes
-            }),
-            head: Tier::ALL.map(|tier| head_bytes(tier) as f64 / self.costs.head_bytes),
-            kv: self.costs.kinds.iter().map(kv).collect(),
-            activations: f64::from(u8::from(own_memory && policy.activations == Tier::Ram)),
-        }
+        // What does not fit with one ring does not with a larger one.
+        let rings = RINGS.into_iter().map_while(with_ring);
+        rings.min_by(|a, b| a.seconds().total_cmp(&b.seconds()))
     }
-}
 
-fn near_only(shares_ram: bool) -> [f64; 3] {
-    if shares_ram { [0.0, 1.0, 0.0] } else { [1.0, 0.0, 0.0] }
-}
-
-/// Batches to try: no more than there are requests, or the pinned one.
-pub(crate) fn batches(inputs: &Inputs<'_>) -> Vec<usize> {
-    let requests = inputs.workload.count();
-    if let Some(batch) = inputs.pins.batch {
-        return vec![batch.min(requests)];
+    /// Prices a policy over the passes of job number `job`.
+    pub(crate) fn price(&self, setting: &Setting, policy: Policy, job: usize) -> Priced {
+        price(&self.inputs, &self.costs, setting, policy, &self.jobs[job].1.passes)
     }
-    let mut batches: Vec<usize> = BATCHES.into_iter().filter(|&b| b < requests).collect();
-    if requests <= BATCHES[BATCHES.len() - 1] {
-        batches.push(requests);
-    }
-    batches
-}
-
-/// Prefill chunks to try: none twice as large as all prompts together.
-pub(crate) fn chunks(inputs: &Inputs<'_>) -> Vec<usize> {
-    if let Some(chunk) = inputs.pins.prefill_chunk {
-        return vec![chunk];
-    }
-    let (prompts, _) = inputs.workload.tokens();
-    let useful = |&(i, _): &(usize, usize)| i == 0 || CHUNKS[i - 1] < prompts;
-    CHUNKS.into_iter().enumerate().filter(useful).map(|(_, chunk)| chunk).collect()
-}
-
-/// Micro-batches to try for passes of up to `rows` rows: the last is a whole pass.
-fn micro_batches(inputs: &Inputs<'_>, rows: usize) -> Vec<usize> {
-    if let Some(micro_batch) = inputs.pins.micro_batch {
-        return vec![micro_batch];
-    }
-    let smaller = MICRO_BATCHES.into_iter().filter(|&m| m < rows);
-    smaller.chain([rows]).collect()
-}
-
-/// Ways of keys and values that the machine and the pins allow.
-pub(crate) fn kv_modes(inputs: &Inputs<'_>) -> Vec<KvMode> {
-    let host = inputs.pins.host_attention;
-    let mut modes = vec![KvMode::Resident];
-    if !inputs.hardware.shares_ram && host != Some(false) {
-        modes.push(KvMode::Host);
-    }
-    if host != Some(true) || inputs.hardware.shares_ram {
-        modes.push(KvMode::Staged);
-    }
-    modes
 }

@@ -122,6 +122,12 @@ impl ModelShape {
         layers.chain([(2 * self.layers.len(), &self.head)])
     }
 
+    /// Bytes of the halves of all layers, in the order of a pass.
+    pub(crate) fn half_bytes(&self) -> impl Iterator<Item = u64> {
+        let halves = self.layers.iter().flat_map(|l| Part::ALL.map(|part| l.part(part)));
+        halves.map(|half| half.iter().map(MatrixShape::bytes).sum())
+    }
+
     /// Bytes of all matrices but the head.
     pub fn layer_bytes(&self) -> u64 {
         self.weight_bytes() - self.head.bytes()
@@ -135,6 +141,12 @@ impl ModelShape {
     /// Bytes of the largest segment.
     pub fn largest_segment(&self) -> u64 {
         self.matrices().flat_map(|m| &m.segments).copied().max().unwrap_or(0)
+    }
+
+    /// Bytes of the segments of the layers.
+    pub(crate) fn layer_segments(&self) -> impl Iterator<Item = u64> {
+        let matrices = self.layers.iter().flat_map(|l| l.attention.iter().chain(&l.feed_forward));
+        matrices.flat_map(|matrix| matrix.segments.iter().copied())
     }
 
     /// Pages that hold `positions`.

@@ -2,5 +2,9 @@
 
 #[path = "it/fixture.rs"]
 mod fixture;
-#[path = "it/sizes.rs"]
-mod sizes;
+#[path = "it/laws.rs"]
+mod laws;
+#[path = "it/limits.rs"]
+mod limits;
+#[path = "it/plans.rs"]
+mod plans;

@@ -5,11 +5,11 @@ use forebay_planner::{
     LinearRate, MatrixShape, ModelShape, Pins, Requests, Split, Workload,
 };
 
-pub const MIB: u64 = 1 << 20;
-pub const GIB: u64 = 1 << 30;
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const GIB: u64 = 1 << 30;
 
 /// A matrix cut into segments of whole tiles of 16 rows, at most 4 MiB each.
-pub fn matrix(dtype: &str, bits: f64, rows: usize, cols: usize) -> MatrixShape {
+pub(crate) fn matrix(dtype: &str, bits: f64, rows: usize, cols: usize) -> MatrixShape {
     let row = cols as f64 * bits / 8.0;
     let tiles_max = ((4 * MIB) as f64 / (16.0 * row)).floor().max(1.0) as usize;
     let mut segments = Vec::new();
@@ -23,7 +23,7 @@ pub fn matrix(dtype: &str, bits: f64, rows: usize, cols: usize) -> MatrixShape {
 }
 
 /// A model in the shape of Llama, 4-bit but for its head.
-pub fn llama(
+pub(crate) fn llama(
     layers: usize,
     hidden: usize,
     heads: usize,
@@ -57,12 +57,12 @@ pub fn llama(
     }
 }
 
-pub fn llama_70b() -> ModelShape {
+pub(crate) fn llama_70b() -> ModelShape {
     llama(80, 8192, 64, 8, 28672, 128256)
 }
 
 /// Sizes much as the engine's, for caches of 16 and of 4.5 bits.
-pub fn footprint(model: &ModelShape) -> LinearFootprint {
+pub(crate) fn footprint(model: &ModelShape) -> LinearFootprint {
     let layer = &model.layers[0];
     let widths = 2 * layer.query_len() + 2 * layer.kv_len() + 2 * layer.feed_forward_len;
     let page = |bits: u64| {
@@ -88,6 +88,7 @@ fn rates(flops: f64, bytes_per_sec: f64, kv_bytes_per_sec: f64) -> DeviceRates {
     };
     let attention = |format: &str, bytes: f64| AttentionRate {
         format: format.into(),
+        stream_seconds: 0.0,
         kv_element_seconds: bytes / kv_bytes_per_sec,
         product_seconds: 1.0 / flops,
     };
@@ -97,13 +98,14 @@ fn rates(flops: f64, bytes_per_sec: f64, kv_bytes_per_sec: f64) -> DeviceRates {
         elementwise_seconds: 4.0 / bytes_per_sec,
         logit_seconds: 1e-10,
         embed_seconds: 1e-6,
+        call_seconds: 0.0,
         run_seconds: 2e-5,
         pass_seconds: 5e-4,
     }
 }
 
 /// A graphics card on PCIe 4 beside a desktop processor and an NVMe disk.
-pub fn desktop() -> HardwareProfile {
+pub(crate) fn desktop() -> HardwareProfile {
     HardwareProfile {
         device: rates(60e12, 800e9, 500e9),
         host: rates(1e12, 50e9, 30e9),
@@ -124,7 +126,7 @@ pub fn desktop() -> HardwareProfile {
 }
 
 /// Two cores without a graphics card.
-pub fn processor() -> HardwareProfile {
+pub(crate) fn processor() -> HardwareProfile {
     let host = rates(0.4e12, 20e9, 10e9);
     HardwareProfile {
         device: host.clone(),
@@ -137,25 +139,25 @@ pub fn processor() -> HardwareProfile {
     }
 }
 
-pub fn workload(requests: &[(usize, usize, usize)]) -> Workload {
+pub(crate) fn workload(requests: &[(usize, usize, usize)]) -> Workload {
     let requests =
         requests.iter().map(|&(prompt, output, count)| Requests { prompt, output, count });
     Workload { requests: requests.collect(), ..Workload::default() }
 }
 
 /// Owned parts of [`Inputs`].
-pub struct Case {
-    pub model: ModelShape,
-    pub footprint: LinearFootprint,
-    pub hardware: HardwareProfile,
-    pub workload: Workload,
-    pub budgets: Split,
-    pub formats: Vec<String>,
-    pub pins: Pins,
+pub(crate) struct Case {
+    pub(crate) model: ModelShape,
+    pub(crate) footprint: LinearFootprint,
+    pub(crate) hardware: HardwareProfile,
+    pub(crate) workload: Workload,
+    pub(crate) budgets: Split,
+    pub(crate) formats: Vec<String>,
+    pub(crate) pins: Pins,
 }
 
 impl Case {
-    pub fn new(
+    pub(crate) fn new(
         model: ModelShape,
         hardware: HardwareProfile,
         workload: Workload,
@@ -173,7 +175,7 @@ impl Case {
         }
     }
 
-    pub fn inputs(&self) -> Inputs<'_> {
+    pub(crate) fn inputs(&self) -> Inputs<'_> {
         Inputs {
             model: &self.model,
             footprint: &self.footprint,
@@ -183,5 +185,36 @@ impl Case {
             kv_formats: &self.formats,
             pins: &self.pins,
         }
+    }
+}
+
+/// A seeded stream of numbers (splitmix64), so that random cases are the same everywhere.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// 0 to 1.
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// From `low` to `high`, evenly by their ratio.
+    pub(crate) fn between(&mut self, low: f64, high: f64) -> f64 {
+        low * (high / low).powf(self.unit())
+    }
+
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
     }
 }

@@ -1,0 +1,121 @@
+//! The settings that a search tries: sizes of passes, ways of the cache, floors of the tiers.
+
+use crate::cost::{KvMode, Setting};
+use crate::inputs::Inputs;
+use crate::policy::Tier;
+use crate::round::near;
+
+/// Sizes that are tried; between the batches, halves and quarters are refined later.
+const BATCHES: [usize; 24] = [
+    1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048,
+    3072, 4096,
+];
+pub(crate) const CHUNKS: [usize; 8] = [16, 32, 64, 128, 256, 512, 1024, 2048];
+const MICRO_BATCHES: [usize; 9] = [8, 16, 32, 64, 128, 256, 512, 1024, 2048];
+
+/// The same where memory has no room for any of those.
+const TIGHT_CHUNKS: [usize; 3] = [1, 4, 8];
+const TIGHT_MICRO_BATCHES: [usize; 3] = [1, 2, 4];
+
+/// Neighbouring parts that a ring may hold. Two is the least that overlaps at all; with three a
+/// feed-forward can arrive while the one before it is used, which the program assumes.
+pub(crate) const RINGS: [usize; 4] = [2, 3, 4, 6];
+pub(crate) const RING: usize = RINGS[1];
+
+/// Batches to try: no more than there are requests, or the pinned one.
+pub(crate) fn batches(inputs: &Inputs<'_>) -> Vec<usize> {
+    let requests = inputs.workload.count();
+    if let Some(batch) = inputs.pins.batch {
+        return vec![batch.min(requests)];
+    }
+    let mut batches: Vec<usize> = BATCHES.into_iter().filter(|&b| b < requests).collect();
+    if requests <= BATCHES[BATCHES.len() - 1] {
+        batches.push(requests);
+    }
+    batches
+}
+
+/// Prefill chunks to try: none twice as large as all prompts together.
+pub(crate) fn chunks(inputs: &Inputs<'_>, tight: bool) -> Vec<usize> {
+    if let Some(chunk) = inputs.pins.prefill_chunk {
+        return vec![chunk];
+    }
+    if tight {
+        return TIGHT_CHUNKS.to_vec();
+    }
+    let (prompts, _) = inputs.workload.tokens();
+    let useful = |&(i, _): &(usize, usize)| i == 0 || CHUNKS[i - 1] < prompts;
+    CHUNKS.into_iter().enumerate().filter(useful).map(|(_, chunk)| chunk).collect()
+}
+
+/// Micro-batches to try for passes of up to `rows` rows: the last is a whole pass.
+pub(crate) fn micro_batches(inputs: &Inputs<'_>, rows: usize, tight: bool) -> Vec<usize> {
+    if let Some(micro_batch) = inputs.pins.micro_batch {
+        return vec![micro_batch];
+    }
+    let sizes = if tight { &TIGHT_MICRO_BATCHES[..] } else { &MICRO_BATCHES[..] };
+    sizes.iter().copied().filter(|&m| m < rows).chain([rows]).collect()
+}
+
+/// Ways of keys and values that the machine and the pins allow.
+pub(crate) fn kv_modes(inputs: &Inputs<'_>) -> Vec<KvMode> {
+    let host = inputs.pins.host_attention;
+    let mut modes = vec![KvMode::Resident];
+    if !inputs.hardware.shares_ram && host != Some(false) {
+        modes.push(KvMode::Host);
+    }
+    if host != Some(true) || inputs.hardware.shares_ram {
+        modes.push(KvMode::Staged);
+    }
+    modes
+}
+
+/// The ways with the floors of cache and weights that can differ for each.
+pub(crate) fn ways(inputs: &Inputs<'_>) -> Vec<(KvMode, Tier, Tier)> {
+    let near = near(inputs);
+    let slower = Tier::ALL.into_iter().filter(|&tier| tier > near);
+    let mut ways = Vec::new();
+    for kv_mode in kv_modes(inputs) {
+        let floors = match kv_mode {
+            KvMode::Resident => vec![near],
+            _ => slower.clone().collect(),
+        };
+        for kv_floor in floors {
+            let weight_floors = Tier::ALL.into_iter().filter(|&tier| tier >= near);
+            ways.extend(weight_floors.map(|weight_floor| (kv_mode, kv_floor, weight_floor)));
+        }
+    }
+    ways
+}
+
+/// Settings whose sizes are a step away from those of `best`, the pinned ones left alone.
+pub(crate) fn neighbours(inputs: &Inputs<'_>, best: &Setting) -> Vec<Setting> {
+    let pins = inputs.pins;
+    let whole = best.micro_batch == best.rows();
+    let mut settings = Vec::new();
+    let mut add = |batch: usize, prefill_chunk: usize, micro_batch: usize| {
+        let mut setting = Setting { batch, prefill_chunk, micro_batch, ..*best };
+        if whole && pins.micro_batch.is_none() && micro_batch == best.micro_batch {
+            setting.micro_batch = setting.rows();
+        }
+        settings.push(setting);
+    };
+    if pins.batch.is_none() {
+        for eighths in [6, 7, 9, 10, 12] {
+            let batch = (best.batch * eighths / 8).clamp(1, inputs.workload.count());
+            add(batch, best.prefill_chunk, best.micro_batch);
+        }
+    }
+    if pins.prefill_chunk.is_none() {
+        for chunk in
+            [best.prefill_chunk / 2, best.prefill_chunk * 3 / 4, best.prefill_chunk * 3 / 2]
+        {
+            add(best.batch, chunk.max(1), best.micro_batch);
+        }
+    }
+    if pins.micro_batch.is_none() {
+        add(best.batch, best.prefill_chunk, (best.micro_batch / 2).max(1));
+        add(best.batch, best.prefill_chunk, (best.micro_batch * 2).min(best.rows()));
+    }
+    settings
+}
