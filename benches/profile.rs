@@ -81,7 +81,7 @@ fn measure(
     let rows = most(&|n, _, prompt| n + prompt);
     let pages = most(&|n, len, prompt| n * pages_of(len) + pages_of(prompt));
     let device = Box::new(CpuDevice::new(threads)?);
-    let config = ExecutorConfig { rows, pages };
+    let config = ExecutorConfig::resident(rows, pages);
     let mut executor = Executor::new(device, Arc::clone(&files), config, &mut |_, _| {})?;
     let mut sampler = Sampler::default();
     let batches: Vec<Batch> =

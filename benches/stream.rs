@@ -7,9 +7,10 @@
 
 use forebay::model::TensorId;
 use forebay::quant::{DType, Packing, pack};
+use forebay::quant::{SEGMENT_BYTES_MAX, Segment, segments};
 use forebay::store::{
     AlignedBuffer, CacheOptions, DirectFile, FileWeights, IoControl, ModelFiles, PackedCache,
-    SEGMENT_BYTES_MAX, Segment, Throttle, WeightSource, segments,
+    Throttle, WeightSource,
 };
 use std::io::Write;
 use std::path::{Path, PathBuf};

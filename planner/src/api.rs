@@ -33,12 +33,28 @@ const FASTER_DISK: f64 = 2.0;
 pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     inputs.check()?;
     let mut search = Search::new(*inputs);
-    let mut found = search.run(FINALISTS)?.into_iter();
+    let mut found = search.run(FINALISTS)?;
+    found.extend(tighter(inputs));
+    found.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+    found.dedup_by(|a, b| a.policy == b.policy);
+    let mut found = found.into_iter();
     let best = found.next().expect("a search finds a policy or an error");
     let runners_up = found.take(RUNNERS_UP).map(|p| (p.seconds(), p.policy));
     let runners_up = runners_up.map(|(seconds, policy)| (policy, seconds)).collect();
     let what_ifs = what_ifs(&mut search, best.seconds());
     Ok(Plan { runners_up, what_ifs, ..report(&search, best) })
+}
+
+/// The best policies for a quarter less of either memory: rounding at wide budgets may miss what fits
+/// narrower ones, and more memory must not make a plan slower.
+fn tighter(inputs: &Inputs<'_>) -> Vec<Priced> {
+    let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..2] } else { &Tier::ALL[..2] };
+    let search = |&tier: &Tier| {
+        let mut budgets = inputs.budgets;
+        *budgets.on_mut(tier) -= budgets.on(tier) / 4;
+        Search::new(Inputs { budgets, ..*inputs }).run(FINALISTS).ok()
+    };
+    tiers.iter().filter_map(search).flatten().collect()
 }
 
 /// What is predicted of a policy that is already decided.

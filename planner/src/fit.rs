@@ -11,6 +11,9 @@ use crate::round;
 use crate::workload::Workload;
 use crate::{memory, plan::Memory};
 
+/// How far a policy is from fitting: tiers that are short, and bytes.
+type Rank = (usize, u64);
+
 /// The policy that needs least, or what its budgets lack and what would help.
 pub(crate) fn smallest(inputs: &Inputs<'_>) -> Result<(Setting, Policy), PlanError> {
     let (setting, policy, memory) = least(inputs);
@@ -29,7 +32,7 @@ fn least(inputs: &Inputs<'_>) -> (Setting, Policy, Memory) {
     let capacity = inputs.capacity();
     let settings = settings(inputs);
     let pages = pages(inputs, &costs, &settings[0]);
-    let mut best: Option<((usize, u64), (Setting, Policy, Memory))> = None;
+    let mut best: Option<(Rank, (Setting, Policy, Memory))> = None;
     for setting in settings {
         let weights = extremes(inputs).into_iter();
         for (weights, grows) in weights.flat_map(|w| Tier::ALL.map(|grows| (w, grows))) {

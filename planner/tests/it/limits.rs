@@ -62,7 +62,8 @@ fn inputs_that_make_no_sense_are_refused_by_name() {
             other => panic!("{other}"),
         }
     };
-    let cases: [(fn(&mut Case), &str); 12] = [
+    type Spoil = fn(&mut Case);
+    let cases: [(Spoil, &str); 12] = [
         (|c| c.model.layers.clear(), "no layers"),
         (|c| c.model.head.segments.clear(), "no segments"),
         (|c| c.formats.clear(), "no cache format"),
