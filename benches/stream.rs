@@ -6,8 +6,7 @@
 //! disks and neighbours change; medians are printed.
 
 use forebay::model::TensorId;
-use forebay::quant::{DType, Packing, pack};
-use forebay::quant::{SEGMENT_BYTES_MAX, Segment, segments};
+use forebay::quant::{DType, Packing, SEGMENT_BYTES_MAX, Segment, pack, segments};
 use forebay::store::{
     AlignedBuffer, CacheOptions, DirectFile, FileWeights, IoControl, ModelFiles, PackedCache,
     Throttle, WeightSource,
