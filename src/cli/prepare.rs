@@ -84,6 +84,9 @@ impl Setup<'_> {
             batch: self.engine.batch,
             micro_batch: self.engine.micro_batch,
             prefill_chunk: self.engine.prefill_chunk,
+            // Pages come to the device: a processor's attention rounds otherwise, and tokens must not
+            // depend on where a cache lives.
+            host_attention: Some(false),
             ..Pins::default()
         }
     }
@@ -117,6 +120,13 @@ impl Setup<'_> {
                 "{path}: the policy is for a model with fingerprint {}, this one has {own}; emit it \
                  again with `forebay plan`",
                 file.model
+            ))
+            .into());
+        }
+        if file.policy.host_attention {
+            let path = path.display();
+            return Err(CliError::Usage(format!(
+                "{path}: host_attention: expected false, found true; attention runs on the device"
             ))
             .into());
         }
