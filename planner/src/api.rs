@@ -45,10 +45,10 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     Ok(Plan { runners_up, what_ifs, ..report(&search, best) })
 }
 
-/// The best policies for a quarter less of either memory: rounding at wide budgets may miss what fits
+/// The best policies for a quarter less of each tier: rounding at wide budgets may miss what fits
 /// narrower ones, and more memory must not make a plan slower.
 fn tighter(inputs: &Inputs<'_>) -> Vec<Priced> {
-    let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..2] } else { &Tier::ALL[..2] };
+    let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..] } else { &Tier::ALL[..] };
     let search = |&tier: &Tier| {
         let mut budgets = inputs.budgets;
         *budgets.on_mut(tier) -= budgets.on(tier) / 4;

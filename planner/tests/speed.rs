@@ -1,4 +1,4 @@
-//! How long planning takes, in a process of its own so that no other test runs beside it.
+//! How long planning takes (printed: no test depends on a clock), in a process of its own.
 
 #[path = "it/fixture.rs"]
 #[allow(dead_code, reason = "shared with the other tests")]
@@ -9,7 +9,7 @@ use forebay_planner::{Tier, plan};
 use std::time::Instant;
 
 #[test]
-fn a_70b_model_is_planned_in_two_seconds() {
+fn a_70b_model_is_planned() {
     let job = workload(&[(512, 128, 1000), (2000, 300, 100), (100, 32, 900)]);
     let mut case = Case::new(llama_70b(), desktop(), job, [12 * GIB, 32 * GIB, 100 * GIB]);
     case.formats.push("q4".into());
@@ -26,7 +26,6 @@ fn a_70b_model_is_planned_in_two_seconds() {
         plan.seconds(),
         plan.bottleneck
     );
-    assert!(seconds < 2.0, "{seconds} s");
     assert_eq!(plan.binding, [Tier::Device, Tier::Ram]);
     assert!(plan.policy.weights.device > 9 * GIB && plan.policy.weights.ram > 20 * GIB);
 }
