@@ -40,11 +40,14 @@ pub struct RingTooSmall {
 
 /// Bytes that suffice for a ring: all pieces of any one use, wherever they begin.
 pub fn ring_bytes_min(pieces: &[Piece]) -> usize {
-    let largest = pieces.iter().map(|piece| piece.bytes).max().unwrap_or(0);
-    let uses = pieces.chunk_by(|a, b| a.used_by == b.used_by);
-    let most = uses.map(|pieces| pieces.iter().map(|p| p.bytes).sum::<usize>()).max().unwrap_or(0);
-    // A piece is never cut: what does not fit before the end of the ring starts over at 0.
-    if most == largest { most } else { most + largest }
+    let needed = |pieces: &[Piece]| {
+        let bytes = pieces.iter().map(|piece| piece.bytes);
+        // A piece is never cut: what does not fit before the end of the ring starts over at 0, and
+        // leaves less than its own bytes unused.
+        let lost = if pieces.len() == 1 { 0 } else { bytes.clone().max().unwrap_or(0) };
+        bytes.sum::<usize>() + lost
+    };
+    pieces.chunk_by(|a, b| a.used_by == b.used_by).map(needed).max().unwrap_or(0)
 }
 
 /// Lays `pieces` (in order) into a ring of `bytes`, at the same places in every round.
@@ -113,6 +116,13 @@ mod tests {
         assert!(places.iter().zip(&all).all(
             |(place, piece)| place.gate == Gate { used_by: piece.used_by, round_before: true }
         ));
+    }
+
+    #[test]
+    fn a_use_as_large_as_the_largest_piece_has_room_to_wrap() {
+        let all = pieces(&[(16, 0), (7, 1), (29, 0), (1, 1), (36, 1), (1, 1)]);
+        assert_eq!(ring_bytes_min(&all), 7 + 29 + 29);
+        assert!(lay_out(&all, ring_bytes_min(&all)).is_ok());
     }
 
     proptest! {
