@@ -16,7 +16,7 @@ use crate::shape::{MatrixShape, Part};
 const FLOAT: f64 = 4.0;
 
 /// Kernel calls of half a layer, on average.
-pub(crate) const HALF_CALLS: f64 = 6.5;
+pub(crate) const HALF_CALLS: f64 = (Part::Attention.calls() + Part::FeedForward.calls()) / 2.0;
 
 /// How keys and values get to where they are attended to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -37,6 +37,15 @@ pub enum Part {
 impl Part {
     /// Both, in the order in which a pass runs them.
     pub const ALL: [Part; 2] = [Part::Attention, Part::FeedForward];
+
+    /// Kernel calls of one: norm, two linear, two rotations, append, attention, sum; norm, two linear,
+    /// gate, sum.
+    pub const fn calls(self) -> f64 {
+        match self {
+            Part::Attention => 8.0,
+            Part::FeedForward => 5.0,
+        }
+    }
 }
 
 /// Matrices and widths of one layer.

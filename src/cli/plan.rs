@@ -1,10 +1,11 @@
 //! `forebay plan`.
 
 use super::args::PlanArgs;
+use super::budget::Amount;
 use super::engine::{self, Model};
 use super::exit::{CliError, DONE};
 use super::explain::{resource, size, tier_bytes, tiers};
-use super::planning::{Planned, Question};
+use super::planning::Planned;
 use super::prepare::Setup;
 use super::run::defaults;
 use super::shell;
@@ -14,7 +15,7 @@ use crate::job::{
     Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, survey as survey_of,
 };
 use comfy_table::{CellAlignment, Table, presets};
-use forebay_planner::{Change, HardwareProfile, Memory, Split, Tier};
+use forebay_planner::{HardwareProfile, Memory, Split, Tier};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -27,9 +28,8 @@ pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
     let survey = survey(args, &model, context_len)?;
     let mut device = setup.open_device()?;
     let profile = setup.profile(device.as_mut())?;
-    let question = setup.question(&profile, &survey)?;
     if let Some(sweep) = &args.sweep {
-        let rows = tabulate(&setup, &question, &profile, device.as_ref(), sweep, &survey)?;
+        let rows = tabulate(&setup, &profile, device.as_ref(), sweep, &survey)?;
         let text = if args.json {
             format!("{:#}\n", rows_json(sweep, &rows))
         } else {
@@ -38,6 +38,7 @@ pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
         shell::print(text.as_bytes())?;
         return Ok(DONE);
     }
+    let question = setup.question(&profile, &survey)?;
     let planned = setup.plan(&question, device.as_ref(), Split::default())?;
     if let Some(path) = &args.emit {
         let policy = planned.plan.policy.clone();
@@ -170,10 +171,6 @@ fn memory_table(memory: &Memory, budgets: Split, shares_ram: bool) -> Table {
     table
 }
 
-fn change_json(change: &Change) -> String {
-    change.to_string()
-}
-
 fn split_json(split: Split) -> Value {
     json!({"gpu": split.device, "ram": split.ram, "disk": split.disk})
 }
@@ -183,7 +180,7 @@ fn plan_json(planned: &Planned, tokens: f64) -> Value {
     let (policy, memory, terms) = (&plan.policy, &plan.memory, &plan.terms);
     let what_ifs = plan.what_ifs.iter();
     let what_ifs: Vec<Value> =
-        what_ifs.map(|(c, s)| json!({"change": change_json(c), "seconds": s})).collect();
+        what_ifs.map(|(c, s)| json!({"change": c.to_string(), "seconds": s})).collect();
     let runners_up = plan.runners_up.iter();
     let runners_up: Vec<Value> = runners_up
         .map(|(p, s)| {
@@ -232,7 +229,6 @@ type Row = (u64, Result<Planned, String>, f64);
 
 fn tabulate(
     setup: &Setup<'_>,
-    question: &Question<'_>,
     profile: &HardwareProfile,
     device: &dyn Device,
     sweep: &Sweep,
@@ -242,21 +238,18 @@ fn tabulate(
     let mut rows = Vec::new();
     for &value in &sweep.values {
         let mut profile = profile.clone();
-        let mut asked = setup.question(&profile, survey)?;
-        asked.pins = question.pins.clone();
-        match sweep.axis {
-            Axis::GpuMem => asked.amounts.gpu_mem = super::budget::Amount::Bytes(value),
-            Axis::Ram => asked.amounts.ram = super::budget::Amount::Bytes(value),
-            Axis::Throttle => {
-                let amounts = asked.amounts;
-                let disk = &mut profile.disk;
-                disk.read_bytes_per_sec = value as f64;
-                disk.write_bytes_per_sec = disk.write_bytes_per_sec.min(value as f64);
-                asked = setup.question(&profile, survey)?;
-                asked.amounts = amounts;
-            }
+        if sweep.axis == Axis::Throttle {
+            let disk = &mut profile.disk;
+            disk.read_bytes_per_sec = value as f64;
+            disk.write_bytes_per_sec = disk.write_bytes_per_sec.min(value as f64);
         }
-        let planned = match setup.plan(&asked, device, Split::default()) {
+        let mut question = setup.question(&profile, survey)?;
+        match sweep.axis {
+            Axis::GpuMem => question.amounts.gpu_mem = Amount::Bytes(value),
+            Axis::Ram => question.amounts.ram = Amount::Bytes(value),
+            Axis::Throttle => {}
+        }
+        let planned = match setup.plan(&question, device, Split::default()) {
             Ok(planned) => Ok(planned),
             Err(error) if error.downcast_ref::<CliError>().is_some() => Err(error.to_string()),
             Err(error) => return Err(error),

@@ -4,7 +4,7 @@ use super::budget::Amounts;
 use super::engine::Model;
 use super::exit::CliError;
 use crate::backend::Device;
-use crate::exec::{ExecutorConfig, ExecutorFootprint, model_shape};
+use crate::exec::{ExecutorConfig, ExecutorFootprint, KV_FORMAT, model_shape};
 use crate::generate::EngineConfig;
 use crate::job::Survey;
 use crate::kernel::PAGE_LEN;
@@ -15,9 +15,6 @@ use forebay_planner::{
     Workload, plan, predict,
 };
 use std::path::PathBuf;
-
-/// Format of the KV cache in profiles and policies.
-pub(super) const KV_FORMAT: &str = "f16";
 
 /// Part of `max_tokens` that answers take on average, where end tokens end them.
 const OUTPUT_PART: f64 = 0.7;

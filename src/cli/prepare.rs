@@ -135,8 +135,12 @@ impl Setup<'_> {
 
     /// Plans, allocates and loads. Where the machine has less memory than it said, a plan for less is
     /// made: its batch is smaller, then more of cache and weights live elsewhere.
-    pub(super) fn ready(&self, survey: &Survey, display: &mut Display) -> anyhow::Result<Ready> {
-        let mut device = self.open_device()?;
+    pub(super) fn ready(
+        &self,
+        mut device: Box<dyn Device>,
+        survey: &Survey,
+        display: &mut Display,
+    ) -> anyhow::Result<Ready> {
         let profile = self.profile(device.as_mut())?;
         let mut less = Split::default();
         for attempt in 0.. {

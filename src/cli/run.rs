@@ -29,7 +29,8 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let (engine, memory) = (&args.engine, &args.memory);
     let setup =
         Setup { engine, memory, model: &model, context_len, trace: args.trace.is_some(), quiet };
-    let info = setup.open_device()?.info().clone();
+    let device = setup.open_device()?;
+    let info = device.info().clone();
     let defaults = defaults(&args.sampling);
     let settings = settings(&defaults, context_len);
     let manifest = manifest(&input, &model, &info, &settings);
@@ -68,7 +69,7 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let survey = survey.filter(|survey| !survey.requests.is_empty());
     let survey = survey.unwrap_or_else(|| planning::unknown(context_len));
     let mut display = Display::new(quiet);
-    let ready = setup.ready(&survey, &mut display)?;
+    let ready = setup.ready(device, &survey, &mut display)?;
     if !quiet {
         log::say(&format!("forebay: {}", explain::line(&ready.planned)));
     }

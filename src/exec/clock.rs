@@ -5,13 +5,8 @@ use crate::kernel::PAGE_LEN;
 use crate::schedule::{Batch, Matrices, Part, Simulation, Step, StepCosts, StreamPlan};
 use forebay_planner::{AttentionRate, HardwareProfile, LayerShape, ModelShape};
 
-/// Name of the cache format in profiles.
-const KV_FORMAT: &str = "f16";
-
-/// Calls of the halves of a layer: norm, two linear, two rotations, append, attention, sum; norm, two
-/// linear, gate, sum.
-const ATTENTION_CALLS: f64 = 8.0;
-const FEED_FORWARD_CALLS: f64 = 5.0;
+/// Name of the cache's format in profiles and policies.
+pub const KV_FORMAT: &str = "f16";
 
 /// A simulation that follows an executor.
 pub(super) struct Clock {
@@ -54,15 +49,16 @@ impl Clock {
     /// Plays a pass; returns its seconds.
     pub(super) fn pass(&mut self, plan: &StreamPlan, steps: &[Step], micro: &[Batch]) -> f64 {
         let outputs = micro.iter().map(|batch| batch.outputs.len()).sum();
+        // Taken out, since costs borrow the rest.
+        let mut simulation = std::mem::take(&mut self.simulation);
+        let before = simulation.now();
         let costs = Costs { clock: self, plan, micro, outputs };
-        let mut simulation = costs.clock.simulation.clone();
         let rows: usize = micro.iter().map(Batch::rows).sum();
         let device = &self.profile.device;
         simulation.idle(device.pass_seconds + rows as f64 * device.embed_seconds);
         simulation.pass(plan, steps, &costs);
         let logits = outputs as f64 * self.shape.vocab as f64 * device.logit_seconds;
         simulation.idle(logits);
-        let before = self.simulation.now();
         self.simulation = simulation;
         self.simulation.now() - before
     }
@@ -110,14 +106,10 @@ impl Costs<'_> {
             forebay_planner::Part::Attention => self.attention(layer, batch),
             forebay_planner::Part::FeedForward => 0.0,
         };
-        let calls = match half {
-            forebay_planner::Part::Attention => ATTENTION_CALLS,
-            forebay_planner::Part::FeedForward => FEED_FORWARD_CALLS,
-        };
         self.linear(part, rows)
             + touched * device.elementwise_seconds
             + attention
-            + calls * device.call_seconds
+            + half.calls() * device.call_seconds
             + device.run_seconds
     }
 }

@@ -1,10 +1,11 @@
 //! The disk that weights are streamed from: reads by access pattern, writes, and reading while computing.
 
 use super::error::ProfileError;
-use super::file::{Aligned, forget, free_bytes, read_at, set_direct};
+use super::file::{Aligned, read_at};
 use super::linear::Workload;
 use super::meter::Meter;
 use super::samples::{Effort, Samples, noise, overlap};
+use crate::store::{forget, free_bytes, set_direct};
 use forebay_planner::DiskRates;
 use std::fs::File;
 use std::io::{self, Write};
@@ -103,7 +104,7 @@ impl Disk {
                 (path.clone(), file, bytes)
             }
         };
-        forget(&file);
+        forget(&file, 0, 0);
         let threads = THREADS[THREADS.len() - 1];
         Ok(Disk {
             path,
@@ -186,10 +187,10 @@ impl Disk {
         bytes: u64,
         limit: f64,
     ) -> Result<Option<f64>, ProfileError> {
-        if !set_direct(&self.file, pattern.direct) {
+        if set_direct(&self.file, pattern.direct).is_err() {
             return Ok(None);
         }
-        forget(&self.file);
+        forget(&self.file, 0, 0);
         let piece = (pattern.bytes as u64).min(self.bytes / 4096 * 4096).max(1);
         let pieces = (self.bytes / piece).max(1);
         let reads = bytes.div_ceil(piece);
@@ -213,8 +214,9 @@ impl Disk {
             threads.into_iter().map(|thread| thread.join().unwrap_or(Ok(0))).collect()
         });
         let seconds = start.elapsed().as_secs_f64();
-        set_direct(&self.file, false);
-        forget(&self.file);
+        // Only what was set to be direct can refuse.
+        let _ = set_direct(&self.file, false);
+        forget(&self.file, 0, 0);
         match results.into_iter().sum::<io::Result<u64>>() {
             Ok(0) => Ok(None),
             Ok(done) => Ok(Some(seconds / done as f64)),

@@ -26,6 +26,8 @@ pub struct Simulation {
     reader_free: f64,
     host_free: f64,
     pass: usize,
+    /// The streams that are read, in order.
+    order: Vec<usize>,
     /// When each stream was last there: read, or uploaded where that is a step of its own.
     there: Vec<f64>,
     read: Vec<f64>,
@@ -48,6 +50,7 @@ impl Simulation {
             read: vec![0.0; streams],
             host_place_free: vec![0.0; streams],
             released: vec![0.0; parts],
+            order: plan.reads().map(|(index, _)| index).collect(),
             ..Simulation::default()
         }
     }
@@ -100,9 +103,12 @@ impl Simulation {
 
     /// Starts every read whose place is free by what has happened so far.
     fn read_ahead(&mut self, plan: &StreamPlan, costs: &impl StepCosts) {
-        let order: Vec<usize> = plan.reads().map(|(index, _)| index).collect();
-        while !order.is_empty() {
-            let (round, index) = (self.reads / order.len(), order[self.reads % order.len()]);
+        let count = self.order.len();
+        if count == 0 {
+            return;
+        }
+        loop {
+            let (round, index) = (self.reads / count, self.order[self.reads % count]);
             let Some(free) = self.place_free(plan, round, index) else { break };
             let stream = &plan.streams[index];
             self.reader_free = self.reader_free.max(free) + costs.read_seconds(stream.bytes);

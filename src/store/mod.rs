@@ -20,7 +20,9 @@ mod source;
 mod tokenizer_gguf;
 mod weights;
 
-pub use disk::{AlignedBuffer, DirectFile, IoControl, SpillFile, Throttle, free_bytes};
+pub use disk::{
+    AlignedBuffer, DirectFile, IoControl, SpillFile, Throttle, forget, free_bytes, set_direct,
+};
 pub use error::StoreError;
 pub use files::{ModelFiles, TensorInfo, TensorListing};
 pub use hugging_face::config_hparams;

@@ -1,13 +1,13 @@
 //! A new file, written once from front to back: past the page cache where the system allows it, so that
 //! writing a large file pushes nothing else out of memory.
 
+use super::disk::{pwrite, set_direct};
+use crate::quant::IO_ALIGN;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-/// What offset, length and address of a transfer past the page cache are multiples of.
-const ALIGN: usize = 4096;
 /// Bytes that are written at once. There are two such buffers: one is filled while the other is written.
 const BUFFER_BYTES: usize = 4 << 20;
 /// Through the page cache, bytes between two syncs: unwritten pages must not pile up.
@@ -30,7 +30,7 @@ struct Worker {
     thread: JoinHandle<io::Result<()>>,
 }
 
-/// Bytes at a multiple of [`ALIGN`] within a vector that is a little longer.
+/// Bytes at a multiple of [`IO_ALIGN`] within a vector that is a little longer.
 #[derive(Debug)]
 struct Buffer {
     bytes: Vec<u8>,
@@ -40,8 +40,8 @@ struct Buffer {
 
 impl Buffer {
     fn new() -> Buffer {
-        let bytes = vec![0; BUFFER_BYTES + ALIGN];
-        let start = bytes.as_ptr().align_offset(ALIGN).min(ALIGN);
+        let bytes = vec![0; BUFFER_BYTES + IO_ALIGN];
+        let start = bytes.as_ptr().align_offset(IO_ALIGN).min(IO_ALIGN);
         Buffer { bytes, start, len: 0 }
     }
 
@@ -67,7 +67,7 @@ impl FileSink {
         let shared = file.try_clone()?;
         let thread = thread::Builder::new().name("forebay-write".to_string()).spawn(move || {
             let mut output =
-                Output { direct: set_direct(&shared, true), file: shared, unsynced: 0 };
+                Output { direct: set_direct(&shared, true).is_ok(), file: shared, unsynced: 0 };
             let mut offset = 0;
             for mut buffer in due {
                 output.write(buffer.filled(), offset)?;
@@ -84,8 +84,8 @@ impl FileSink {
 
     /// Writes what is left, ends the file there, and waits until it is on the disk.
     pub fn finish(mut self) -> io::Result<()> {
-        let padding = self.current.len.next_multiple_of(ALIGN) - self.current.len;
-        self.current.put(&[0; ALIGN][..padding]);
+        let padding = self.current.len.next_multiple_of(IO_ALIGN) - self.current.len;
+        self.current.put(&[0; IO_ALIGN][..padding]);
         self.hand_over()?;
         self.join()?;
         self.file.set_len(self.written)?;
@@ -154,7 +154,7 @@ impl Output {
     fn write(&mut self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
         self.unsynced += bytes.len();
         while !bytes.is_empty() {
-            match write_at(&self.file, bytes, offset) {
+            match pwrite(&self.file, offset, bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     bytes = &bytes[count..];
@@ -163,7 +163,7 @@ impl Output {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Not on this file system, or a short transfer lost the alignment.
                 Err(error) if self.direct && error.kind() == io::ErrorKind::InvalidInput => {
-                    set_direct(&self.file, false);
+                    set_direct(&self.file, false)?;
                     self.direct = false;
                 }
                 Err(error) => return Err(error),
@@ -175,31 +175,6 @@ impl Output {
         }
         Ok(())
     }
-}
-
-#[cfg(unix)]
-fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
-    std::os::unix::fs::FileExt::write_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
-    std::os::windows::fs::FileExt::seek_write(file, bytes, offset)
-}
-
-/// Turns transfers past the page cache on or off; returns whether they are on.
-#[cfg(target_os = "linux")]
-fn set_direct(file: &File, on: bool) -> bool {
-    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-    let with = |flags: OFlags| if on { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT };
-    let set = fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, with(flags)));
-    on && set.is_ok()
-}
-
-/// Turns transfers past the page cache on or off; returns whether they are on: not here.
-#[cfg(not(target_os = "linux"))]
-fn set_direct(_file: &File, _on: bool) -> bool {
-    false
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ mod throttle;
 
 pub use aligned::AlignedBuffer;
 pub use direct::DirectFile;
+pub(super) use raw::pwrite;
+pub use raw::{forget, set_direct};
 pub use space::free_bytes;
 pub use spill::SpillFile;
 pub use throttle::Throttle;

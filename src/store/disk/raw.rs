@@ -12,7 +12,7 @@ pub(super) fn pread(file: &File, offset: u64, out: &mut [u8]) -> io::Result<usiz
 }
 
 /// Writes once at `offset`; may be short.
-pub(super) fn pwrite(file: &File, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+pub(in crate::store) fn pwrite(file: &File, offset: u64, bytes: &[u8]) -> io::Result<usize> {
     #[cfg(unix)]
     return std::os::unix::fs::FileExt::write_at(file, bytes, offset);
     #[cfg(windows)]
@@ -21,7 +21,7 @@ pub(super) fn pwrite(file: &File, offset: u64, bytes: &[u8]) -> io::Result<usize
 
 /// Turns reads and writes past the page cache on or off for all users of this handle.
 #[cfg(target_os = "linux")]
-pub(super) fn set_direct(file: &File, on: bool) -> io::Result<()> {
+pub fn set_direct(file: &File, on: bool) -> io::Result<()> {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
     let flags = fcntl_getfl(file)?;
     Ok(fcntl_setfl(file, if on { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT })?)
@@ -29,7 +29,7 @@ pub(super) fn set_direct(file: &File, on: bool) -> io::Result<()> {
 
 /// Not on this platform.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn set_direct(_: &File, on: bool) -> io::Result<()> {
+pub fn set_direct(_: &File, on: bool) -> io::Result<()> {
     if on { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
 }
 
@@ -53,7 +53,7 @@ pub(super) fn expect_no_order(file: &File) {
 }
 
 /// Asks the system to drop its copy of these bytes; `len` 0 means all from `offset`.
-pub(super) fn forget(file: &File, offset: u64, len: u64) {
+pub fn forget(file: &File, offset: u64, len: u64) {
     #[cfg(target_os = "linux")]
     advise(file, offset, len, rustix::fs::Advice::DontNeed);
     #[cfg(not(target_os = "linux"))]
