@@ -146,18 +146,24 @@ fn report(search: &Search<'_>, priced: Priced) -> Plan {
     }
 }
 
-/// Tiers with less room left than one more segment and its rounding would take, above which
+/// Tiers with less room left than one more segment (and its rounding), or layer of the cache, would take, while
 /// something lives on slower ones.
 fn binding(inputs: &Inputs<'_>, policy: &Policy, memory: &Memory) -> Vec<Tier> {
     let (capacity, total) = (inputs.capacity(), memory.total());
-    let slack = 3 * inputs.model.largest_segment();
-    let below = |tier: Tier| {
+    let below = |tier: Tier, bytes: &Split| {
         let slower = Tier::ALL.into_iter().filter(move |&other| other > tier);
-        slower.map(|other| policy.weights.on(other) + policy.kv.on(other)).sum::<u64>()
+        slower.map(|other| bytes.on(other)).sum::<u64>()
     };
     let near = round::near(inputs);
-    let full = |tier: Tier| capacity.on(tier).saturating_sub(total.on(tier)) < slack;
+    // What could still come up: a segment, or the cache of a whole layer.
+    let layer = policy.kv.total().div_ceil(inputs.model.layers.len() as u64);
+    let full = |tier: Tier| {
+        let cache = if below(tier, &policy.kv) > 0 { layer } else { 0 };
+        let slack = cache.max(3 * inputs.model.largest_segment());
+        capacity.on(tier).saturating_sub(total.on(tier)) < slack
+    };
     let tiers = Tier::ALL.into_iter().filter(|&tier| tier >= near && tier != Tier::Disk);
+    let below = |tier: Tier| below(tier, &(policy.weights + policy.kv));
     tiers.filter(|&tier| below(tier) > 0 && full(tier)).collect()
 }
 
