@@ -1,7 +1,7 @@
 //! Bytes of a policy on each tier, by the allocator's own sizes.
 
 use crate::cost::{Costs, KvMode, Setting};
-use crate::footprint::Demand;
+use crate::footprint::{Demand, Windows};
 use crate::inputs::Inputs;
 use crate::plan::Memory;
 use crate::policy::{Policy, Split, Tier};
@@ -84,18 +84,24 @@ pub(crate) fn demand(
     away: [bool; 2],
 ) -> Demand {
     let sequences = setting.batch * setting.rows_per_sequence;
-    let in_flight = window_pages(inputs, setting, pages) as u64;
-    let page = costs.kinds.iter().map(|kind| kind.page_bytes[setting.format]).max().unwrap_or(0);
+    let page_bytes = costs.kinds.iter().map(|kind| kind.page_bytes[setting.format]).max();
     let [ram, disk] = away;
-    let uploads = setting.kv_mode == KvMode::Staged && !inputs.hardware.shares_ram && (ram || disk);
-    let staged = |wanted: bool| if wanted { in_flight * page } else { 0 };
+    let uploads = setting.kv_mode == KvMode::Staged && !inputs.hardware.shares_ram && ram;
+    let windows = match uploads || disk {
+        true => Windows {
+            pages: window_pages(inputs, setting, pages),
+            page_bytes: page_bytes.unwrap_or(0),
+            disk,
+        },
+        false => Windows::default(),
+    };
     Demand {
         batch: setting.batch,
         rows: setting.rows(),
         micro_rows: setting.micro_rows(),
         outputs: sequences,
         pages,
-        staged: Split { device: staged(uploads), ram: staged(disk), disk: 0 },
+        windows,
     }
 }
 

@@ -155,8 +155,28 @@ impl Executor {
             clock,
             simulated: 0.0,
         };
+        executor.reserve()?;
         executor.start_streams(&source)?;
         Ok(executor)
+    }
+
+    /// Takes the working memory of the largest pass, so that no pass runs out of it.
+    fn reserve(&mut self) -> Result<(), ExecError> {
+        let (spec, w) = (self.files.spec(), &self.workspace);
+        let rows = w.size.micro_rows;
+        // No call is run: any buffer stands for a cache.
+        let view = w.micro[0].view(w.q);
+        let mut calls = Vec::new();
+        for (layer, weights) in self.layers.iter().enumerate() {
+            calls.extend(forward::attention_calls(spec, layer, weights, &view, w, (0, rows)));
+            calls.extend(forward::feed_forward_calls(spec, layer, weights, w, (0, rows)));
+        }
+        for part in &self.plan.parts {
+            if let Part::Head(index) = part.part {
+                calls.extend(forward::head_calls(spec, &self.head, w, index, w.size.logit_rows));
+            }
+        }
+        Ok(self.device.reserve(&calls)?)
     }
 
     fn start_streams(&mut self, source: &Arc<dyn WeightSource>) -> Result<(), ExecError> {

@@ -1,7 +1,8 @@
 //! A model's sizes, and the executor's own, in the planner's terms.
 
 use super::config::ExecutorConfig;
-use super::executor::FETCH_ROWS;
+use super::executor::{FETCH_ROWS, computes_in_ram};
+use super::pager;
 use crate::backend::Device;
 use crate::forward::{self, LayerWeights, MicroBatch, Slabs, Workspace, WorkspaceSize};
 use crate::kernel::{Buffer, Call, Matrix, PAGE_LEN};
@@ -75,6 +76,7 @@ impl<'a> ExecutorFootprint<'a> {
         let config = ExecutorConfig {
             micro_rows: demand.micro_rows.max(1),
             outputs: demand.outputs,
+            window_pages: demand.windows.pages,
             ..resident
         };
         // Whether the head streams is not known yet: as if it did.
@@ -104,12 +106,12 @@ impl Footprint for ExecutorFootprint<'_> {
         let size = ExecutorFootprint::size(demand);
         let residual = self.activations(demand.rows);
         let device = Workspace::bytes(self.spec, size) - residual
-            + self.working_bytes(size.micro_rows.max(size.logit_rows))
-            + demand.staged.device;
+            + self.working_bytes(size.micro_rows.max(size.logit_rows));
         let fetched = FETCH_ROWS.min(size.logit_rows) * self.spec.vocab;
         let embedded = size.micro_rows * self.spec.hidden;
-        let ram = 4 * (fetched + embedded) as u64 + demand.staged.ram;
-        Split { device, ram, disk: 0 }
+        let ram = 4 * (fetched + embedded) as u64;
+        let windows = pager::bytes(&demand.windows, computes_in_ram(self.device.info()));
+        Split { device, ram, disk: 0 } + windows
     }
 
     fn activations(&self, rows: usize) -> u64 {
