@@ -47,8 +47,9 @@ pub trait Footprint {
     /// Bytes of buffers for passes of these sizes, windows for cache pages included.
     fn workspace(&self, demand: &Demand) -> Split;
 
-    /// Bytes of the residual stream of `rows` rows, wherever it lives.
-    fn activations(&self, rows: usize) -> u64;
+    /// Bytes of the residual stream of a pass, wherever it lives; where that is not the device, the
+    /// workspace has room for one micro-batch of it.
+    fn activations(&self, demand: &Demand) -> u64;
 
     /// Bytes of one page of one layer's cache in a format.
     fn page_bytes(&self, layer: usize, format: &str) -> u64;
@@ -87,8 +88,8 @@ impl Footprint for LinearFootprint {
         Split { device: device + windows, ram, disk: 0 }
     }
 
-    fn activations(&self, rows: usize) -> u64 {
-        self.activation_row_bytes * rows as u64
+    fn activations(&self, demand: &Demand) -> u64 {
+        self.activation_row_bytes * demand.rows as u64
     }
 
     fn page_bytes(&self, layer: usize, format: &str) -> u64 {

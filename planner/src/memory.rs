@@ -106,17 +106,11 @@ pub(crate) fn demand(
 }
 
 /// Memory of a setting before weights and cache are placed.
-pub(crate) fn reserved(
-    inputs: &Inputs<'_>,
-    costs: &Costs<'_>,
-    setting: &Setting,
-    pages: usize,
-    away: [bool; 2],
-) -> Memory {
+pub(crate) fn reserved(inputs: &Inputs<'_>, setting: &Setting, demand: &Demand) -> Memory {
     let shares_ram = inputs.hardware.shares_ram;
     let draft = if setting.rows_per_sequence > 1 { inputs.workload.draft_bytes } else { 0 };
     let vectors = Split::all(Tier::Device, inputs.model.vector_bytes + draft);
-    let workspace = inputs.footprint.workspace(&demand(inputs, costs, setting, pages, away));
+    let workspace = inputs.footprint.workspace(demand);
     Memory {
         workspace: workspace.folded(shares_ram),
         fixed: (inputs.footprint.fixed() + vectors).folded(shares_ram),
@@ -153,12 +147,13 @@ pub(crate) fn account(
     policy: &Policy,
 ) -> Memory {
     let away = [Tier::Ram, Tier::Disk].map(|tier| policy.kv_homes.contains(&tier));
-    let activations = inputs.footprint.activations(policy.rows());
+    let demand = demand(inputs, costs, setting, policy.pages, away);
+    let activations = inputs.footprint.activations(&demand);
     Memory {
         weights: policy.weights,
         kv: policy.kv,
         ring: policy.ring,
         activations: Split::all(policy.activations, activations),
-        ..reserved(inputs, costs, setting, policy.pages, away)
+        ..reserved(inputs, setting, &demand)
     }
 }
