@@ -116,6 +116,14 @@ impl Facts<'_> {
     pub(super) fn fill(&self, summary: &mut Summary) {
         let (plan, executor) = (&self.planned.plan, self.executor());
         summary.clocks = self.clocks();
+        let policy = &plan.policy;
+        for (name, size) in [
+            ("batch", policy.batch),
+            ("micro_batch", policy.micro_batch),
+            ("prefill_chunk", policy.prefill_chunk),
+        ] {
+            summary.settings.insert(name.into(), size.into());
+        }
         let weights = tier_bytes(plan.policy.weights);
         let planned = Homes { weights, kv: tier_bytes(plan.policy.kv) };
         summary.placement = Placement { planned, achieved: self.achieved() };

@@ -42,6 +42,9 @@ pub(super) struct Asked<'a> {
     workload: Workload,
     budgets: Split,
     formats: [String; 1],
+    /// What every policy takes: what this process holds already, and the device's own buffers. Looked
+    /// at once: what planning takes meanwhile is gone before anything is allocated.
+    base: Split,
 }
 
 /// A plan and what an engine is made with to follow it.
@@ -72,6 +75,7 @@ impl<'a> Question<'a> {
             workload: workload(self.survey),
             budgets: self.amounts.resolve(device.info(), &self.folder),
             formats: [KV_FORMAT.to_string()],
+            base: base(device, self.profile.shares_ram),
             question: self,
         })
     }
@@ -94,22 +98,13 @@ impl Asked<'_> {
         self.budgets.ram = self.budgets.ram.saturating_sub(less.ram);
     }
 
-    /// What every policy takes: what this process holds already, and the device's own buffers.
-    fn fixed(&self, device: &dyn Device) -> Split {
-        let held = super::memory::resident_bytes().unwrap_or(64 << 20);
-        let own = device.memory().bytes;
-        // Memory that the device shares is in the resident bytes already.
-        let own = if self.question.profile.shares_ram { 0 } else { own };
-        Split { device: own, ram: held + SLACK_BYTES, disk: 0 }
-    }
-
     fn with<T>(
         &self,
         device: &dyn Device,
         answer: impl Fn(&Inputs<'_>) -> Result<T, PlanError>,
     ) -> anyhow::Result<T> {
         let files = &self.question.model.files;
-        let footprint = ExecutorFootprint::new(files, device, self.fixed(device))?;
+        let footprint = ExecutorFootprint::new(files, device, self.base)?;
         let inputs = Inputs {
             model: &self.shape,
             footprint: &footprint,
@@ -125,16 +120,17 @@ impl Asked<'_> {
     /// The best plan.
     pub(super) fn plan(&self, device: &dyn Device) -> anyhow::Result<Planned> {
         let plan = self.with(device, plan)?;
-        self.realise(plan, self.fixed(device))
+        self.realise(plan)
     }
 
     /// What is predicted of a policy that was decided elsewhere.
     pub(super) fn predict(&self, device: &dyn Device, policy: &Policy) -> anyhow::Result<Planned> {
         let plan = self.with(device, |inputs| predict(inputs, policy))?;
-        self.realise(plan, self.fixed(device))
+        self.realise(plan)
     }
 
-    fn realise(&self, plan: Plan, base: Split) -> anyhow::Result<Planned> {
+    fn realise(&self, plan: Plan) -> anyhow::Result<Planned> {
+        let base = self.base;
         let policy = &plan.policy;
         let (batch, prefill_chunk) = (policy.batch, policy.prefill_chunk);
         let context_len = self.question.context_len;
@@ -145,6 +141,13 @@ impl Asked<'_> {
         let executor = ExecutorConfig { readers, ..executor };
         Ok(Planned { plan, budgets: self.budgets, engine, executor, shares_ram, base })
     }
+}
+
+fn base(device: &dyn Device, shares_ram: bool) -> Split {
+    let held = super::memory::resident_bytes().unwrap_or(64 << 20);
+    // Memory that the device shares is in the resident bytes already.
+    let own = if shares_ram { 0 } else { device.memory().bytes };
+    Split { device: own, ram: held + SLACK_BYTES, disk: 0 }
 }
 
 /// Sizes and homes that a policy stands for.

@@ -61,6 +61,10 @@ impl Setup<'_> {
             Some(path) => ProfileFile::load(path)?.profile,
             None => {
                 let folder = self.memory.disk_dir.as_deref();
+                if let Some(folder) = folder {
+                    let made = std::fs::create_dir_all(folder);
+                    made.with_context(|| format!("--disk-dir {}", folder.display()))?;
+                }
                 let file = self.model.files.path();
                 profiles::profile_for(device, self.engine.threads, folder, Some(file), self.quiet)?
             }
