@@ -44,7 +44,7 @@ fn main() -> Result<(), Error> {
     let place = DiskPlace::folder_of(folder);
     let found = calibrate(&mut device, None, &place, Settings { effort, clock }, &mut |_| {})?;
     drop(device);
-    eprintln!("calibrated in {:.1} s", found.seconds);
+    eprintln!("calibrated in {:.1} s, noise {:.2}", found.seconds, found.noise);
     print_rates(&found.profile.device);
     let mut out = std::io::stdout().lock();
     writeln!(
@@ -189,7 +189,7 @@ fn predict(rates: &DeviceRates, files: &ModelFiles, batch: &Batch) -> [f64; 6] {
     let head = matrix(TensorId::global(head), outputs);
     let host = rows as f64 * rates.embed_seconds + logits;
     let fixed = rates.pass_seconds
-        + (spec.layers.len() + 1) as f64 * rates.run_seconds
+        + (2 * spec.layers.len() + 1) as f64 * rates.run_seconds
         + (calls + 3) as f64 * rates.call_seconds;
     [linear, attention, touched as f64 * rates.elementwise_seconds, head, host, fixed]
 }
