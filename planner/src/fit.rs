@@ -173,7 +173,8 @@ fn greedy(
         }
     }
     // Staging for every tier that may be used is taken off first.
-    let reserved = memory::reserved(inputs, costs, setting, pages, [true; 2]);
+    let demand = memory::demand(inputs, costs, setting, pages, [true; 2]);
+    let reserved = memory::reserved(inputs, setting, &demand);
     let without = Policy { kv: Split::default(), ..all_there.clone() };
     let used = memory::account(inputs, costs, setting, &without);
     let used = Memory { workspace: reserved.workspace, ..used }.total();

@@ -175,6 +175,7 @@ fn executor_config(
         },
         cache_homes,
         window_pages: if away { policy.window_pages } else { 0 },
+        activations: if shares_ram { Tier::Device } else { policy.activations },
         ..ExecutorConfig::resident(policy.rows(), policy.pages)
     })
 }

@@ -14,12 +14,15 @@ use crate::job::{PolicyFile, ProfileFile, Survey};
 use crate::store::{CacheOptions, FileWeights, IoControl, PackedCache, Throttle, WeightSource};
 use anyhow::Context;
 use bytesize::ByteSize;
-use forebay_planner::{HardwareProfile, Pins, Split};
+use forebay_planner::{HardwareProfile, Pins, Split, Tier};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Times that a plan is made anew after the machine had less memory than it said.
 const RETRIES: usize = 5;
+
+/// No smaller part of memory is given up at a time.
+const STEP_MIN: u64 = 1 << 20;
 
 /// What is prepared.
 pub(super) struct Setup<'a> {
@@ -142,12 +145,12 @@ impl Setup<'_> {
         display: &mut Display,
     ) -> anyhow::Result<Ready> {
         let profile = self.profile(device.as_mut())?;
-        let mut less = Split::default();
+        let near = if profile.shares_ram { Tier::Ram } else { Tier::Device };
+        let (mut less, mut step) = (Split::default(), 0);
         for attempt in 0.. {
             let question = self.question(&profile, survey)?;
-            let planned = self.plan(&question, device.as_ref(), less)?;
-            let near =
-                if profile.shares_ram { planned.budgets.ram } else { planned.budgets.device };
+            let planned =
+                self.plan_for_less(&question, device.as_ref(), near, (&mut less, step))?;
             let (info, held) = (device.info().name.clone(), device.memory().bytes);
             let made = self.executor(&question, &planned, &profile, device, display);
             let error = match made {
@@ -160,18 +163,34 @@ impl Setup<'_> {
             if !full || attempt == RETRIES {
                 return Err(error);
             }
-            let step = near.saturating_sub(held) / 8;
+            step = planned.budgets.on(near).saturating_sub(held) / 8;
             log::say(&format!(
                 "forebay: {error:#}; planning again with {} less of {info}'s memory",
                 ByteSize(step).display().iec()
             ));
-            match profile.shares_ram {
-                true => less.ram += step,
-                false => less.device += step,
-            }
             device = self.open_device()?;
         }
         unreachable!("the last attempt returns")
+    }
+
+    /// A plan for `less` and `step` bytes less; for half the step, and so on, where nothing fits that.
+    fn plan_for_less(
+        &self,
+        question: &Question<'_>,
+        device: &dyn Device,
+        near: Tier,
+        (less, mut step): (&mut Split, u64),
+    ) -> anyhow::Result<Planned> {
+        loop {
+            let mut tried = *less;
+            *tried.on_mut(near) += step;
+            let found = self.plan(question, device, tried);
+            if found.is_ok() || step <= STEP_MIN {
+                *less = tried;
+                return found;
+            }
+            step /= 2;
+        }
     }
 
     fn executor(

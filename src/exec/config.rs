@@ -33,6 +33,8 @@ pub struct ExecutorConfig {
     pub cache_homes: Vec<Tier>,
     /// Pages of a window into caches that are not on the device: most that a micro-batch may see.
     pub window_pages: usize,
+    /// Home of the residual stream between the turns of micro-batches: the device, or RAM.
+    pub activations: Tier,
 }
 
 /// What an executor works with beside a model and a device.
@@ -66,6 +68,7 @@ impl ExecutorConfig {
             overlap: true,
             cache_homes: Vec::new(),
             window_pages: 0,
+            activations: Tier::Device,
         }
     }
 
@@ -80,7 +83,7 @@ impl ExecutorConfig {
     }
 
     /// Micro-batches of a pass at most: cut by rows, and by pages where they come through a window.
-    fn micro_batches(&self) -> usize {
+    pub(super) fn micro_batches(&self) -> usize {
         let by_rows = self.rows.div_ceil(self.micro_rows);
         match self.window_pages {
             0 => by_rows,
@@ -99,6 +102,7 @@ impl ExecutorConfig {
             // No page has two owners, so the table of a pass never lists more than all pages.
             pages: self.pages,
             window_pages: self.window_pages,
+            shared_rows: self.activations == Tier::Ram,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::config::{ExecutorConfig, Resources};
 use super::load::Loader;
 use super::pager::{Home, Pager, stride};
 use super::reader::{Reader, Target};
+use super::resting::Resting;
 use super::streams::Streams;
 use super::trace::{Trace, TraceEvent};
 use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
@@ -43,6 +44,8 @@ pub struct Executor {
     /// The caches that are on the device.
     caches: Vec<Option<Buffer>>,
     workspace: Workspace,
+    /// The residual stream, where it does not live on the device.
+    resting: Option<Resting>,
     scratch: Scratch,
     /// The window that holds the pages of the coming turn, if they come through one.
     window: Option<Buffer>,
@@ -115,6 +118,7 @@ impl Executor {
         let shares_ram = computes_in_ram(device.info());
         let mut plan = StreamPlan::new(spec, &matrices, &config.homes, config.rings, shares_ram)?;
         plan.caches = (0..spec.layers.len()).map(|layer| config.cache_home(layer)).collect();
+        plan.rows_in_ram = config.activations == Tier::Ram;
         let ring = match plan.streams.is_empty() {
             true => None,
             false => Some(device.alloc(config.rings.device, "ring of streamed weights")?),
@@ -131,6 +135,10 @@ impl Executor {
         };
         let size = config.workspace(plan.head_streams());
         let workspace = Workspace::alloc(device.as_mut(), spec, size)?;
+        let resting = match size.shared_rows {
+            true => Some(Resting::new(spec.hidden, size.micro_rows, size.micro_batches)?),
+            false => None,
+        };
         let mut executor = Executor {
             streams: None,
             pager,
@@ -145,6 +153,7 @@ impl Executor {
             head,
             caches,
             workspace,
+            resting,
             scratch: Scratch::default(),
             window: None,
             pending: Vec::new(),
@@ -155,8 +164,28 @@ impl Executor {
             clock,
             simulated: 0.0,
         };
+        executor.reserve()?;
         executor.start_streams(&source)?;
         Ok(executor)
+    }
+
+    /// Takes the working memory of the largest pass, so that no pass runs out of it.
+    fn reserve(&mut self) -> Result<(), ExecError> {
+        let (spec, w) = (self.files.spec(), &self.workspace);
+        let rows = w.size.micro_rows;
+        // No call is run: any buffer stands for a cache.
+        let view = w.micro[0].view(w.q);
+        let mut calls = Vec::new();
+        for (layer, weights) in self.layers.iter().enumerate() {
+            calls.extend(forward::attention_calls(spec, layer, weights, &view, w, (0, rows)));
+            calls.extend(forward::feed_forward_calls(spec, layer, weights, w, (0, rows)));
+        }
+        for part in &self.plan.parts {
+            if let Part::Head(index) = part.part {
+                calls.extend(forward::head_calls(spec, &self.head, w, index, w.size.logit_rows));
+            }
+        }
+        Ok(self.device.reserve(&calls)?)
     }
 
     fn start_streams(&mut self, source: &Arc<dyn WeightSource>) -> Result<(), ExecError> {
@@ -285,7 +314,7 @@ impl Executor {
 
     fn step(&mut self, step: Step, pass: &mut Pass<'_>) -> Result<(), ExecError> {
         match step {
-            Step::Embed { micro } => self.embed(micro, &pass.micro[micro]),
+            Step::Embed { micro } => self.embed(micro, pass),
             Step::Upload { stream, next_pass } => {
                 self.flush()?;
                 self.upload(stream, self.passes + usize::from(next_pass))
@@ -305,6 +334,16 @@ impl Executor {
                 self.flush()?;
                 self.window = None;
                 self.pager.as_mut().expect("a pager was made").store(self.device.as_mut())
+            }
+            Step::LoadRows { micro } | Step::StoreRows { micro } => {
+                self.flush()?;
+                let (x, rows) = (self.workspace.micro[micro].x, pass.micro[micro].rows());
+                let (resting, device) = (self.resting.as_mut(), self.device.as_mut());
+                let resting = resting.expect("rows rest in RAM");
+                match step {
+                    Step::LoadRows { .. } => resting.load(device, x, (micro, rows)),
+                    _ => resting.store(device, x, (micro, rows)),
+                }
             }
             Step::Run { part, micro } => {
                 self.run(part, micro, pass.micro[micro].rows());
@@ -410,7 +449,8 @@ impl Executor {
     }
 
     /// Embedding rows come straight from the store, so that the table needs no device memory.
-    fn embed(&mut self, micro: usize, batch: &Batch) -> Result<(), ExecError> {
+    fn embed(&mut self, micro: usize, pass: &Pass<'_>) -> Result<(), ExecError> {
+        let batch = &pass.micro[micro];
         let spec = self.files.spec();
         let id = TensorId::global(Role::Embedding);
         let info = self.files.tensor(id).ok_or(ExecError::MissingTensor(id))?;
@@ -423,7 +463,10 @@ impl Executor {
             out.iter_mut().for_each(|v| *v *= spec.embed_scale);
         }
         let m = &self.workspace.micro[micro];
-        self.device.write(m.x, 0, bytemuck::cast_slice(floats))?;
+        match self.resting.as_mut().filter(|_| self.plan.rows_rest(pass.micro.len())) {
+            Some(resting) => resting.put(micro, floats),
+            None => self.device.write(m.x, 0, bytemuck::cast_slice(floats))?,
+        }
         for (rope, &buffer) in spec.ropes.iter().zip(&m.angles) {
             forward::angles(rope, &batch.positions, floats);
             self.device.write(buffer, 0, bytemuck::cast_slice(floats))?;
@@ -448,6 +491,21 @@ impl Executor {
 
     fn gather(&mut self, slice: usize, pass: &Pass<'_>) -> Result<(), ExecError> {
         let outputs = self.slice(slice, pass);
+        match self.resting.as_mut().filter(|_| self.plan.rows_rest(pass.micro.len())) {
+            Some(resting) => {
+                for (to, &(micro, row)) in outputs.iter().enumerate() {
+                    let (from, to) = ((micro, row as usize), (self.workspace.head, to));
+                    resting.gather(self.device.as_mut(), from, to)?;
+                }
+            }
+            None => self.gather_on_device(outputs)?,
+        }
+        let (spec, w) = (self.files.spec(), &self.workspace);
+        self.pending.extend(forward::head_norm_calls(spec, &self.head, w, outputs.len()));
+        Ok(())
+    }
+
+    fn gather_on_device(&mut self, outputs: &[(usize, u32)]) -> Result<(), ExecError> {
         let mut first = 0;
         for run in outputs.chunk_by(|a, b| a.0 == b.0) {
             let rows: Vec<u32> = run.iter().map(|&(_, row)| row).collect();
@@ -457,8 +515,6 @@ impl Executor {
             self.pending.extend(forward::gather_calls(spec, w, run[0].0, (first, run.len())));
             first += run.len();
         }
-        let (spec, w) = (self.files.spec(), &self.workspace);
-        self.pending.extend(forward::head_norm_calls(spec, &self.head, w, outputs.len()));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod executor;
 mod load;
 mod pager;
 mod reader;
+mod resting;
 mod shape;
 mod streams;
 mod trace;

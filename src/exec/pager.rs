@@ -13,6 +13,7 @@ use crate::quant::IO_ALIGN;
 use crate::schedule::Batch;
 use crate::store::{AlignedBuffer, SpillFile, StoreError};
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use forebay_planner::{Split, Windows};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -236,8 +237,8 @@ impl Mover {
         homes: Vec<Option<Home>>,
         spill: Option<Arc<SpillFile>>,
     ) -> Result<Mover, ExecError> {
-        let largest = page_bytes.iter().map(|&bytes| stride(bytes)).max().unwrap_or(0);
-        let bytes = if spill.is_some() { BOUNCE_BYTES.max(largest) } else { 0 };
+        let largest = page_bytes.iter().copied().max().unwrap_or(0);
+        let bytes = if spill.is_some() { bounce_bytes(largest) } else { 0 };
         Ok(Mover { page_bytes, homes, spill, bounce: AlignedBuffer::new(bytes)? })
     }
 
@@ -290,6 +291,22 @@ impl Mover {
         pairs.for_each(|(padded, page)| page.copy_from_slice(&padded[..bytes]));
         Ok(())
     }
+}
+
+/// Bytes that a pager takes, its homes aside: two windows, memory beside them where the device has its
+/// own, and the buffer to and from the file.
+pub(super) fn bytes(windows: &Windows, shares_ram: bool) -> Split {
+    if windows.pages == 0 {
+        return Split::default();
+    }
+    let both = 2 * windows.bytes();
+    let bounce = if windows.disk { bounce_bytes(windows.page_bytes as usize) as u64 } else { 0 };
+    Split { device: both, ram: bounce + if shares_ram { 0 } else { both }, disk: 0 }
+}
+
+/// Bytes of the buffer to and from the file for pages of up to `page_bytes`.
+fn bounce_bytes(page_bytes: usize) -> usize {
+    BOUNCE_BYTES.max(stride(page_bytes))
 }
 
 /// Bytes of a page in the spill file.

@@ -34,6 +34,8 @@ struct Way {
     /// Homes of the layers' caches, repeated; pages of a window into those off the device.
     caches: &'static [Tier],
     window_pages: usize,
+    /// Home of the residual stream, where the device has memory of its own.
+    activations: Tier,
 }
 
 const WEIGHTS: Way = Way {
@@ -44,6 +46,7 @@ const WEIGHTS: Way = Way {
     readers: 1,
     caches: &[Tier::Device],
     window_pages: 0,
+    activations: Tier::Device,
 };
 
 fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorConfig {
@@ -69,6 +72,7 @@ fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorCon
         readers: way.readers,
         cache_homes: caches.cycle().take(spec.layers.len()).collect(),
         window_pages: way.window_pages,
+        activations: if shares_ram { Tier::Device } else { way.activations },
         ..ExecutorConfig::resident(rows, 2048 / PAGE_LEN)
     }
 }
@@ -100,7 +104,7 @@ const WAYS: [Way; 5] = [
     Way { resident: 50, in_ram: 50, micro_rows: 16, ..WEIGHTS },
     Way { resident: 5, in_ram: 30, micro_rows: 16, spare: 9 << 20, readers: 3, ..WEIGHTS },
     Way { micro_rows: 1, spare: 20 << 20, readers: 2, ..WEIGHTS },
-    Way { in_ram: 100, ..WEIGHTS },
+    Way { in_ram: 100, activations: Tier::Ram, ..WEIGHTS },
 ];
 
 const CACHES: [Way; 4] = [
@@ -113,6 +117,7 @@ const CACHES: [Way; 4] = [
         caches: &[Tier::Ram, Tier::Disk],
         window_pages: 9,
         micro_rows: 3,
+        activations: Tier::Ram,
         ..WEIGHTS
     },
 ];
