@@ -103,9 +103,9 @@ fn measure(
         }
     }
     let name = std::path::Path::new(model).file_stem().unwrap_or_default().to_string_lossy();
-    for (((pass, ..), batch), times) in PASSES.iter().zip(&batches).zip(&mut times) {
-        times.sort_by(f64::total_cmp);
-        let measured = times[(times.len() - 1) / 4];
+    for (((pass, ..), batch), times) in PASSES.iter().zip(&batches).zip(&times) {
+        // As the rates are: other programs only add time.
+        let measured = times.iter().copied().fold(f64::INFINITY, f64::min);
         let terms = predict(&profile.device, &files, batch);
         let predicted: f64 = terms.iter().sum();
         let [predicted_ms, measured_ms] = [predicted, measured].map(|seconds| seconds * 1e3);

@@ -58,6 +58,10 @@ pub fn calibrate(
     let pace = Pace::start(effort, clock);
     let kind = device.info().kind;
     let shares_ram = kind != DeviceKind::DiscreteGpu && kind != DeviceKind::OtherGpu;
+    let say = &mut |what: &str| {
+        tracing::debug!(seconds = pace.spent(), "measuring {what}");
+        say(what);
+    };
     say("writing to the disk");
     let mut disk = Disk::open(place, effort)?;
     let mut memory = Memory::new();

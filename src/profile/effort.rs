@@ -93,7 +93,6 @@ pub(super) struct Pace {
 impl Pace {
     /// All of the time, from now on.
     pub(super) fn start(effort: Effort, clock: Clock) -> Pace {
-        let clock = clock.passing();
         Pace { effort, clock, begin: clock.now(), end: effort.seconds() }
     }
 

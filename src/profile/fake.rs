@@ -104,6 +104,10 @@ impl Device for FakeDevice {
         0
     }
 
+    fn reserve(&mut self, _: &[Call]) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn limit(&mut self, _: u64) {}
 
     fn unload(&mut self, _: Matrix) {}

@@ -61,6 +61,10 @@ impl Point {
         Point { rows, way: None, whole: Timings::default(), calls: Default::default() }
     }
 
+    fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.calls.iter().all(Timings::is_empty)
+    }
+
     fn measure(
         &mut self,
         meter: &mut Meter<'_>,
@@ -121,10 +125,15 @@ impl Linear {
             layers.iter().map(|layer| layer.calls(activations, rows)).collect()
         };
         let (mut next, mut per_row) = (0, 0.0);
-        for (index, point) in self.points.iter_mut().enumerate() {
+        for index in order(self.points.len()) {
             if index > 0 && pace.is_late() {
                 break;
             }
+            let fewer = self.points[..index].iter().rev().find(|point| !point.is_empty());
+            if let Some(fewer) = fewer {
+                per_row = fewer.seconds(&FixedCosts::default()) / fewer.rows as f64;
+            }
+            let point = &mut self.points[index];
             let runs = runs(point.rows);
             if index == 0 && point.way.is_none() {
                 per_row = pilot(meter, &runs[0][SMALLEST])? / point.rows as f64;
@@ -133,10 +142,9 @@ impl Linear {
             let most = pace.effort.sample_max();
             let way = point.way.or_else(|| Way::of(per_row * point.rows as f64, most));
             // The least number of rows is measured however long it takes.
-            let Some(way) = way.or((index == 0).then_some(Way::Smallest)) else { break };
+            let Some(way) = way.or((index == 0).then_some(Way::Smallest)) else { continue };
             point.way = Some(way);
             point.measure(meter, pace, (way, &mut next), &runs)?;
-            per_row = point.seconds(&FixedCosts::default()) / point.rows as f64;
         }
         Ok(())
     }
@@ -155,27 +163,45 @@ fn pilot(meter: &mut Meter<'_>, call: &Call) -> Result<f64, DeviceError> {
     Ok(meter.elapsed([std::slice::from_ref(call)])? / call_elements(&CALLS[SMALLEST]))
 }
 
-/// Gives `rates` the numbers of rows that they lack, as the type that was about as fast where both were
-/// measured goes on: beyond its last point a rate would be taken to be proportional to the rows, which
-/// it is only far out.
+/// The first of `count` points, one in the middle, then the others: where time is short, a rate is best
+/// known from two points far apart.
+fn order(count: usize) -> impl Iterator<Item = usize> {
+    let middle = count / 2;
+    let others = (1..count).filter(move |&index| index != middle);
+    [0].into_iter().chain((middle > 0).then_some(middle)).chain(others)
+}
+
+/// Gives `rates` the numbers of rows that they lack. The time is that of the type that was about as fast
+/// at the nearest rows where both were measured, times how much slower this one was there.
 pub(super) fn complete(rates: &mut [LinearRate]) {
     let known = rates.to_vec();
-    for rate in rates {
-        let Some(&(last_rows, last)) = rate.points.last() else { continue };
-        let further = known.iter().filter_map(|other| {
-            let at = other.points.iter().position(|&(rows, _)| rows == last_rows)?;
-            let (_, there) = other.points[at];
-            let rest = &other.points[at + 1..];
-            (!rest.is_empty() && there > 0.0).then_some((rest, last / there))
-        });
-        // The longest way on, then the nearest speed.
-        let nearest = further.min_by(|(a, a_factor), (b, b_factor)| {
-            let apart = |factor: f64| factor.ln().abs();
-            b.len().cmp(&a.len()).then(apart(*a_factor).total_cmp(&apart(*b_factor)))
-        });
-        let (rest, factor) = nearest.unwrap_or((&[], 1.0));
-        rate.points.extend(rest.iter().map(|&(rows, seconds)| (rows, seconds * factor)));
+    let mut all: Vec<usize> =
+        known.iter().flat_map(|rate| rate.points.iter().map(|point| point.0)).collect();
+    all.sort_unstable();
+    all.dedup();
+    for (rate, own) in rates.iter_mut().zip(&known) {
+        let missing = all.iter().filter(|&&rows| at(own, rows).is_none());
+        rate.points.extend(missing.filter_map(|&rows| Some((rows, estimate(&known, own, rows)?))));
+        rate.points.sort_unstable_by_key(|point| point.0);
     }
+}
+
+/// See [`complete`]; `None` where no type was measured at these rows and at rows of `own`.
+fn estimate(known: &[LinearRate], own: &LinearRate, rows: usize) -> Option<f64> {
+    let apart = |a: f64, b: f64| (a / b).ln().abs();
+    let candidates = own.points.iter().flat_map(|&(near, seconds)| {
+        known.iter().filter_map(move |other| {
+            let factor = seconds / at(other, near)?;
+            Some((apart(near as f64, rows as f64), factor, at(other, rows)?))
+        })
+    });
+    let nearest = candidates
+        .min_by(|a, b| a.0.total_cmp(&b.0).then(apart(a.1, 1.0).total_cmp(&apart(b.1, 1.0))));
+    nearest.map(|(_, factor, seconds)| factor * seconds)
+}
+
+fn at(rate: &LinearRate, rows: usize) -> Option<f64> {
+    rate.points.iter().find(|point| point.0 == rows).map(|point| point.1)
 }
 
 #[cfg(test)]
@@ -192,6 +218,12 @@ mod tests {
     }
 
     #[test]
+    fn points_far_apart_come_first() {
+        assert_eq!(order(6).collect::<Vec<_>>(), [0, 3, 1, 2, 4, 5]);
+        assert_eq!(order(1).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
     fn rows_without_a_time_follow_the_nearest_type() {
         let rate = |dtype: &str, points: &[(usize, f64)]| LinearRate {
             dtype: dtype.to_string(),
@@ -203,12 +235,14 @@ mod tests {
             rate("a", &all),
             rate("b", &[(1, 1.5)]),
             rate("c", &slow),
-            rate("d", &[(1, 4.0), (8, 24.0)]),
+            rate("d", &[(1, 4.0), (64, 250.0)]),
         ];
         complete(&mut rates);
         assert_eq!(rates[0].points, all);
         assert_eq!(rates[1].points, [(1, 1.5), (8, 3.0), (64, 15.0)]);
-        assert_eq!(rates[3].points, [(1, 4.0), (8, 24.0), (64, 160.0)]);
+        assert_eq!(rates[2].points, slow);
+        // 1 and 64 rows are as near to 8; of the types, the slow one is nearer.
+        assert!(rates[3].points[1].1 > 20.0 && rates[3].points[1].1 < 40.0, "{rates:?}");
         let mut alone = [rate("a", &[(1, 1.0)])];
         complete(&mut alone);
         assert_eq!(alone[0].points, [(1, 1.0)]);

@@ -35,11 +35,6 @@ impl Clock {
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         START.get_or_init(Instant::now).elapsed().as_secs_f64()
     }
-
-    /// The clock that tells when time is up: time passes off the core too.
-    pub(super) fn passing(self) -> Clock {
-        if self == Clock::OnCore { Clock::Wall } else { self }
-    }
 }
 
 /// A sample shorter than this says more of the clock and of waking up than of what is measured.

@@ -17,7 +17,7 @@ use forebay_planner::DeviceRates;
 const FIRST: [f64; 4] = [0.45, 0.6, 0.65, 0.7];
 
 /// The first type of weights may take this part of the time of all, inverted.
-const LEADS: usize = 3;
+const LEADS: usize = 2;
 
 /// Measurements of one device.
 pub(super) struct Rates {
@@ -165,7 +165,7 @@ mod tests {
         assert!(fixed.iter().zip(want).all(|(&got, want)| close(got, want)), "{rates:?}");
     }
 
-    /// 11 us a weight and row of a linear layer: one row of the smallest call alone takes 26 s.
+    /// 50 ns a weight and row: one row of a layer takes 1.2 s, of its smallest call 0.12 s.
     #[test]
     fn a_slow_device_is_measured_as_far_as_time_goes() {
         let linear = |rows: usize| 5e-8 * rows as f64;
