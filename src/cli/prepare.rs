@@ -217,6 +217,7 @@ impl Setup<'_> {
             upload_throttle: throttle(self.throttles().upload),
             trace: self.trace,
             profile: Some(profile.clone()),
+            ..Resources::default()
         };
         let bytes = ByteSize(files.total_bytes()).display().iec().to_string();
         let mut progress = |done: usize, parts: usize| {

@@ -50,6 +50,9 @@ pub struct Resources {
     pub upload_throttle: Option<Arc<Throttle>>,
     /// Whether to record when each step ran.
     pub trace: bool,
+    /// Whether places in rings and windows are filled with nonsense before they are written again, so
+    /// that a token tells if anything is used before it has arrived: for tests.
+    pub poison: bool,
     /// Rates at which passes are simulated, if they are to be.
     pub profile: Option<HardwareProfile>,
 }

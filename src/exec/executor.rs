@@ -20,8 +20,12 @@ use crate::store::{
 };
 use forebay_planner::Tier;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Weights and cache elements of these bytes make every sum they enter not a number.
+pub(super) const POISON: u8 = 0xFF;
 
 /// Rows of logits that are fetched from the device at a time.
 pub(super) const FETCH_ROWS: usize = 16;
@@ -54,6 +58,7 @@ pub struct Executor {
     passes: usize,
     uploaded_bytes: u64,
     throttle: Option<Arc<Throttle>>,
+    poison: bool,
     trace: Option<Trace>,
     clock: Option<Clock>,
     /// Seconds that the event clock gives the last pass.
@@ -160,11 +165,13 @@ impl Executor {
             passes: 0,
             uploaded_bytes: 0,
             throttle: resources.upload_throttle,
+            poison: resources.poison,
             trace: resources.trace.then(Trace::new),
             clock,
             simulated: 0.0,
         };
         executor.reserve()?;
+        executor.poison_ring()?;
         executor.start_streams(&source)?;
         Ok(executor)
     }
@@ -186,6 +193,23 @@ impl Executor {
             }
         }
         Ok(self.device.reserve(&calls)?)
+    }
+
+    fn poison_ring(&mut self) -> Result<(), ExecError> {
+        if let Some(ring) = self.ring.filter(|_| self.poison) {
+            self.device.write(ring, 0, &vec![POISON; self.plan.rings.device])?;
+        }
+        Ok(())
+    }
+
+    /// Spoils the places of streams that are done with.
+    fn poison_streams(&mut self, streams: Range<usize>) -> Result<(), ExecError> {
+        if let Some(ring) = self.ring.filter(|_| self.poison) {
+            for stream in &self.plan.streams[streams] {
+                self.device.write(ring, stream.place.offset, &vec![POISON; stream.bytes])?;
+            }
+        }
+        Ok(())
     }
 
     fn start_streams(&mut self, source: &Arc<dyn WeightSource>) -> Result<(), ExecError> {
@@ -394,6 +418,9 @@ impl Executor {
         let bytes = unsafe { target.bytes() };
         let to = (ring, stream.place.offset);
         copy(&self.throttle, self.device.as_mut(), to, bytes)?;
+        if self.poison {
+            bytes.fill(POISON);
+        }
         self.uploaded(stream.bytes);
         Ok(())
     }
@@ -418,10 +445,12 @@ impl Executor {
 
     fn release(&mut self, part: usize) -> Result<(), ExecError> {
         let plan = &self.plan.parts[part];
+        let streams = plan.streams.clone();
         // A layer at a time, so that the device is neither idle nor flooded.
-        if !plan.streams.is_empty() || matches!(plan.part, Part::FeedForward(_)) {
+        if !streams.is_empty() || matches!(plan.part, Part::FeedForward(_)) {
             self.flush()?;
         }
+        self.poison_streams(streams)?;
         if let Some(streams) = &mut self.streams {
             streams.release(&self.plan, self.passes * self.plan.parts.len() + part + 1);
         }
@@ -625,7 +654,7 @@ fn pager(
             Tier::Disk => {
                 let first = spilled;
                 spilled += (config.pages * stride(bytes)) as u64;
-                Some(Home::File(first))
+                Some(Home::File { first, sums: vec![0; config.pages] })
             }
         });
     }
@@ -639,5 +668,8 @@ fn pager(
             Some(Arc::new(SpillFile::create(&resources.spill_folder, bytes, control)?))
         }
     };
-    Pager::start(device, page_bytes, config.window_pages, homes, spill, shares_ram).map(Some)
+    let mut pager =
+        Pager::start(device, page_bytes, config.window_pages, homes, spill, shares_ram)?;
+    pager.poison = resources.poison;
+    Ok(Some(pager))
 }

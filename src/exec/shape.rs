@@ -110,6 +110,9 @@ impl Footprint for ExecutorFootprint<'_> {
         let embedded = size.micro_rows * self.spec.hidden;
         let ram = 4 * (fetched + embedded) as u64;
         let windows = pager::bytes(&demand.windows, computes_in_ram(self.device.info()));
+        // A checksum for each page on disk.
+        let sums = if demand.windows.disk { 8 * demand.pages * self.spec.layers.len() } else { 0 };
+        let ram = ram + sums as u64;
         Split { device, ram, disk: 0 } + windows
     }
 

@@ -31,6 +31,11 @@ pub struct DirectFile {
 }
 
 impl DirectFile {
+    /// What messages call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Opens a regular file for reading.
     pub fn open(path: &Path, control: IoControl) -> Result<DirectFile, StoreError> {
         let open = || {

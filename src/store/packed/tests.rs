@@ -1,10 +1,11 @@
 //! Tests: the bytes are those of the model's files, and files or disks that are not whole.
 
 use super::layout::{Layout, VERSION};
-use super::{CacheOptions, PackedCache, checksum::checksum};
+use super::{CacheOptions, PackedCache};
 use crate::model::{Role, TensorId};
 use crate::quant::segments;
 use crate::quant::{DType, Packing, pack};
+use crate::store::checksum;
 use crate::store::faults::{ALWAYS, Fault, FaultKind, Faults, Faulty};
 use crate::store::gguf::{GgufWriter, TensorPlan, Value};
 use crate::store::{AlignedBuffer, FileWeights, IoControl, ModelFiles, StoreError, WeightSource};
