@@ -16,9 +16,6 @@ use forebay_planner::{
 };
 use std::path::PathBuf;
 
-/// Part of `max_tokens` that answers take on average, where end tokens end them.
-const OUTPUT_PART: f64 = 0.7;
-
 /// RAM for what no account lists: stacks, the job's lines, the allocator's own.
 const SLACK_BYTES: u64 = 24 << 20;
 
@@ -61,8 +58,7 @@ pub(super) struct Planned {
 /// The workload as a planner sees it.
 pub(super) fn workload(survey: &Survey) -> Workload {
     let requests = survey.requests.iter().map(|lengths| {
-        let part = if lengths.fixed { 1.0 } else { OUTPUT_PART };
-        let output = ((lengths.output_max as f64 * part).round() as usize).max(1);
+        let output = survey.learned.output(lengths.output_max, lengths.fixed);
         Requests { prompt: lengths.prompt.max(1), output, count: lengths.count }
     });
     Workload { requests: requests.collect(), longest: survey.longest, ..Workload::default() }
@@ -115,6 +111,16 @@ impl Asked<'_> {
             pins: &self.question.pins,
         };
         answer(&inputs).map_err(|error| CliError::from(error).into())
+    }
+
+    /// As if no more were held than when `planned` was made, within its budgets.
+    pub(super) fn stand_where(&mut self, planned: &Planned) {
+        (self.base, self.budgets) = (planned.base, planned.budgets);
+    }
+
+    /// Predicted seconds of what is asked under a policy.
+    pub(super) fn seconds(&self, device: &dyn Device, policy: &Policy) -> anyhow::Result<f64> {
+        Ok(self.with(device, |inputs| predict(inputs, policy))?.seconds())
     }
 
     /// The best plan.
@@ -188,5 +194,6 @@ pub(super) fn unknown(context_len: usize) -> Survey {
     let output_max = (context_len / 4).clamp(1, 256);
     let prompt = (context_len - output_max).min(256);
     let lengths = crate::job::Lengths { prompt, output_max, fixed: false, count: 1024 };
-    Survey { requests: vec![lengths], longest: context_len.next_multiple_of(PAGE_LEN) }
+    let longest = context_len.next_multiple_of(PAGE_LEN);
+    Survey { requests: vec![lengths], longest, ..Survey::default() }
 }

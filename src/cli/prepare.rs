@@ -42,6 +42,11 @@ pub(super) struct Ready {
 }
 
 impl Setup<'_> {
+    /// Whether the plan is to stay: it was given, or its trace is wanted in one piece.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.memory.plan.is_some() || self.trace
+    }
+
     pub(super) fn open_device(&self) -> anyhow::Result<Box<dyn Device>> {
         device::open(&self.engine.device, self.engine.threads)
     }

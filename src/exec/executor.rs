@@ -2,22 +2,19 @@
 
 use super::ExecError;
 use super::clock::Clock;
-use super::config::{ExecutorConfig, Resources};
-use super::load::Loader;
-use super::pager::{Home, Pager, stride};
-use super::reader::{Reader, Target};
+use super::config::ExecutorConfig;
+use super::pager::Pager;
 use super::resting::Resting;
 use super::streams::Streams;
 use super::trace::{Trace, TraceEvent};
+use super::traffic::Traffic;
 use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
 use crate::forward::{self, HeadWeights, LayerWeights, Workspace};
 use crate::kernel::{Buffer, Call, PAGE_LEN};
 use crate::model::{ModelSpec, Role, TensorId};
 use crate::quant::dequantize_row;
-use crate::schedule::{Batch, Matrices, Part, PassShape, Step, StreamPlan, pass_steps, prologue};
-use crate::store::{
-    AlignedBuffer, FileWeights, IoControl, ModelFiles, SpillFile, Throttle, WeightSource,
-};
+use crate::schedule::{Batch, Part, PassShape, Step, StreamPlan, pass_steps};
+use crate::store::{AlignedBuffer, ModelFiles, Throttle};
 use forebay_planner::Tier;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -33,54 +30,41 @@ pub(super) const FETCH_ROWS: usize = 16;
 /// A model on a device, with its cache and workspace.
 pub struct Executor {
     // Dropped first: their threads write into the device's memory or the host ring.
-    streams: Option<Streams>,
-    pager: Option<Pager>,
+    pub(super) streams: Option<Streams>,
+    pub(super) pager: Option<Pager>,
     /// Weights at home in RAM, by stream.
-    in_ram: HashMap<usize, AlignedBuffer>,
-    host_ring: Option<AlignedBuffer>,
-    device: Box<dyn Device>,
-    files: Arc<ModelFiles>,
-    config: ExecutorConfig,
-    plan: StreamPlan,
-    ring: Option<Buffer>,
-    layers: Vec<LayerWeights>,
-    head: HeadWeights,
+    pub(super) in_ram: HashMap<usize, AlignedBuffer>,
+    pub(super) host_ring: Option<AlignedBuffer>,
+    pub(super) device: Box<dyn Device>,
+    pub(super) files: Arc<ModelFiles>,
+    pub(super) config: ExecutorConfig,
+    pub(super) plan: StreamPlan,
+    pub(super) ring: Option<Buffer>,
+    pub(super) layers: Vec<LayerWeights>,
+    pub(super) head: HeadWeights,
     /// The caches that are on the device.
-    caches: Vec<Option<Buffer>>,
-    workspace: Workspace,
+    pub(super) caches: Vec<Option<Buffer>>,
+    pub(super) workspace: Workspace,
     /// The residual stream, where it does not live on the device.
-    resting: Option<Resting>,
-    scratch: Scratch,
+    pub(super) resting: Option<Resting>,
+    pub(super) scratch: Scratch,
     /// The window that holds the pages of the coming turn, if they come through one.
-    window: Option<Buffer>,
+    pub(super) window: Option<Buffer>,
     /// Calls not yet given to the device.
-    pending: Vec<Call>,
-    passes: usize,
-    uploaded_bytes: u64,
-    throttle: Option<Arc<Throttle>>,
-    poison: bool,
-    trace: Option<Trace>,
-    clock: Option<Clock>,
+    pub(super) pending: Vec<Call>,
+    pub(super) passes: usize,
+    pub(super) uploaded_bytes: u64,
+    pub(super) throttle: Option<Arc<Throttle>>,
+    pub(super) poison: bool,
+    pub(super) trace: Option<Trace>,
+    pub(super) clock: Option<Clock>,
     /// Seconds that the event clock gives the last pass.
-    simulated: f64,
-}
-
-/// Bytes that have moved between tiers, so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Weights read from disk.
-    pub read_bytes: u64,
-    /// Weights copied to a device with memory of its own.
-    pub uploaded_bytes: u64,
-    /// Cache pages brought to windows.
-    pub page_load_bytes: u64,
-    /// Cache pages brought back.
-    pub page_store_bytes: u64,
+    pub(super) simulated: f64,
 }
 
 /// Host memory that passes reuse.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     bytes: Vec<u8>,
     floats: Vec<f32>,
     logits: Vec<f32>,
@@ -95,142 +79,12 @@ struct Pass<'a> {
 }
 
 impl Executor {
-    /// Loads what is resident onto `device`, calling `progress(parts_done, parts)` as it goes, and
-    /// starts the streams of the rest. Streams come from the model's own files.
-    pub fn new(
-        device: Box<dyn Device>,
-        files: Arc<ModelFiles>,
-        config: ExecutorConfig,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Executor, ExecError> {
-        Executor::with(device, files, config, Resources::default(), progress)
-    }
-
-    /// As [`Executor::new`], with what the machine lends.
-    pub fn with(
-        mut device: Box<dyn Device>,
-        files: Arc<ModelFiles>,
-        config: ExecutorConfig,
-        resources: Resources,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Executor, ExecError> {
-        let source: Arc<dyn WeightSource> = match &resources.weights {
-            Some(source) => Arc::clone(source),
-            None => Arc::new(FileWeights::new(Arc::clone(&files), IoControl::default())?),
-        };
-        let spec = files.spec();
-        let matrices = Matrices::new(spec, |id| files.packing(id))?;
-        let shares_ram = computes_in_ram(device.info());
-        let mut plan = StreamPlan::new(spec, &matrices, &config.homes, config.rings, shares_ram)?;
-        plan.caches = (0..spec.layers.len()).map(|layer| config.cache_home(layer)).collect();
-        plan.rows_in_ram = config.activations == Tier::Ram;
-        let ring = match plan.streams.is_empty() {
-            true => None,
-            false => Some(device.alloc(config.rings.device, "ring of streamed weights")?),
-        };
-        let (layers, head) = load(device.as_mut(), &files, &plan, ring, progress)?;
-        let caches = caches(device.as_mut(), spec, &config)?;
-        let pager = pager(device.as_mut(), spec, &config, &resources, shares_ram)?;
-        let clock = match resources.profile {
-            Some(profile) => {
-                let shape = super::model_shape(&files)?;
-                Some(Clock::new(&matrices, &plan, shape, profile))
-            }
-            None => None,
-        };
-        let size = config.workspace(plan.head_streams());
-        let workspace = Workspace::alloc(device.as_mut(), spec, size)?;
-        let resting = match size.shared_rows {
-            true => Some(Resting::new(spec.hidden, size.micro_rows, size.micro_batches)?),
-            false => None,
-        };
-        let mut executor = Executor {
-            streams: None,
-            pager,
-            in_ram: load_ram(&plan, &*source)?,
-            host_ring: None,
-            device,
-            files: Arc::clone(&files),
-            config,
-            plan,
-            ring,
-            layers,
-            head,
-            caches,
-            workspace,
-            resting,
-            scratch: Scratch::default(),
-            window: None,
-            pending: Vec::new(),
-            passes: 0,
-            uploaded_bytes: 0,
-            throttle: resources.upload_throttle,
-            poison: resources.poison,
-            trace: resources.trace.then(Trace::new),
-            clock,
-            simulated: 0.0,
-        };
-        executor.reserve()?;
-        executor.poison_ring()?;
-        executor.start_streams(&source)?;
-        Ok(executor)
-    }
-
-    /// Takes the working memory of the largest pass, so that no pass runs out of it.
-    fn reserve(&mut self) -> Result<(), ExecError> {
-        let (spec, w) = (self.files.spec(), &self.workspace);
-        let rows = w.size.micro_rows;
-        // No call is run: any buffer stands for a cache.
-        let view = w.micro[0].view(w.q);
-        let mut calls = Vec::new();
-        for (layer, weights) in self.layers.iter().enumerate() {
-            calls.extend(forward::attention_calls(spec, layer, weights, &view, w, (0, rows)));
-            calls.extend(forward::feed_forward_calls(spec, layer, weights, w, (0, rows)));
-        }
-        for part in &self.plan.parts {
-            if let Part::Head(index) = part.part {
-                calls.extend(forward::head_calls(spec, &self.head, w, index, w.size.logit_rows));
-            }
-        }
-        Ok(self.device.reserve(&calls)?)
-    }
-
-    fn poison_ring(&mut self) -> Result<(), ExecError> {
-        if let Some(ring) = self.ring.filter(|_| self.poison) {
-            self.device.write(ring, 0, &vec![POISON; self.plan.rings.device])?;
-        }
-        Ok(())
-    }
-
     /// Spoils the places of streams that are done with.
     fn poison_streams(&mut self, streams: Range<usize>) -> Result<(), ExecError> {
         if let Some(ring) = self.ring.filter(|_| self.poison) {
             for stream in &self.plan.streams[streams] {
                 self.device.write(ring, stream.place.offset, &vec![POISON; stream.bytes])?;
             }
-        }
-        Ok(())
-    }
-
-    fn start_streams(&mut self, source: &Arc<dyn WeightSource>) -> Result<(), ExecError> {
-        if self.plan.reads().next().is_some() {
-            let target = match self.ring.filter(|_| self.plan.shares_ram) {
-                Some(ring) => {
-                    let start = self.device.host_bytes(ring).expect("it computes in RAM");
-                    Target::new(start, self.plan.rings.device)
-                }
-                None => {
-                    let ring = self.host_ring.insert(AlignedBuffer::new(self.plan.rings.host)?);
-                    Target::of(ring)
-                }
-            };
-            let reader = Reader::start(source, self.config.readers).map_err(ExecError::NoThread)?;
-            let overlap = self.config.overlap;
-            self.streams = Some(Streams::start(&self.plan, reader, target, overlap));
-        }
-        for step in prologue(&self.plan) {
-            let Step::Upload { stream, .. } = step else { continue };
-            self.upload(stream, 0)?;
         }
         Ok(())
     }
@@ -243,6 +97,11 @@ impl Executor {
     /// What the model runs on.
     pub fn device_info(&self) -> &DeviceInfo {
         self.device.info()
+    }
+
+    /// What the model runs on, to ask it questions.
+    pub fn device(&self) -> &dyn Device {
+        self.device.as_ref()
     }
 
     /// Bytes the device holds.
@@ -398,7 +257,7 @@ impl Executor {
         Ok(())
     }
 
-    fn upload(&mut self, index: usize, pass: usize) -> Result<(), ExecError> {
+    pub(super) fn upload(&mut self, index: usize, pass: usize) -> Result<(), ExecError> {
         let stream = self.plan.streams[index];
         let ring = self.ring.expect("a ring was made for streams");
         let target = match stream.home {
@@ -578,98 +437,4 @@ fn copy(
         Some(throttle) => throttle.pace(bytes.len() as u64, || device.write(to, offset, bytes)),
         None => device.write(to, offset, bytes),
     }
-}
-
-/// Loads what is resident, makes views of what streams.
-fn load(
-    device: &mut dyn Device,
-    files: &ModelFiles,
-    plan: &StreamPlan,
-    ring: Option<Buffer>,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<(Vec<LayerWeights>, HeadWeights), ExecError> {
-    let count = files.spec().layers.len();
-    let mut loader = Loader { files, device, plan, ring, bytes: &mut Vec::new() };
-    let mut layers = Vec::with_capacity(count);
-    for (index, parts) in plan.parts[..2 * count].chunks_exact(2).enumerate() {
-        progress(index, count + 1);
-        layers.push(loader.layer(index, &parts[0], &parts[1])?);
-    }
-    progress(count, count + 1);
-    Ok((layers, loader.head()?))
-}
-
-/// Reads the streams that live in RAM.
-fn load_ram(
-    plan: &StreamPlan,
-    source: &dyn WeightSource,
-) -> Result<HashMap<usize, AlignedBuffer>, ExecError> {
-    let mut in_ram = HashMap::new();
-    for (index, stream) in plan.streams.iter().enumerate().filter(|(_, s)| s.home == Tier::Ram) {
-        let mut buffer = AlignedBuffer::new(stream.bytes)?;
-        source.read_segment(stream.tensor, stream.index, &mut buffer)?;
-        in_ram.insert(index, buffer);
-    }
-    Ok(in_ram)
-}
-
-/// The caches that live on the device.
-fn caches(
-    device: &mut dyn Device,
-    spec: &ModelSpec,
-    config: &ExecutorConfig,
-) -> Result<Vec<Option<Buffer>>, ExecError> {
-    let (pages, bytes_max) = (config.pages, device.info().buffer_bytes_max);
-    let mut caches = Vec::new();
-    for (index, layer) in spec.layers.iter().enumerate() {
-        if config.cache_home(index) != Tier::Device {
-            caches.push(None);
-            continue;
-        }
-        let bytes = (pages * layer.cache().page_bytes()) as u64;
-        if bytes > bytes_max {
-            let device = device.info().name.clone();
-            return Err(ExecError::CacheTooLarge { pages, bytes, bytes_max, device });
-        }
-        caches.push(Some(device.alloc(bytes as usize, "KV cache")?));
-    }
-    Ok(caches)
-}
-
-/// What brings the pages of the other caches.
-fn pager(
-    device: &mut dyn Device,
-    spec: &ModelSpec,
-    config: &ExecutorConfig,
-    resources: &Resources,
-    shares_ram: bool,
-) -> Result<Option<Pager>, ExecError> {
-    let page_bytes: Vec<usize> = spec.layers.iter().map(|l| l.cache().page_bytes()).collect();
-    let mut homes = Vec::new();
-    let mut spilled = 0;
-    for (layer, &bytes) in page_bytes.iter().enumerate() {
-        homes.push(match config.cache_home(layer) {
-            Tier::Device => None,
-            Tier::Ram => Some(Home::Ram(AlignedBuffer::new(config.pages * bytes)?)),
-            Tier::Disk => {
-                let first = spilled;
-                spilled += (config.pages * stride(bytes)) as u64;
-                Some(Home::File { first, sums: vec![0; config.pages] })
-            }
-        });
-    }
-    if homes.iter().all(Option::is_none) {
-        return Ok(None);
-    }
-    let spill = match spilled {
-        0 => None,
-        bytes => {
-            let control = resources.spill_control.clone();
-            Some(Arc::new(SpillFile::create(&resources.spill_folder, bytes, control)?))
-        }
-    };
-    let mut pager =
-        Pager::start(device, page_bytes, config.window_pages, homes, spill, shares_ram)?;
-    pager.poison = resources.poison;
-    Ok(Some(pager))
 }
