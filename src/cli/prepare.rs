@@ -212,7 +212,11 @@ impl Setup<'_> {
     ) -> anyhow::Result<Executor> {
         let files = Arc::clone(&self.model.files);
         let throttle = |rate: Option<u64>| rate.map(|rate| Arc::new(Throttle::new(rate)));
-        let disk = IoControl { throttle: throttle(self.throttles().disk), faults: None };
+        let disk = IoControl {
+            throttle: throttle(self.throttles().disk),
+            buffered: !profile.disk.direct,
+            ..IoControl::default()
+        };
         let streams = planned.plan.policy.weights.disk > 0;
         let weights = match streams {
             true => Some(self.weights(question, planned, &disk, display)?),

@@ -64,7 +64,10 @@ fn run(model: &Model, kind: Kind, resources: Option<Resources>) -> Option<Ran> {
 }
 
 fn failing(kind: FaultKind, first: u64, count: u64) -> IoControl {
-    IoControl { throttle: None, faults: Some(Faults::new(vec![Fault { kind, first, count }])) }
+    IoControl {
+        faults: Some(Faults::new(vec![Fault { kind, first, count }])),
+        ..IoControl::default()
+    }
 }
 
 fn packed(model: &Model, folder: &Path, reading: IoControl) -> Arc<dyn WeightSource> {

@@ -110,7 +110,7 @@ fn build(files: &Arc<ModelFiles>, folder: &Path) -> Result<PackedCache, StoreErr
 }
 
 fn reading(files: &Arc<ModelFiles>, folder: &Path, plan: Vec<Fault>) -> PackedCache {
-    let control = IoControl { throttle: None, faults: Some(Faults::new(plan)) };
+    let control = IoControl { faults: Some(Faults::new(plan)), ..IoControl::default() };
     PackedCache::open(Arc::clone(files), folder, control).expect("a good file")
 }
 
@@ -289,7 +289,7 @@ fn a_build_that_fails_leaves_nothing() {
     let files = model(folder.path(), 0);
     let disk = folder.path().join("disk");
     let failing = |fault| {
-        let building = IoControl { throttle: None, faults: Some(Faults::new(vec![fault])) };
+        let building = IoControl { faults: Some(Faults::new(vec![fault])), ..IoControl::default() };
         let options = CacheOptions { building, ..options() };
         PackedCache::open_or_build(Arc::clone(&files), &disk, &options, &mut |_, _| {})
     };
