@@ -5,6 +5,7 @@
 //! values off the device are attended to on the host or brought to the device; resources overlap by
 //! the part that was measured.
 
+use crate::footprint::HEAD_ROWS;
 use crate::hardware::{HardwareProfile, LinearRate};
 use crate::inputs::Inputs;
 use crate::passes::Pass;
@@ -322,9 +323,9 @@ impl<'a> Costs<'a> {
     }
 
     /// Device seconds of the head and of what surrounds the layers.
-    pub(crate) fn head(&self, setting: &Setting, pass: &Pass) -> f64 {
+    pub(crate) fn head(&self, pass: &Pass) -> f64 {
         let device = &self.hardware.device;
-        let head = self.linear(&[self.head], pass.outputs, setting.micro_batch);
+        let head = self.linear(&[self.head], pass.outputs, HEAD_ROWS);
         head + pass.outputs * self.vocab * device.logit_seconds + pass.rows() * device.embed_seconds
     }
 
@@ -359,7 +360,7 @@ impl<'a> Costs<'a> {
         let touched = self.kinds.iter().map(touched).sum::<f64>() * pass.rows();
         let device = self.linear(&self.linear, pass.rows(), setting.micro_batch)
             + touched * self.hardware.device.elementwise_seconds
-            + self.head(setting, pass);
+            + self.head(pass);
         Terms { device, fixed: self.fixed(setting, pass), ..Terms::default() }
     }
 

@@ -37,6 +37,9 @@ impl Windows {
     }
 }
 
+/// Rows whose logits are computed and fetched together while the head does not stream.
+pub const HEAD_ROWS: usize = 64;
+
 /// Sizes that planner and allocator share: one function for both, so that what fits the plan fits
 /// the machine. More of anything must never take less.
 pub trait Footprint {

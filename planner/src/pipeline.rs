@@ -105,7 +105,7 @@ impl<'a> Stream<'a> {
             });
             loads.push(Load { compute: device[1] + run, ..Load::default() });
         }
-        let head = costs.head(setting, pass) + device.pass_seconds + run;
+        let head = costs.head(pass) + device.pass_seconds + run;
         loads.push(Load { compute: head, ..Load::default() });
         loads
     }

@@ -3,12 +3,9 @@
 use crate::forward::WorkspaceSize;
 use crate::schedule::{Homes, RingSizes};
 use crate::store::{IoControl, Throttle, WeightSource};
-use forebay_planner::{HardwareProfile, Tier};
+use forebay_planner::{HEAD_ROWS, HardwareProfile, Tier};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Rows whose logits are computed and fetched together while the head does not stream.
-const LOGIT_ROWS: usize = 64;
 
 /// What an executor allocates, and where weights live.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +98,7 @@ impl ExecutorConfig {
         WorkspaceSize {
             micro_rows: self.micro_rows.min(self.rows),
             micro_batches: self.micro_batches(),
-            logit_rows: if head_streams { outputs } else { outputs.min(LOGIT_ROWS) },
+            logit_rows: if head_streams { outputs } else { outputs.min(HEAD_ROWS) },
             // No page has two owners, so the table of a pass never lists more than all pages.
             pages: self.pages,
             window_pages: self.window_pages,
