@@ -150,6 +150,7 @@ impl Asked<'_> {
 }
 
 fn base(device: &dyn Device, shares_ram: bool) -> Split {
+    super::memory::give_back();
     let held = super::memory::resident_bytes().unwrap_or(64 << 20);
     // Memory that the device shares is in the resident bytes already.
     let own = if shares_ram { 0 } else { device.memory().bytes };
