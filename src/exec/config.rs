@@ -1,6 +1,7 @@
 //! Sizes and homes that an executor is made with.
 
 use crate::forward::WorkspaceSize;
+use crate::kernel::{KvFormat, PAGE_LEN};
 use crate::schedule::{Homes, RingSizes};
 use crate::store::{IoControl, Throttle, WeightSource};
 use forebay_planner::{HardwareProfile, Tier};
@@ -33,6 +34,10 @@ pub struct ExecutorConfig {
     pub cache_homes: Vec<Tier>,
     /// Pages of a window into caches that are not on the device: most that a micro-batch may see.
     pub window_pages: usize,
+    /// Format of the KV cache.
+    pub kv_format: KvFormat,
+    /// Positions of the longest sequence at most.
+    pub positions: usize,
 }
 
 /// What an executor works with beside a model and a device.
@@ -66,6 +71,8 @@ impl ExecutorConfig {
             overlap: true,
             cache_homes: Vec::new(),
             window_pages: 0,
+            kv_format: KvFormat::default(),
+            positions: pages * PAGE_LEN,
         }
     }
 
@@ -99,6 +106,8 @@ impl ExecutorConfig {
             // No page has two owners, so the table of a pass never lists more than all pages.
             pages: self.pages,
             window_pages: self.window_pages,
+            kv_format: self.kv_format,
+            positions: self.positions,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::trace::{Trace, TraceEvent};
 use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
 use crate::forward::{self, HeadWeights, LayerWeights, Workspace};
 use crate::kernel::{Buffer, Call, PAGE_LEN};
-use crate::model::{ModelSpec, Role, TensorId};
+use crate::model::{LayerSpec, ModelSpec, Role, TensorId};
 use crate::quant::dequantize_row;
 use crate::schedule::{Batch, Matrices, Part, PassShape, Step, StreamPlan, pass_steps, prologue};
 use crate::store::{
@@ -125,7 +125,7 @@ impl Executor {
         let clock = match resources.profile {
             Some(profile) => {
                 let shape = super::model_shape(&files)?;
-                Some(Clock::new(&matrices, &plan, shape, profile))
+                Some(Clock::new(&matrices, &plan, shape, profile, config.kv_format))
             }
             None => None,
         };
@@ -226,7 +226,9 @@ impl Executor {
     pub fn bytes_on(&self, tier: Tier) -> (u64, u64) {
         let layers = self.files.spec().layers.iter().enumerate();
         let there = layers.filter(|(index, _)| self.config.cache_home(*index) == tier);
-        let cache = there.map(|(_, layer)| (self.config.pages * layer.cache().page_bytes()) as u64);
+        let format = self.config.kv_format;
+        let page = |(_, layer): (usize, &LayerSpec)| layer.cache(format).page_bytes();
+        let cache = there.map(|layer| (self.config.pages * page(layer)) as u64);
         (self.plan.bytes_at(&self.config.homes, tier), cache.sum())
     }
 
@@ -541,7 +543,7 @@ fn caches(
             caches.push(None);
             continue;
         }
-        let bytes = (pages * layer.cache().page_bytes()) as u64;
+        let bytes = (pages * layer.cache(config.kv_format).page_bytes()) as u64;
         if bytes > bytes_max {
             let device = device.info().name.clone();
             return Err(ExecError::CacheTooLarge { pages, bytes, bytes_max, device });
@@ -559,7 +561,8 @@ fn pager(
     resources: &Resources,
     shares_ram: bool,
 ) -> Result<Option<Pager>, ExecError> {
-    let page_bytes: Vec<usize> = spec.layers.iter().map(|l| l.cache().page_bytes()).collect();
+    let page = |layer: &LayerSpec| layer.cache(config.kv_format).page_bytes();
+    let page_bytes: Vec<usize> = spec.layers.iter().map(page).collect();
     let mut homes = Vec::new();
     let mut spilled = 0;
     for (layer, &bytes) in page_bytes.iter().enumerate() {

@@ -13,7 +13,6 @@ mod shape;
 mod streams;
 mod trace;
 
-pub use clock::KV_FORMAT;
 pub use config::{ExecutorConfig, Resources};
 pub use error::ExecError;
 pub use executor::{Executor, Traffic};
