@@ -98,8 +98,8 @@ pub(super) struct EngineArgs {
     /// Longest sequence, prompt and output, in tokens [default: the model's own, at most 8192]
     #[arg(long, env = "FOREBAY_MAX_MODEL_LEN", value_parser = values::context, value_name = "TOKENS")]
     pub(super) max_model_len: Option<usize>,
-    /// What keys and values are kept as: 16-bit floats, 8-bit keys and 4-bit values (6.5 bits), or both of
-    /// 4 bits (4.5 bits). auto is the smallest that loses less than --kv-loss, measured once for each model
+    /// What keys and values are kept as: 16-bit floats, 8-bit keys and 4-bit values (6.75 bits), or both of
+    /// 4 bits (5 bits). auto is the smallest that loses less than --kv-loss, measured once for each model
     /// and device: no budget changes it, so no budget changes a token [default: f16]
     #[arg(long, env = "FOREBAY_KV_FORMAT", value_name = "FORMAT")]
     #[arg(value_parser = PossibleValuesParser::new(kv::NAMES))]

@@ -8,8 +8,8 @@ use super::explain::{resource, size, tier_bytes, tiers};
 use super::planning::Planned;
 use super::prepare::Setup;
 use super::run::defaults;
-use super::{kv, shell};
 use super::sweep::{Axis, Sweep};
+use super::{kv, shell};
 use crate::backend::Device;
 use crate::job::{
     Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, survey as survey_of,

@@ -150,8 +150,7 @@ impl Asked<'_> {
         let executor = executor_config(&self.question.model.files, policy, shares_ram)?;
         let readers = self.question.profile.disk.queue_depth.clamp(1, 8);
         let kv_format = self.question.kv_format;
-        let executor =
-            ExecutorConfig { readers, kv_format, positions: context_len, ..executor };
+        let executor = ExecutorConfig { readers, kv_format, positions: context_len, ..executor };
         Ok(Planned { plan, budgets: self.budgets, engine, executor, shares_ram, base })
     }
 }

@@ -110,11 +110,7 @@ pub(super) fn defaults(args: &SamplingArgs) -> Defaults {
 }
 
 /// Settings that answers depend on.
-fn settings(
-    defaults: &Defaults,
-    context_len: usize,
-    kv_format: KvFormat,
-) -> Map<String, Value> {
+fn settings(defaults: &Defaults, context_len: usize, kv_format: KvFormat) -> Map<String, Value> {
     // The digits that people would write, not those of the nearest f64.
     let number = |value: f32| value.to_string().parse::<f64>().unwrap_or_default();
     let sampling = &defaults.sampling;

@@ -93,7 +93,12 @@ impl<'a> ExecutorFootprint<'a> {
             return bytes;
         }
         let layers = (0..self.spec.layers.len()).map(|layer| {
-            self.device.working_bytes(&sketch_layer(self.spec, &self.matrices, layer, (rows, self.kv.0)))
+            self.device.working_bytes(&sketch_layer(
+                self.spec,
+                &self.matrices,
+                layer,
+                (rows, self.kv.0),
+            ))
         });
         let bytes = layers.max().unwrap_or(0);
         self.working.borrow_mut().insert(rows, bytes);

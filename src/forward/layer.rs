@@ -93,7 +93,16 @@ impl Turn<'_> {
         self.heads(w.k, layer.kv_heads, weights.qk_norm.map(|norms| norms[1]), calls);
         let key_bias = weights.qkv_bias.filter(|_| split).map(|[_, bias, _]| {
             let (out, kv_heads, style) = (w.terms, layer.kv_heads, spec.ropes[layer.rope].style);
-            calls.push(Call::BiasTerms { q: w.q, bias, out, rows, heads, kv_heads, head_dim, style });
+            calls.push(Call::BiasTerms {
+                q: w.q,
+                bias,
+                out,
+                rows,
+                heads,
+                kv_heads,
+                head_dim,
+                style,
+            });
             KeyBias { terms: w.terms, turns: w.turns[layer.rope] }
         });
         if format.rotates() {

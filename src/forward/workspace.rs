@@ -173,7 +173,8 @@ impl Workspace {
         let (shared, micro) = sizes(spec, size);
         let shared = shared.into_iter().map(|(bytes, what)| device.alloc(bytes, what));
         let shared: Vec<Buffer> = shared.collect::<Result<_, _>>()?;
-        let [normed, q, k, v, terms, attention, gate, up, head, logits, outputs, identity] = shared[..]
+        let [normed, q, k, v, terms, attention, gate, up, head, logits, outputs, identity] =
+            shared[..]
         else {
             unreachable!("one buffer for each size")
         };

@@ -2,16 +2,15 @@
 
 use std::fmt;
 
-/// A format of the KV cache. Compressed ones keep groups of [`crate::quant::GROUP`] elements of a head
-/// with a 16-bit scale each.
+/// A format of the KV cache. Compressed ones keep codes with 16-bit scales: see [`crate::quant::encode`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum KvFormat {
     /// 16-bit floats.
     #[default]
     F16,
-    /// Keys of 8 bits, values of 4: 6.5 bits an element with their scales.
+    /// Keys of 8 bits, values of 4: 6.75 bits an element with their scales.
     K8V4,
-    /// Keys and values of 4 bits, rotated first: 4.5 bits an element with their scales.
+    /// Keys and values of 4 bits, rotated first: 5 bits an element with their scales.
     Q4,
 }
 
@@ -50,7 +49,7 @@ impl KvFormat {
         }
     }
 
-    /// Whether elements are codes with a scale for each group.
+    /// Whether elements are codes with scales.
     pub const fn is_compressed(self) -> bool {
         !matches!(self, KvFormat::F16)
     }

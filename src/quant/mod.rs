@@ -12,7 +12,7 @@ mod segments;
 
 pub use dequantize::{dequantize_row, k_scale_min};
 pub use dtype::DType;
-pub use groups::{GROUP, LEAST, REACHES, decode, encode, scale_bytes, vector_bytes};
+pub use groups::{GROUP, Side, decode, encode, scale_bytes, vector_bytes};
 pub use pack::{Packing, TILE_ROWS, pack, unpack_row};
 pub use quantize::quantize_row;
 pub use segments::{IO_ALIGN, SEGMENT_BYTES_MAX, Segment, segments};

@@ -68,14 +68,14 @@ impl Task for Rows<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let kv_heads = self.call.layout.kv_heads;
-        let (group, padded, stride) =
-            (self.call.group(), self.call.padded(), self.call.stride());
+        let (group, padded, stride) = (self.call.group(), self.call.padded(), self.call.stride());
         let tile = self.scratch;
         let queries = tile.wrapping_add(PAGE_LEN * stride);
         let outputs = queries.wrapping_add(group * stride);
         let weights = outputs.wrapping_add(group * padded).cast::<[f32; LANES]>();
         let states = weights.wrapping_add(group);
-        let work = Work { call: self.call, padded, stride, tile, queries, outputs, weights, states };
+        let work =
+            Work { call: self.call, padded, stride, tile, queries, outputs, weights, states };
         for unit in self.units {
             // SAFETY: scratch has the size of `Attention::scratch` and belongs to this thread.
             unsafe { work.row::<S>(unit / kv_heads, unit % kv_heads) };
@@ -203,7 +203,7 @@ impl Work<'_> {
                     widen_f16::<S>(self.call.cache.slice(from / 2, bytes / 2), to);
                 } else {
                     let head = self.call.cache.slice::<u8>(from, bytes);
-                    let (scales, codes) = head.split_at(scale_bytes(layout.head_dim));
+                    let (scales, codes) = head.split_at(scale_bytes(layout.head_dim, bits));
                     match bits {
                         8 => widen_codes::<S, 8>(scales, codes, to),
                         _ => widen_codes::<S, 4>(scales, codes, to),
@@ -348,7 +348,9 @@ unsafe fn widen_f16<S: Simd>(from: &[u16], to: *mut f32) {
 /// Widens groups of codes of `BITS`.
 #[inline(always)]
 unsafe fn widen_codes<S: Simd, const BITS: usize>(scales: &[u8], codes: &[u8], to: *mut f32) {
-    let some = scales.chunks(2 * LANES).zip(codes.chunks(LANES * GROUP * BITS / 8));
+    // Scales of a block.
+    let each = if BITS == 8 { 1 } else { 2 };
+    let some = scales.chunks(2 * LANES).zip(codes.chunks(LANES / each * GROUP * BITS / 8));
     for (first, (scales, codes)) in some.enumerate() {
         let (mut halves, mut floats) = ([0u16; LANES], [0f32; LANES]);
         for (half, scale) in halves.iter_mut().zip(scales.as_chunks::<2>().0) {
@@ -358,8 +360,8 @@ unsafe fn widen_codes<S: Simd, const BITS: usize>(scales: &[u8], codes: &[u8], t
         // SAFETY: the caller gives room for all codes.
         unsafe {
             S::store(floats.as_mut_ptr(), S::load_f16(halves.as_ptr()));
-            for (i, (codes, scale)) in groups.zip(floats).enumerate() {
-                let to = to.add((first * LANES + i) * GROUP);
+            for (i, (codes, scales)) in groups.zip(floats.chunks_exact(each)).enumerate() {
+                let to = to.add((first * LANES / each + i) * GROUP);
                 let [low, high] = match BITS {
                     8 => [S::load_i8(codes.as_ptr()), S::load_i8(codes.as_ptr().add(LANES))],
                     _ => {
@@ -367,8 +369,8 @@ unsafe fn widen_codes<S: Simd, const BITS: usize>(scales: &[u8], codes: &[u8], t
                         [S::sub(low, S::splat(8.0)), S::sub(high, S::splat(8.0))]
                     }
                 };
-                S::store(to, S::mul(low, S::splat(scale)));
-                S::store(to.add(LANES), S::mul(high, S::splat(scale)));
+                S::store(to, S::mul(low, S::splat(scales[0])));
+                S::store(to.add(LANES), S::mul(high, S::splat(scales[each - 1])));
             }
         }
     }

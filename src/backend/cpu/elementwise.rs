@@ -4,7 +4,7 @@ use super::math::sigmoid;
 use super::simd::{LANES, Simd, Task, sum};
 use super::span::Span;
 use crate::kernel::{Activation, CacheLayout, RopeStyle, rotation_block};
-use crate::quant::encode;
+use crate::quant::{Side, encode};
 use half::f16;
 use std::ops::Range;
 
@@ -222,12 +222,6 @@ fn terms(q: &[f32], bias: &[f32], out: &mut [f32], shape: Heads, style: RopeStyl
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Key,
-    Value,
-}
-
 /// Stores one row of keys or values at byte `at` of the cache.
 #[inline(always)]
 unsafe fn append<S: Simd>(
@@ -251,7 +245,7 @@ unsafe fn append<S: Simd>(
         }
         let heads = cache.slice_mut::<u8>(at, bytes * layout.kv_heads);
         for (x, out) in row.chunks_exact(layout.head_dim).zip(heads.chunks_exact_mut(bytes)) {
-            encode(x, bits, out);
+            encode(x, bits, side, out);
         }
     }
 }

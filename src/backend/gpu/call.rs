@@ -7,7 +7,7 @@ use super::params;
 use super::pipelines::Dispatch;
 use crate::backend::DeviceError;
 use crate::kernel::{Activation, Buffer, CacheLayout, Call, RopeStyle, rotation_block};
-use crate::quant::scale_bytes;
+use crate::quant::GROUP;
 
 /// Workgroups per dimension that every adapter allows.
 const GRID_MAX: u64 = 65535;
@@ -105,11 +105,11 @@ fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
             dispatch(parts, Kernel::BiasTerms, &[q, bias, out], &params, threads(n), n)
         }
         Call::Append { k, v, cache, slots, rows, layout } if layout.format.is_compressed() => {
-            let words = scale_bytes(layout.head_dim) / 4;
-            let n = 2 * rows * layout.kv_heads * words;
+            let pairs = layout.head_dim.div_ceil(2 * GROUP);
+            let n = 2 * rows * layout.kv_heads * pairs;
             let params = params::AppendCodes {
                 count: count(n),
-                words: count(words),
+                pairs: count(pairs),
                 kv_heads: count(layout.kv_heads),
                 head_dim: count(layout.head_dim),
                 page: count(layout.page_bytes() / 4),

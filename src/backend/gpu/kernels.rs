@@ -123,11 +123,7 @@ impl Kernel {
         let mut all = vec![Kernel::Add, Kernel::Append, Kernel::AppendCodes, Kernel::BiasTerms];
         all.extend([Kernel::Gate, Kernel::Gather, Kernel::Rope]);
         for family in [Family::Lanes, Family::Tiles] {
-            all.extend([
-                Kernel::Quantize(family),
-                Kernel::RmsNorm(family),
-                Kernel::Rotate(family),
-            ]);
+            all.extend([Kernel::Quantize(family), Kernel::RmsNorm(family), Kernel::Rotate(family)]);
             for format in KvFormat::ALL {
                 all.extend([false, true].map(|biased| Kernel::Attention(family, format, biased)));
             }

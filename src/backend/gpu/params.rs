@@ -88,8 +88,8 @@ pub(super) struct Rotate {
 #[repr(C)]
 pub(super) struct AppendCodes {
     pub count: u32,
-    /// Words of one head's scales.
-    pub words: u32,
+    /// Pairs of blocks of a head.
+    pub pairs: u32,
     pub kv_heads: u32,
     pub head_dim: u32,
     pub page: u32,

@@ -1,7 +1,7 @@
 //! The paged KV cache and attention over it.
 
 use crate::kernel::{AttentionRow, CacheLayout, Call, PAGE_LEN};
-use crate::quant::{decode, encode};
+use crate::quant::{Side, decode, encode};
 use half::f16;
 
 /// Stores keys and values in their slots.
@@ -15,24 +15,25 @@ pub(super) fn append(
 ) {
     let dim = layout.head_dim;
     let sides = [
-        (k, layout.format.key_bits(), layout.key_bytes()),
-        (v, layout.format.value_bits(), layout.value_bytes()),
+        (Side::Key, k, layout.format.key_bits(), layout.key_bytes()),
+        (Side::Value, v, layout.format.value_bits(), layout.value_bytes()),
     ];
     for (row, &slot) in slots[..rows].iter().enumerate() {
         let slot = slot as usize;
-        for ((x, bits, bytes), at) in sides.iter().zip([layout.key_at(slot), layout.value_at(slot)])
+        for ((side, x, bits, bytes), at) in
+            sides.iter().zip([layout.key_at(slot), layout.value_at(slot)])
         {
             for head in 0..layout.kv_heads {
                 let x = &x[(row * layout.kv_heads + head) * dim..][..dim];
-                store(x, *bits, &mut cache[at + head * bytes..][..*bytes]);
+                store(x, *bits, *side, &mut cache[at + head * bytes..][..*bytes]);
             }
         }
     }
 }
 
-fn store(x: &[f32], bits: usize, to: &mut [u8]) {
+fn store(x: &[f32], bits: usize, side: Side, to: &mut [u8]) {
     if bits < 16 {
-        return encode(x, bits, to);
+        return encode(x, bits, side, to);
     }
     for (x, to) in x.iter().zip(to.as_chunks_mut::<2>().0) {
         *to = f16::from_f32(*x).to_le_bytes();
