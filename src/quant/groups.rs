@@ -12,11 +12,12 @@ pub const GROUP: usize = 32;
 /// Lanes that sums run in: what processors add at once.
 const LANES: usize = 16;
 
-/// How many steps of a 4-bit code the largest element of a group may be: all are tried, and the one with
+/// How many steps of a 4-bit code the largest element of half a block may be: all are tried, and the one with
 /// the least square error taken. Above 8 the largest is cut off, so that the others have finer steps.
 const REACHES: [f32; 12] = [6.5, 7.0, 7.25, 7.5, 7.75, 8.0, 8.25, 8.5, 9.0, 9.5, 10.0, 11.0];
 
-/// Halves of blocks (blocks of 8-bit codes) whose largest element is smaller are all zeros: their scales are below 16-bit floats.
+/// Halves of blocks (blocks of 8-bit codes) whose largest element is smaller are all zeros: their scales
+/// are below 16-bit floats.
 const LEAST: f32 = 1e-6;
 
 /// `x + ROUNDER - ROUNDER` is `x` rounded to a whole number, ties to even, for small `x`.

@@ -81,6 +81,30 @@ fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
             let n = rows * heads * pairs;
             dispatch(parts, Kernel::Rope, &[x, angles], &params, threads(n), n)
         }
+        Call::Gate { gate, up, out, count: n, activation } => {
+            let params = pairwise(n, usize::from(activation == Activation::GeluTanh));
+            dispatch(parts, Kernel::Gate, &[gate, up, out], &params, threads(n), n)
+        }
+        Call::Add { x, y, count: n } => {
+            let params = params::Count { count: count(n) };
+            dispatch(parts, Kernel::Add, &[x, y], &params, threads(n), n)
+        }
+        Call::Gather { x, index, out, first, rows, cols } => {
+            let n = rows * cols;
+            let (count, cols, first) = (count(n), count(cols), count(first * cols));
+            let params = params::Gather { count, cols, first };
+            dispatch(parts, Kernel::Gather, &[x, index, out], &params, threads(n), n)
+        }
+        Call::Rotate { .. } | Call::BiasTerms { .. } | Call::Append { .. } => around(parts, call),
+        Call::Linear { .. } | Call::Attention { .. } => unreachable!("planned elsewhere"),
+    }
+}
+
+/// What stands between rotated heads and attention over the cache.
+fn around(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
+    let count = |n: usize| u32::try_from(n).expect("an activation has fewer than 2^32 elements");
+    let threads = |n: usize| fold(n.div_ceil(64) as u64);
+    match *call {
         Call::Rotate { x, rows, heads, head_dim } => {
             let len = rotation_block(head_dim);
             let blocks = rows * heads * head_dim / len;
@@ -130,24 +154,10 @@ fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
         Call::Append { k, v, cache, slots, rows, layout } => {
             let width = layout.width() / 2;
             let n = rows * width;
-            let params = pairwise(n, width);
+            let params = params::Pairwise { count: count(n), second: count(width) };
             dispatch(parts, Kernel::Append, &[k, v, slots, cache], &params, threads(n), n)
         }
-        Call::Gate { gate, up, out, count: n, activation } => {
-            let params = pairwise(n, usize::from(activation == Activation::GeluTanh));
-            dispatch(parts, Kernel::Gate, &[gate, up, out], &params, threads(n), n)
-        }
-        Call::Add { x, y, count: n } => {
-            let params = params::Count { count: count(n) };
-            dispatch(parts, Kernel::Add, &[x, y], &params, threads(n), n)
-        }
-        Call::Gather { x, index, out, first, rows, cols } => {
-            let n = rows * cols;
-            let (count, cols, first) = (count(n), count(cols), count(first * cols));
-            let params = params::Gather { count, cols, first };
-            dispatch(parts, Kernel::Gather, &[x, index, out], &params, threads(n), n)
-        }
-        Call::Linear { .. } | Call::Attention { .. } => unreachable!("planned elsewhere"),
+        _ => unreachable!("planned elsewhere"),
     }
 }
 
