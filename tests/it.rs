@@ -1,11 +1,17 @@
 //! The one integration test binary. Each module says what it holds.
 
+/// Budgets are kept.
+#[path = "it/budget.rs"]
+mod budget;
 /// The machine is measured, and the profile is written, printed and kept.
 #[path = "it/calibrate.rs"]
 mod calibrate;
 /// The real binary: answers, errors, exit codes.
 #[path = "it/cli.rs"]
 mod cli;
+/// Disks that fail.
+#[path = "it/faults.rs"]
+mod faults;
 /// Real models against exact arithmetic.
 #[path = "it/golden.rs"]
 mod golden;

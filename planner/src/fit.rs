@@ -11,6 +11,9 @@ use crate::round;
 use crate::workload::Workload;
 use crate::{memory, plan::Memory};
 
+/// Which of RAM and disk may hold cache beside the tier that grows.
+const AWAY: [[bool; 2]; 4] = [[true, true], [true, false], [false, true], [false, false]];
+
 /// How far a policy is from fitting: tiers that are short, and bytes.
 type Rank = (usize, u64);
 
@@ -35,8 +38,11 @@ fn least(inputs: &Inputs<'_>) -> (Setting, Policy, Memory) {
     let mut best: Option<(Rank, (Setting, Policy, Memory))> = None;
     for setting in settings {
         let weights = extremes(inputs).into_iter();
-        for (weights, grows) in weights.flat_map(|w| Tier::ALL.map(|grows| (w, grows))) {
-            let Some(policy) = extreme(inputs, &costs, &setting, pages, weights, grows) else {
+        let ways = weights.flat_map(|w| Tier::ALL.map(|grows| (w, grows)));
+        for (weights, grows, away) in ways.flat_map(|(w, grows)| AWAY.map(|away| (w, grows, away)))
+        {
+            let way = (weights, grows, away);
+            let Some(policy) = extreme(inputs, &costs, &setting, pages, way) else {
                 continue;
             };
             let setting = round::with_homes(inputs, &setting, &policy.kv_homes);
@@ -126,8 +132,7 @@ fn extreme(
     costs: &Costs<'_>,
     setting: &Setting,
     pages: usize,
-    [layers, head]: [Fractions; 2],
-    grows: Tier,
+    ([layers, head], grows, away): ([Fractions; 2], Tier, [bool; 2]),
 ) -> Option<Policy> {
     let shares_ram = inputs.hardware.shares_ram;
     let near = round::near(inputs);
@@ -154,7 +159,8 @@ fn extreme(
         let fractions = filled(&inputs.pins.kv, grows as usize);
         return Some(build(&round::diffuse((0..count).map(|_| (1, &fractions)))));
     }
-    Some(build(&greedy(inputs, costs, setting, pages, grows, &build(&vec![grows; count]))))
+    let all_there = build(&vec![grows; count]);
+    Some(build(&greedy(inputs, costs, setting, (grows, away), &all_there)))
 }
 
 /// As many layers of cache as fit on the tiers besides `grows`, which takes the rest.
@@ -162,24 +168,30 @@ fn greedy(
     inputs: &Inputs<'_>,
     costs: &Costs<'_>,
     setting: &Setting,
-    pages: usize,
-    grows: Tier,
+    (grows, away): (Tier, [bool; 2]),
     all_there: &Policy,
 ) -> Vec<Tier> {
+    let pages = all_there.pages;
     let mut bytes = vec![0; inputs.model.layers.len()];
     for kind in &costs.kinds {
         for &layer in &kind.layers {
             bytes[layer] = kind.page_bytes[setting.format] * pages as u64;
         }
     }
-    // Staging for every tier that may be used is taken off first.
-    let reserved = memory::reserved(inputs, costs, setting, pages, [true; 2]);
+    // Windows for the tiers that are to be used are taken off first.
+    let [ram, disk] = away;
+    let kept = [ram || grows == Tier::Ram, disk || grows == Tier::Disk];
+    let demand = memory::demand(inputs, costs, setting, pages, kept);
+    let reserved = memory::reserved(inputs, setting, &demand);
     let without = Policy { kv: Split::default(), ..all_there.clone() };
     let used = memory::account(inputs, costs, setting, &without);
     let used = Memory { workspace: reserved.workspace, ..used }.total();
     let capacity = inputs.capacity();
     let mut homes = vec![grows; bytes.len()];
-    for tier in Tier::ALL.into_iter().filter(|&tier| tier != grows) {
+    // Windows cost memory too: less may be needed if a tier is not used at all.
+    let used_too = [true, away[0], away[1]];
+    let tiers = Tier::ALL.into_iter().zip(used_too).filter(|&(tier, used)| used && tier != grows);
+    for (tier, _) in tiers {
         let mut left = capacity.on(tier).saturating_sub(used.on(tier));
         for (home, &bytes) in homes.iter_mut().zip(&bytes) {
             if *home == grows && bytes <= left {

@@ -15,9 +15,26 @@ pub struct Demand {
     pub outputs: usize,
     /// Pages of the cache.
     pub pages: usize,
-    /// Bytes of cache pages in flight for one micro-batch in one layer: on the device where they are
-    /// uploaded, in RAM where they come from disk. The cache pages of one micro-batch may not be more.
-    pub staged: Split,
+    /// How cache pages that the device cannot reach come to it.
+    pub windows: Windows,
+}
+
+/// Windows through which cache pages come to the device, in one layer for one micro-batch at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Windows {
+    /// Pages of a window, and of a micro-batch at most; 0 if no page comes through one.
+    pub pages: usize,
+    /// Bytes of the largest page that does.
+    pub page_bytes: u64,
+    /// Whether some of them live on disk.
+    pub disk: bool,
+}
+
+impl Windows {
+    /// Bytes of one window.
+    pub fn bytes(&self) -> u64 {
+        self.pages as u64 * self.page_bytes
+    }
 }
 
 /// Sizes that planner and allocator share: one function for both, so that what fits the plan fits
@@ -27,11 +44,12 @@ pub trait Footprint {
     /// weights on disk. Not the vectors, which [`ModelShape`](crate::ModelShape) counts.
     fn fixed(&self) -> Split;
 
-    /// Bytes of buffers for passes of these sizes, staging of cache pages included.
+    /// Bytes of buffers for passes of these sizes, windows for cache pages included.
     fn workspace(&self, demand: &Demand) -> Split;
 
-    /// Bytes of the residual stream of `rows` rows, wherever it lives.
-    fn activations(&self, rows: usize) -> u64;
+    /// Bytes of the residual stream of a pass, wherever it lives; where that is not the device, the
+    /// workspace has room for one micro-batch of it.
+    fn activations(&self, demand: &Demand) -> u64;
 
     /// Bytes of one page of one layer's cache in a format.
     fn page_bytes(&self, layer: usize, format: &str) -> u64;
@@ -50,8 +68,8 @@ pub struct LinearFootprint {
     pub output_bytes: u64,
     /// Residual stream per row.
     pub activation_row_bytes: u64,
-    /// Buffers for staged pages, of which one is filled while another is used.
-    pub stages: u64,
+    /// Windows for cache pages, of which one is filled while another is used.
+    pub windows: u64,
     /// Bytes of a page by (format, bytes in each layer).
     pub pages: Vec<(String, Vec<u64>)>,
 }
@@ -65,16 +83,13 @@ impl Footprint for LinearFootprint {
         let device = self.row_bytes * demand.rows as u64
             + self.micro_row_bytes * demand.micro_rows as u64
             + self.output_bytes * demand.outputs as u64;
-        let staged = demand.staged;
-        Split {
-            device: device + self.stages * staged.device,
-            ram: self.stages * staged.ram,
-            disk: 0,
-        }
+        let windows = self.windows * demand.windows.bytes();
+        let ram = if demand.windows.disk { windows } else { 0 };
+        Split { device: device + windows, ram, disk: 0 }
     }
 
-    fn activations(&self, rows: usize) -> u64 {
-        self.activation_row_bytes * rows as u64
+    fn activations(&self, demand: &Demand) -> u64 {
+        self.activation_row_bytes * demand.rows as u64
     }
 
     fn page_bytes(&self, layer: usize, format: &str) -> u64 {
@@ -93,13 +108,13 @@ mod tests {
             row_bytes: 1,
             micro_row_bytes: 10,
             output_bytes: 100,
-            stages: 2,
+            windows: 2,
             pages: vec![("f16".into(), vec![64, 32])],
             ..LinearFootprint::default()
         };
-        let staged = Split { device: 1000, ram: 5, disk: 0 };
-        let demand = Demand { rows: 3, micro_rows: 2, outputs: 4, staged, ..Demand::default() };
-        assert_eq!(footprint.workspace(&demand), Split { device: 2423, ram: 10, disk: 0 });
+        let windows = Windows { pages: 10, page_bytes: 100, disk: true };
+        let demand = Demand { rows: 3, micro_rows: 2, outputs: 4, windows, ..Demand::default() };
+        assert_eq!(footprint.workspace(&demand), Split { device: 2423, ram: 2000, disk: 0 });
         assert_eq!(footprint.page_bytes(1, "f16"), 32);
     }
 }

@@ -30,7 +30,7 @@ mod workload;
 
 pub use api::{plan, predict};
 pub use error::{Change, PlanError};
-pub use footprint::{Demand, Footprint, LinearFootprint};
+pub use footprint::{Demand, Footprint, LinearFootprint, Windows};
 pub use hardware::{AttentionRate, DeviceRates, DiskRates, HardwareProfile, LinearRate};
 pub use inputs::{Inputs, PinnedSplit, Pins};
 pub use plan::{Memory, Plan, Resource, Terms};

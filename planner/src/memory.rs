@@ -1,7 +1,7 @@
 //! Bytes of a policy on each tier, by the allocator's own sizes.
 
 use crate::cost::{Costs, KvMode, Setting};
-use crate::footprint::Demand;
+use crate::footprint::{Demand, Windows};
 use crate::inputs::Inputs;
 use crate::plan::Memory;
 use crate::policy::{Policy, Split, Tier};
@@ -84,33 +84,33 @@ pub(crate) fn demand(
     away: [bool; 2],
 ) -> Demand {
     let sequences = setting.batch * setting.rows_per_sequence;
-    let in_flight = window_pages(inputs, setting, pages) as u64;
-    let page = costs.kinds.iter().map(|kind| kind.page_bytes[setting.format]).max().unwrap_or(0);
+    let page_bytes = costs.kinds.iter().map(|kind| kind.page_bytes[setting.format]).max();
     let [ram, disk] = away;
-    let uploads = setting.kv_mode == KvMode::Staged && !inputs.hardware.shares_ram && (ram || disk);
-    let staged = |wanted: bool| if wanted { in_flight * page } else { 0 };
+    let uploads = setting.kv_mode == KvMode::Staged && !inputs.hardware.shares_ram && ram;
+    let windows = match uploads || disk {
+        true => Windows {
+            pages: window_pages(inputs, setting, pages),
+            page_bytes: page_bytes.unwrap_or(0),
+            disk,
+        },
+        false => Windows::default(),
+    };
     Demand {
         batch: setting.batch,
         rows: setting.rows(),
         micro_rows: setting.micro_rows(),
         outputs: sequences,
         pages,
-        staged: Split { device: staged(uploads), ram: staged(disk), disk: 0 },
+        windows,
     }
 }
 
 /// Memory of a setting before weights and cache are placed.
-pub(crate) fn reserved(
-    inputs: &Inputs<'_>,
-    costs: &Costs<'_>,
-    setting: &Setting,
-    pages: usize,
-    away: [bool; 2],
-) -> Memory {
+pub(crate) fn reserved(inputs: &Inputs<'_>, setting: &Setting, demand: &Demand) -> Memory {
     let shares_ram = inputs.hardware.shares_ram;
     let draft = if setting.rows_per_sequence > 1 { inputs.workload.draft_bytes } else { 0 };
     let vectors = Split::all(Tier::Device, inputs.model.vector_bytes + draft);
-    let workspace = inputs.footprint.workspace(&demand(inputs, costs, setting, pages, away));
+    let workspace = inputs.footprint.workspace(demand);
     Memory {
         workspace: workspace.folded(shares_ram),
         fixed: (inputs.footprint.fixed() + vectors).folded(shares_ram),
@@ -147,12 +147,13 @@ pub(crate) fn account(
     policy: &Policy,
 ) -> Memory {
     let away = [Tier::Ram, Tier::Disk].map(|tier| policy.kv_homes.contains(&tier));
-    let activations = inputs.footprint.activations(policy.rows());
+    let demand = demand(inputs, costs, setting, policy.pages, away);
+    let activations = inputs.footprint.activations(&demand);
     Memory {
         weights: policy.weights,
         kv: policy.kv,
         ring: policy.ring,
         activations: Split::all(policy.activations, activations),
-        ..reserved(inputs, costs, setting, policy.pages, away)
+        ..reserved(inputs, setting, &demand)
     }
 }

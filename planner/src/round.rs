@@ -44,7 +44,8 @@ pub(crate) fn room(
 ) -> Room {
     let capacity = inputs.capacity();
     let near = near(inputs);
-    let mut taken = memory::reserved(inputs, costs, setting, pages, away).total();
+    let demand = memory::demand(inputs, costs, setting, pages, away);
+    let mut taken = memory::reserved(inputs, setting, &demand).total();
     let segment = if setting.head_stays { costs.layer_segment } else { costs.segment };
     if setting.weight_floor > near {
         // A segment at the ring's end is wasted; reads for a device of its own memory land in RAM.
@@ -58,7 +59,7 @@ pub(crate) fn room(
     };
     Room {
         free: Tier::ALL.map(|tier| capacity.on(tier) as f64 - taken.on(tier) as f64),
-        activations: inputs.footprint.activations(setting.rows()) as f64,
+        activations: inputs.footprint.activations(&demand) as f64,
         kv: costs.kinds.iter().map(kv).collect(),
         ring: RingShape::new(&costs.half_bytes, costs.head_bytes, setting.ring_parts),
     }

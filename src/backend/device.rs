@@ -147,6 +147,9 @@ pub trait Device: Send {
     /// Bytes of working memory that a run of `calls` needs beside their operands.
     fn working_bytes(&self, calls: &[Call]) -> u64;
 
+    /// Takes the working memory that runs of `calls` need, so that these fail now or not at all.
+    fn reserve(&mut self, calls: &[Call]) -> Result<(), DeviceError>;
+
     /// Refuses, from now on, allocations that would make it hold more than `bytes`.
     fn limit(&mut self, bytes: u64);
 

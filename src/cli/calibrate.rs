@@ -50,11 +50,13 @@ fn text_of(info: &DeviceInfo, file: &ProfileFile, found: &Calibration) -> String
     let _ = writeln!(
         text,
         "* how weights are streamed: {} in a longer look; written at {}; {:.0} % of the shorter of \
-         reading and computing is hidden\nmeasured in {:.0} s",
+         reading and computing is hidden\nmeasured in {:.0} s; equal calls took {:.0} % longer than \
+         they can (what other programs did)",
         per_second(disk.read_bytes_per_sec),
         per_second(disk.write_bytes_per_sec),
         disk.overlap * 100.0,
-        found.seconds
+        found.seconds,
+        found.noise * 100.0
     );
     text
 }
@@ -196,6 +198,7 @@ mod tests {
         let found = Calibration {
             transfers: vec![TransferRate { path: Path::Write, bytes: 4096, bytes_per_sec: 2e9 }],
             reads: vec![ReadRate { direct: true, threads, bytes, bytes_per_sec: 3e9 }],
+            noise: 0.07,
             seconds: 9.0,
             ..Calibration::default()
         };
@@ -212,6 +215,7 @@ mod tests {
         assert_eq!(linear, ["Q8_0", "1.0", "GB/s", "2", "200"]);
         assert!(line("write").unwrap().contains("2.0 GB/s"), "{text}");
         assert!(line("* direct").is_some() || line("*").unwrap().contains("3.0 GB/s"), "{text}");
+        assert!(line("measured in 9 s").unwrap().contains("7 % longer"), "{text}");
         assert!(line("host attention f16").is_some(), "{text}");
     }
 }

@@ -1,11 +1,11 @@
 //! Plans and runs as people read them: one line before a run, the three clocks after it.
 
 use super::planning::Planned;
+use super::replan::Replanner;
 use crate::exec::Executor;
-use crate::generate::Engine;
 use crate::job::{Clocks, Homes, MovedBytes, PhaseSeconds, Placement, Summary, TierBytes};
 use bytesize::ByteSize;
-use forebay_planner::{HardwareProfile, Resource, Split, Tier};
+use forebay_planner::{Resource, Split, Tier};
 use std::fmt::Write as _;
 
 /// Bytes in the unit that suits them.
@@ -52,22 +52,18 @@ pub(super) fn line(planned: &Planned) -> String {
 }
 
 /// What a run tells about itself.
-pub(super) struct Facts<'a> {
-    pub(super) engine: &'a Engine<'a>,
-    pub(super) planned: &'a Planned,
-    pub(super) profile: &'a HardwareProfile,
-}
+pub(super) struct Facts<'a>(pub(super) &'a Replanner<'a>);
 
 impl Facts<'_> {
     fn executor(&self) -> &Executor {
-        self.engine.executor()
+        self.0.engine().executor()
     }
 
     fn clocks(&self) -> Clocks {
-        let (plan, stats) = (&self.planned.plan, self.engine.stats());
+        let ([prefill, decode], stats) = (self.0.predicted, self.0.engine().stats());
         let measured = PhaseSeconds::new(stats.prefill.as_secs_f64(), stats.decode.as_secs_f64());
         Clocks {
-            predicted: PhaseSeconds::new(plan.prefill_seconds, plan.decode_seconds),
+            predicted: PhaseSeconds::new(prefill, decode),
             simulated: PhaseSeconds::new(stats.simulated_prefill, stats.simulated_decode),
             measured,
         }
@@ -91,12 +87,12 @@ impl Facts<'_> {
 
     /// Seconds that the bottleneck was busy at its measured rate.
     fn busy_seconds(&self) -> f64 {
-        let traffic = self.executor().traffic();
+        let (plan, profile, traffic) = (&self.0.planned.plan, &self.0.profile, self.0.traffic());
         let over = |bytes: u64, rate: f64| if rate > 0.0 { bytes as f64 / rate } else { 0.0 };
-        match self.planned.plan.bottleneck {
+        match plan.bottleneck {
             Resource::Disk => {
-                let disk = &self.profile.disk;
-                let loaded = if self.planned.plan.policy.kv.disk > 0 {
+                let disk = &profile.disk;
+                let loaded = if plan.policy.kv.disk > 0 {
                     over(traffic.page_load_bytes, disk.read_bytes_per_sec)
                         + over(traffic.page_store_bytes, disk.write_bytes_per_sec)
                 } else {
@@ -104,22 +100,29 @@ impl Facts<'_> {
                 };
                 over(traffic.read_bytes, disk.read_bytes_per_sec) + loaded
             }
-            Resource::Link => over(
-                traffic.uploaded_bytes + traffic.page_load_bytes,
-                self.profile.upload_bytes_per_sec,
-            ),
+            Resource::Link => {
+                over(traffic.uploaded_bytes + traffic.page_load_bytes, profile.upload_bytes_per_sec)
+            }
             Resource::Device | Resource::Host => self.executor().simulated_compute_seconds(),
         }
     }
 
     /// Puts the facts into a summary.
     pub(super) fn fill(&self, summary: &mut Summary) {
-        let (plan, executor) = (&self.planned.plan, self.executor());
+        let (plan, executor) = (&self.0.planned.plan, self.executor());
         summary.clocks = self.clocks();
+        let policy = &plan.policy;
+        for (name, size) in [
+            ("batch", policy.batch),
+            ("micro_batch", policy.micro_batch),
+            ("prefill_chunk", policy.prefill_chunk),
+        ] {
+            summary.settings.insert(name.into(), size.into());
+        }
         let weights = tier_bytes(plan.policy.weights);
         let planned = Homes { weights, kv: tier_bytes(plan.policy.kv) };
         summary.placement = Placement { planned, achieved: self.achieved() };
-        let traffic = executor.traffic();
+        let traffic = self.0.traffic();
         summary.moved_bytes = MovedBytes {
             read: traffic.read_bytes,
             uploaded: traffic.uploaded_bytes,

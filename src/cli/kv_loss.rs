@@ -54,11 +54,11 @@ pub(super) fn choose(setup: &Setup<'_>) -> anyhow::Result<KvFormat> {
     Ok(format)
 }
 
-/// The last, and so smallest, of the formats that lose less than `most`.
+/// The smallest of the formats that lose less than `most`.
 fn smallest(perplexities: &[f64; 3], most: f64) -> KvFormat {
     let losses = perplexities.map(|value| value / perplexities[0] - 1.0);
-    let each = KvFormat::ALL.into_iter().zip(losses).skip(1);
-    each.filter(|(_, loss)| *loss < most).last().map_or(KvFormat::F16, |(format, _)| format)
+    let mut each = KvFormat::ALL.into_iter().zip(losses).skip(1);
+    each.rfind(|(_, loss)| *loss < most).map_or(KvFormat::F16, |(format, _)| format)
 }
 
 /// Perplexities in each of [`KvFormat::ALL`].
@@ -87,7 +87,7 @@ fn measure(setup: &Setup<'_>) -> anyhow::Result<[f64; 3]> {
         ..setup.engine.clone()
     };
     let lengths = Lengths { prompt: context - 1, output_max: 1, fixed: true, count: BATCH };
-    let survey = Survey { requests: vec![lengths], longest: context };
+    let survey = Survey { requests: vec![lengths], longest: context, ..Survey::default() };
     let mut found = [0.0; 3];
     for (kv_format, found) in KvFormat::ALL.into_iter().zip(&mut found) {
         let mut display = Display::new(setup.quiet);

@@ -23,6 +23,7 @@ mod planning;
 mod prepare;
 mod profiles;
 mod progress;
+mod replan;
 mod run;
 mod shell;
 mod sweep;

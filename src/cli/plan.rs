@@ -62,7 +62,7 @@ fn survey(args: &PlanArgs, model: &Model, context_len: usize) -> anyhow::Result<
         let output_max = args.gen_len.min(context_len - prompt);
         let (fixed, count) = (true, args.requests);
         let requests = vec![Lengths { prompt, output_max, fixed, count }];
-        return Ok(Survey { requests, longest: prompt + output_max });
+        return Ok(Survey { requests, longest: prompt + output_max, ..Survey::default() });
     };
     let input = Input::open(path, InputFormat::Auto)?;
     let config = ParseConfig {

@@ -16,9 +16,6 @@ use forebay_planner::{
 };
 use std::path::PathBuf;
 
-/// Part of `max_tokens` that answers take on average, where end tokens end them.
-const OUTPUT_PART: f64 = 0.7;
-
 /// RAM for what no account lists: stacks, the job's lines, the allocator's own.
 const SLACK_BYTES: u64 = 24 << 20;
 
@@ -44,6 +41,9 @@ pub(super) struct Asked<'a> {
     workload: Workload,
     budgets: Split,
     formats: [String; 1],
+    /// What every policy takes: what this process holds already, and the device's own buffers. Looked
+    /// at once: what planning takes meanwhile is gone before anything is allocated.
+    base: Split,
 }
 
 /// A plan and what an engine is made with to follow it.
@@ -60,8 +60,7 @@ pub(super) struct Planned {
 /// The workload as a planner sees it.
 pub(super) fn workload(survey: &Survey) -> Workload {
     let requests = survey.requests.iter().map(|lengths| {
-        let part = if lengths.fixed { 1.0 } else { OUTPUT_PART };
-        let output = ((lengths.output_max as f64 * part).round() as usize).max(1);
+        let output = survey.learned.output(lengths.output_max, lengths.fixed);
         Requests { prompt: lengths.prompt.max(1), output, count: lengths.count }
     });
     Workload { requests: requests.collect(), longest: survey.longest, ..Workload::default() }
@@ -74,6 +73,7 @@ impl<'a> Question<'a> {
             workload: workload(self.survey),
             budgets: self.amounts.resolve(device.info(), &self.folder),
             formats: [self.kv_format.name().to_string()],
+            base: base(device, self.profile.shares_ram),
             question: self,
         })
     }
@@ -96,27 +96,14 @@ impl Asked<'_> {
         self.budgets.ram = self.budgets.ram.saturating_sub(less.ram);
     }
 
-    /// What every policy takes: what this process holds already, and the device's own buffers.
-    fn fixed(&self, device: &dyn Device) -> Split {
-        let held = super::memory::resident_bytes().unwrap_or(64 << 20);
-        let own = device.memory().bytes;
-        // Memory that the device shares is in the resident bytes already.
-        let own = if self.question.profile.shares_ram { 0 } else { own };
-        Split { device: own, ram: held + SLACK_BYTES, disk: 0 }
-    }
-
     fn with<T>(
         &self,
         device: &dyn Device,
         answer: impl Fn(&Inputs<'_>) -> Result<T, PlanError>,
     ) -> anyhow::Result<T> {
         let files = &self.question.model.files;
-        let footprint = ExecutorFootprint::new(
-            files,
-            device,
-            self.fixed(device),
-            (self.question.kv_format, self.question.context_len),
-        )?;
+        let kv = (self.question.kv_format, self.question.context_len);
+        let footprint = ExecutorFootprint::new(files, device, self.base, kv)?;
         let inputs = Inputs {
             model: &self.shape,
             footprint: &footprint,
@@ -129,19 +116,30 @@ impl Asked<'_> {
         answer(&inputs).map_err(|error| CliError::from(error).into())
     }
 
+    /// As if no more were held than when `planned` was made, within its budgets.
+    pub(super) fn stand_where(&mut self, planned: &Planned) {
+        (self.base, self.budgets) = (planned.base, planned.budgets);
+    }
+
+    /// Predicted seconds of what is asked under a policy.
+    pub(super) fn seconds(&self, device: &dyn Device, policy: &Policy) -> anyhow::Result<f64> {
+        Ok(self.with(device, |inputs| predict(inputs, policy))?.seconds())
+    }
+
     /// The best plan.
     pub(super) fn plan(&self, device: &dyn Device) -> anyhow::Result<Planned> {
         let plan = self.with(device, plan)?;
-        self.realise(plan, self.fixed(device))
+        self.realise(plan)
     }
 
     /// What is predicted of a policy that was decided elsewhere.
     pub(super) fn predict(&self, device: &dyn Device, policy: &Policy) -> anyhow::Result<Planned> {
         let plan = self.with(device, |inputs| predict(inputs, policy))?;
-        self.realise(plan, self.fixed(device))
+        self.realise(plan)
     }
 
-    fn realise(&self, plan: Plan, base: Split) -> anyhow::Result<Planned> {
+    fn realise(&self, plan: Plan) -> anyhow::Result<Planned> {
+        let base = self.base;
         let policy = &plan.policy;
         let (batch, prefill_chunk) = (policy.batch, policy.prefill_chunk);
         let context_len = self.question.context_len;
@@ -153,6 +151,13 @@ impl Asked<'_> {
         let executor = ExecutorConfig { readers, kv_format, positions: context_len, ..executor };
         Ok(Planned { plan, budgets: self.budgets, engine, executor, shares_ram, base })
     }
+}
+
+fn base(device: &dyn Device, shares_ram: bool) -> Split {
+    let held = super::memory::resident_bytes().unwrap_or(64 << 20);
+    // Memory that the device shares is in the resident bytes already.
+    let own = if shares_ram { 0 } else { device.memory().bytes };
+    Split { device: own, ram: held + SLACK_BYTES, disk: 0 }
 }
 
 /// Sizes and homes that a policy stands for.
@@ -183,6 +188,7 @@ fn executor_config(
         },
         cache_homes,
         window_pages: if away { policy.window_pages } else { 0 },
+        activations: if shares_ram { Tier::Device } else { policy.activations },
         ..ExecutorConfig::resident(policy.rows(), policy.pages)
     })
 }
@@ -192,5 +198,6 @@ pub(super) fn unknown(context_len: usize) -> Survey {
     let output_max = (context_len / 4).clamp(1, 256);
     let prompt = (context_len - output_max).min(256);
     let lengths = crate::job::Lengths { prompt, output_max, fixed: false, count: 1024 };
-    Survey { requests: vec![lengths], longest: context_len.next_multiple_of(PAGE_LEN) }
+    let longest = context_len.next_multiple_of(PAGE_LEN);
+    Survey { requests: vec![lengths], longest, ..Survey::default() }
 }

@@ -15,12 +15,15 @@ use crate::kernel::KvFormat;
 use crate::store::{CacheOptions, FileWeights, IoControl, PackedCache, Throttle, WeightSource};
 use anyhow::Context;
 use bytesize::ByteSize;
-use forebay_planner::{HardwareProfile, Pins, Split};
+use forebay_planner::{HardwareProfile, Pins, Split, Tier};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Times that a plan is made anew after the machine had less memory than it said.
 const RETRIES: usize = 5;
+
+/// No smaller part of memory is given up at a time.
+const STEP_MIN: u64 = 1 << 20;
 
 /// What is prepared.
 pub(super) struct Setup<'a> {
@@ -41,6 +44,11 @@ pub(super) struct Ready {
 }
 
 impl Setup<'_> {
+    /// Whether the plan is to stay: it was given, or its trace is wanted in one piece.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.memory.plan.is_some() || self.trace
+    }
+
     pub(super) fn open_device(&self) -> anyhow::Result<Box<dyn Device>> {
         device::open(&self.engine.device, self.engine.threads)
     }
@@ -72,6 +80,10 @@ impl Setup<'_> {
             }
             None => {
                 let folder = self.memory.disk_dir.as_deref();
+                if let Some(folder) = folder {
+                    let made = std::fs::create_dir_all(folder);
+                    made.with_context(|| format!("--disk-dir {}", folder.display()))?;
+                }
                 let file = self.model.files.path();
                 let (threads, format) = (self.engine.threads, self.kv_format);
                 let subject = profiles::Subject::new(device, threads, folder, Some(file))?;
@@ -159,12 +171,12 @@ impl Setup<'_> {
         display: &mut Display,
     ) -> anyhow::Result<Ready> {
         let profile = self.profile(device.as_mut())?;
-        let mut less = Split::default();
+        let near = if profile.shares_ram { Tier::Ram } else { Tier::Device };
+        let (mut less, mut step) = (Split::default(), 0);
         for attempt in 0.. {
             let question = self.question(&profile, survey)?;
-            let planned = self.plan(&question, device.as_ref(), less)?;
-            let near =
-                if profile.shares_ram { planned.budgets.ram } else { planned.budgets.device };
+            let planned =
+                self.plan_for_less(&question, device.as_ref(), near, (&mut less, step))?;
             let (info, held) = (device.info().name.clone(), device.memory().bytes);
             let made = self.executor(&question, &planned, &profile, device, display);
             let error = match made {
@@ -177,18 +189,34 @@ impl Setup<'_> {
             if !full || attempt == RETRIES {
                 return Err(error);
             }
-            let step = near.saturating_sub(held) / 8;
+            step = planned.budgets.on(near).saturating_sub(held) / 8;
             log::say(&format!(
                 "forebay: {error:#}; planning again with {} less of {info}'s memory",
                 ByteSize(step).display().iec()
             ));
-            match profile.shares_ram {
-                true => less.ram += step,
-                false => less.device += step,
-            }
             device = self.open_device()?;
         }
         unreachable!("the last attempt returns")
+    }
+
+    /// A plan for `less` and `step` bytes less; for half the step, and so on, where nothing fits that.
+    fn plan_for_less(
+        &self,
+        question: &Question<'_>,
+        device: &dyn Device,
+        near: Tier,
+        (less, mut step): (&mut Split, u64),
+    ) -> anyhow::Result<Planned> {
+        loop {
+            let mut tried = *less;
+            *tried.on_mut(near) += step;
+            let found = self.plan(question, device, tried);
+            if found.is_ok() || step <= STEP_MIN {
+                *less = tried;
+                return found;
+            }
+            step /= 2;
+        }
     }
 
     fn executor(
@@ -201,7 +229,11 @@ impl Setup<'_> {
     ) -> anyhow::Result<Executor> {
         let files = Arc::clone(&self.model.files);
         let throttle = |rate: Option<u64>| rate.map(|rate| Arc::new(Throttle::new(rate)));
-        let disk = IoControl { throttle: throttle(self.throttles().disk), faults: None };
+        let disk = IoControl {
+            throttle: throttle(self.throttles().disk),
+            buffered: !profile.disk.direct,
+            ..IoControl::default()
+        };
         let streams = planned.plan.policy.weights.disk > 0;
         let weights = match streams {
             true => Some(self.weights(question, planned, &disk, display)?),
@@ -215,6 +247,7 @@ impl Setup<'_> {
             upload_throttle: throttle(self.throttles().upload),
             trace: self.trace,
             profile: Some(profile.clone()),
+            ..Resources::default()
         };
         let bytes = ByteSize(files.total_bytes()).display().iec().to_string();
         let mut progress = |done: usize, parts: usize| {

@@ -13,6 +13,9 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
+/// Equal calls that take longer by more than this part, on average, share the machine.
+const NOISE_MAX: f64 = 0.25;
+
 /// What is measured.
 pub(super) struct Subject<'a> {
     /// What computes.
@@ -88,6 +91,9 @@ impl<'a> Subject<'a> {
         let found = calibrate(self.device, host, &place, settings, &mut |what| {
             display.note(&format!("measuring: {what}"));
         })?;
+        if let Some(warning) = warning(&found) {
+            log::say(&warning);
+        }
         let file = ProfileFile {
             profile: found.profile.clone(),
             note: None,
@@ -99,6 +105,18 @@ impl<'a> Subject<'a> {
         }
         Ok((file, found))
     }
+}
+
+/// What to say where other programs came between.
+fn warning(found: &Calibration) -> Option<String> {
+    let percent = found.noise * 100.0;
+    (found.noise > NOISE_MAX).then(|| {
+        format!(
+            "forebay: other programs used the machine while it was measured (equal calls took \
+             {percent:.0} % longer than they can); predictions may be off, and `forebay calibrate` \
+             measures again"
+        )
+    })
 }
 
 /// The profile to plan with: the cached one if device, driver, threads, disk and version are as they
@@ -198,6 +216,7 @@ fn details(found: &Calibration, effort: Effort) -> Map<String, Value> {
     let value = json!({
         "effort": if effort == Effort::Quick { "quick" } else { "full" },
         "seconds": found.seconds,
+        "noise": found.noise,
         "transfers": transfers,
         "reads": reads,
     });
@@ -207,6 +226,15 @@ fn details(found: &Calibration, effort: Effort) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_busy_machine_is_said_and_recorded() {
+        let found = |noise| Calibration { noise, ..Calibration::default() };
+        assert_eq!(warning(&found(0.2)), None);
+        let warning = warning(&found(0.4)).unwrap();
+        assert!(warning.contains("40 %") && !warning.contains('\n'), "{warning}");
+        assert_eq!(details(&found(0.4), Effort::Quick)["noise"], 0.4);
+    }
 
     #[test]
     fn a_profile_holds_for_its_machine_alone() {

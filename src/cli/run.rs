@@ -6,9 +6,9 @@ use super::exit::{DONE, FAILED_REQUESTS, INTERRUPTED};
 use super::explain::{self, Facts};
 use super::prepare::Setup;
 use super::progress::Display;
+use super::replan::Replanner;
 use super::{interrupt, kv, log, memory, planning};
 use crate::backend::DeviceInfo;
-use crate::generate::Engine;
 use crate::job::{
     Clocks, Defaults, Input, InputFormat, Job, Manifest, MovedBytes, Outcome, Output,
     OutputOptions, ParseConfig, Parser, PeakBytes, Placement, Progress, RequestCounts, Seconds,
@@ -69,6 +69,8 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     };
     let encoder = &model.tokenizer;
     let survey = survey(&input, config.clone(), encoder, context_len)?;
+    // Most of what is answered comes first in the file.
+    let survey = survey.map(|survey| survey.after((ok + failed) as usize));
     let survey = survey.filter(|survey| !survey.requests.is_empty());
     let survey = survey.unwrap_or_else(|| planning::unknown(context_len));
     let mut display = Display::new(quiet);
@@ -76,18 +78,17 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     if !quiet {
         log::say(&format!("forebay: {}", explain::line(&ready.planned)));
     }
-    let mut engine = Engine::new(ready.executor, encoder, ready.planned.engine);
+    let mut worker = Replanner::new(&setup, &survey, encoder, ready);
     let parser = Parser::new(config);
     let job = Job { input, parser, output, encoder, model: &model.name, stop };
     let loaded = Instant::now();
-    let outcome = job.run(&mut engine, &mut |progress| display.update(progress))?;
+    let outcome = job.run(&mut worker, &mut |progress| display.update(progress))?;
     drop(display);
     if let Some(path) = &args.trace {
-        let events = engine.executor().trace().iter();
+        let events = worker.engine().executor().trace().iter();
         write_trace(path, events.map(|e| (&*e.name, e.track, e.start, e.duration, e.pass)))?;
     }
-    let facts = Facts { engine: &engine, planned: &ready.planned, profile: &ready.profile };
-    report.close(&outcome, loaded, Some(&facts))
+    report.close(&outcome, loaded, Some(&Facts(&worker)))
 }
 
 pub(super) fn defaults(args: &SamplingArgs) -> Defaults {

@@ -92,6 +92,11 @@ impl Costs<'_> {
         there * kv * stream_seconds + seen as f64 * (kv * kv_element_seconds + products)
     }
 
+    /// Bytes of a micro-batch's residual stream.
+    fn rows(&self, micro: usize) -> f64 {
+        (self.micro[micro].rows() * self.clock.shape.hidden * size_of::<f32>()) as f64
+    }
+
     fn run(&self, part: usize, micro: usize) -> f64 {
         let (batch, shape) = (&self.micro[micro], &self.clock.shape);
         let (device, rows) = (&self.clock.profile.device, batch.rows());
@@ -116,11 +121,12 @@ impl Costs<'_> {
 
 impl StepCosts for Costs<'_> {
     fn compute_seconds(&self, step: Step) -> f64 {
+        let profile = &self.clock.profile;
         match step {
             Step::Run { part, micro } => self.run(part, micro),
-            Step::Head { part, .. } => {
-                self.linear(part, self.outputs) + self.clock.profile.device.run_seconds
-            }
+            Step::Head { part, .. } => self.linear(part, self.outputs) + profile.device.run_seconds,
+            Step::LoadRows { micro } => self.rows(micro) / profile.upload_bytes_per_sec,
+            Step::StoreRows { micro } => self.rows(micro) / profile.download_bytes_per_sec,
             _ => 0.0,
         }
     }

@@ -38,6 +38,8 @@ pub struct ExecutorConfig {
     pub kv_format: KvFormat,
     /// Positions of the longest sequence at most.
     pub positions: usize,
+    /// Home of the residual stream between the turns of micro-batches: the device, or RAM.
+    pub activations: Tier,
 }
 
 /// What an executor works with beside a model and a device.
@@ -53,6 +55,9 @@ pub struct Resources {
     pub upload_throttle: Option<Arc<Throttle>>,
     /// Whether to record when each step ran.
     pub trace: bool,
+    /// Whether places in rings and windows are filled with nonsense before they are written again, so
+    /// that a token tells if anything is used before it has arrived: for tests.
+    pub poison: bool,
     /// Rates at which passes are simulated, if they are to be.
     pub profile: Option<HardwareProfile>,
 }
@@ -73,6 +78,7 @@ impl ExecutorConfig {
             window_pages: 0,
             kv_format: KvFormat::default(),
             positions: pages * PAGE_LEN,
+            activations: Tier::Device,
         }
     }
 
@@ -87,7 +93,7 @@ impl ExecutorConfig {
     }
 
     /// Micro-batches of a pass at most: cut by rows, and by pages where they come through a window.
-    fn micro_batches(&self) -> usize {
+    pub(super) fn micro_batches(&self) -> usize {
         let by_rows = self.rows.div_ceil(self.micro_rows);
         match self.window_pages {
             0 => by_rows,
@@ -108,6 +114,7 @@ impl ExecutorConfig {
             window_pages: self.window_pages,
             kv_format: self.kv_format,
             positions: self.positions,
+            shared_rows: self.activations == Tier::Ram,
         }
     }
 }

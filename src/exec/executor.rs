@@ -2,25 +2,27 @@
 
 use super::ExecError;
 use super::clock::Clock;
-use super::config::{ExecutorConfig, Resources};
-use super::load::Loader;
-use super::pager::{Home, Pager, stride};
-use super::reader::{Reader, Target};
+use super::config::ExecutorConfig;
+use super::pager::Pager;
+use super::resting::Resting;
 use super::streams::Streams;
 use super::trace::{Trace, TraceEvent};
+use super::traffic::Traffic;
 use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
 use crate::forward::{self, HeadWeights, LayerWeights, Workspace};
 use crate::kernel::{Buffer, Call, PAGE_LEN};
 use crate::model::{LayerSpec, ModelSpec, Role, TensorId};
 use crate::quant::dequantize_row;
-use crate::schedule::{Batch, Matrices, Part, PassShape, Step, StreamPlan, pass_steps, prologue};
-use crate::store::{
-    AlignedBuffer, FileWeights, IoControl, ModelFiles, SpillFile, Throttle, WeightSource,
-};
+use crate::schedule::{Batch, Part, PassShape, Step, StreamPlan, pass_steps};
+use crate::store::{AlignedBuffer, ModelFiles, Throttle};
 use forebay_planner::Tier;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Weights and cache elements of these bytes make every sum they enter not a number.
+pub(super) const POISON: u8 = 0xFF;
 
 /// Rows of logits that are fetched from the device at a time.
 pub(super) const FETCH_ROWS: usize = 16;
@@ -28,51 +30,41 @@ pub(super) const FETCH_ROWS: usize = 16;
 /// A model on a device, with its cache and workspace.
 pub struct Executor {
     // Dropped first: their threads write into the device's memory or the host ring.
-    streams: Option<Streams>,
-    pager: Option<Pager>,
+    pub(super) streams: Option<Streams>,
+    pub(super) pager: Option<Pager>,
     /// Weights at home in RAM, by stream.
-    in_ram: HashMap<usize, AlignedBuffer>,
-    host_ring: Option<AlignedBuffer>,
-    device: Box<dyn Device>,
-    files: Arc<ModelFiles>,
-    config: ExecutorConfig,
-    plan: StreamPlan,
-    ring: Option<Buffer>,
-    layers: Vec<LayerWeights>,
-    head: HeadWeights,
+    pub(super) in_ram: HashMap<usize, AlignedBuffer>,
+    pub(super) host_ring: Option<AlignedBuffer>,
+    pub(super) device: Box<dyn Device>,
+    pub(super) files: Arc<ModelFiles>,
+    pub(super) config: ExecutorConfig,
+    pub(super) plan: StreamPlan,
+    pub(super) ring: Option<Buffer>,
+    pub(super) layers: Vec<LayerWeights>,
+    pub(super) head: HeadWeights,
     /// The caches that are on the device.
-    caches: Vec<Option<Buffer>>,
-    workspace: Workspace,
-    scratch: Scratch,
+    pub(super) caches: Vec<Option<Buffer>>,
+    pub(super) workspace: Workspace,
+    /// The residual stream, where it does not live on the device.
+    pub(super) resting: Option<Resting>,
+    pub(super) scratch: Scratch,
     /// The window that holds the pages of the coming turn, if they come through one.
-    window: Option<Buffer>,
+    pub(super) window: Option<Buffer>,
     /// Calls not yet given to the device.
-    pending: Vec<Call>,
-    passes: usize,
-    uploaded_bytes: u64,
-    throttle: Option<Arc<Throttle>>,
-    trace: Option<Trace>,
-    clock: Option<Clock>,
+    pub(super) pending: Vec<Call>,
+    pub(super) passes: usize,
+    pub(super) uploaded_bytes: u64,
+    pub(super) throttle: Option<Arc<Throttle>>,
+    pub(super) poison: bool,
+    pub(super) trace: Option<Trace>,
+    pub(super) clock: Option<Clock>,
     /// Seconds that the event clock gives the last pass.
-    simulated: f64,
-}
-
-/// Bytes that have moved between tiers, so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Weights read from disk.
-    pub read_bytes: u64,
-    /// Weights copied to a device with memory of its own.
-    pub uploaded_bytes: u64,
-    /// Cache pages brought to windows.
-    pub page_load_bytes: u64,
-    /// Cache pages brought back.
-    pub page_store_bytes: u64,
+    pub(super) simulated: f64,
 }
 
 /// Host memory that passes reuse.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     bytes: Vec<u8>,
     floats: Vec<f32>,
     logits: Vec<f32>,
@@ -87,97 +79,12 @@ struct Pass<'a> {
 }
 
 impl Executor {
-    /// Loads what is resident onto `device`, calling `progress(parts_done, parts)` as it goes, and
-    /// starts the streams of the rest. Streams come from the model's own files.
-    pub fn new(
-        device: Box<dyn Device>,
-        files: Arc<ModelFiles>,
-        config: ExecutorConfig,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Executor, ExecError> {
-        Executor::with(device, files, config, Resources::default(), progress)
-    }
-
-    /// As [`Executor::new`], with what the machine lends.
-    pub fn with(
-        mut device: Box<dyn Device>,
-        files: Arc<ModelFiles>,
-        config: ExecutorConfig,
-        resources: Resources,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Executor, ExecError> {
-        let source: Arc<dyn WeightSource> = match &resources.weights {
-            Some(source) => Arc::clone(source),
-            None => Arc::new(FileWeights::new(Arc::clone(&files), IoControl::default())?),
-        };
-        let spec = files.spec();
-        let matrices = Matrices::new(spec, |id| files.packing(id))?;
-        let shares_ram = computes_in_ram(device.info());
-        let mut plan = StreamPlan::new(spec, &matrices, &config.homes, config.rings, shares_ram)?;
-        plan.caches = (0..spec.layers.len()).map(|layer| config.cache_home(layer)).collect();
-        let ring = match plan.streams.is_empty() {
-            true => None,
-            false => Some(device.alloc(config.rings.device, "ring of streamed weights")?),
-        };
-        let (layers, head) = load(device.as_mut(), &files, &plan, ring, progress)?;
-        let caches = caches(device.as_mut(), spec, &config)?;
-        let pager = pager(device.as_mut(), spec, &config, &resources, shares_ram)?;
-        let clock = match resources.profile {
-            Some(profile) => {
-                let shape = super::model_shape(&files)?;
-                Some(Clock::new(&matrices, &plan, shape, profile, config.kv_format))
+    /// Spoils the places of streams that are done with.
+    fn poison_streams(&mut self, streams: Range<usize>) -> Result<(), ExecError> {
+        if let Some(ring) = self.ring.filter(|_| self.poison) {
+            for stream in &self.plan.streams[streams] {
+                self.device.write(ring, stream.place.offset, &vec![POISON; stream.bytes])?;
             }
-            None => None,
-        };
-        let size = config.workspace(plan.head_streams());
-        let workspace = Workspace::alloc(device.as_mut(), spec, size)?;
-        let mut executor = Executor {
-            streams: None,
-            pager,
-            in_ram: load_ram(&plan, &*source)?,
-            host_ring: None,
-            device,
-            files: Arc::clone(&files),
-            config,
-            plan,
-            ring,
-            layers,
-            head,
-            caches,
-            workspace,
-            scratch: Scratch::default(),
-            window: None,
-            pending: Vec::new(),
-            passes: 0,
-            uploaded_bytes: 0,
-            throttle: resources.upload_throttle,
-            trace: resources.trace.then(Trace::new),
-            clock,
-            simulated: 0.0,
-        };
-        executor.start_streams(&source)?;
-        Ok(executor)
-    }
-
-    fn start_streams(&mut self, source: &Arc<dyn WeightSource>) -> Result<(), ExecError> {
-        if self.plan.reads().next().is_some() {
-            let target = match self.ring.filter(|_| self.plan.shares_ram) {
-                Some(ring) => {
-                    let start = self.device.host_bytes(ring).expect("it computes in RAM");
-                    Target::new(start, self.plan.rings.device)
-                }
-                None => {
-                    let ring = self.host_ring.insert(AlignedBuffer::new(self.plan.rings.host)?);
-                    Target::of(ring)
-                }
-            };
-            let reader = Reader::start(source, self.config.readers).map_err(ExecError::NoThread)?;
-            let overlap = self.config.overlap;
-            self.streams = Some(Streams::start(&self.plan, reader, target, overlap));
-        }
-        for step in prologue(&self.plan) {
-            let Step::Upload { stream, .. } = step else { continue };
-            self.upload(stream, 0)?;
         }
         Ok(())
     }
@@ -190,6 +97,11 @@ impl Executor {
     /// What the model runs on.
     pub fn device_info(&self) -> &DeviceInfo {
         self.device.info()
+    }
+
+    /// What the model runs on, to ask it questions.
+    pub fn device(&self) -> &dyn Device {
+        self.device.as_ref()
     }
 
     /// Bytes the device holds.
@@ -287,7 +199,7 @@ impl Executor {
 
     fn step(&mut self, step: Step, pass: &mut Pass<'_>) -> Result<(), ExecError> {
         match step {
-            Step::Embed { micro } => self.embed(micro, &pass.micro[micro]),
+            Step::Embed { micro } => self.embed(micro, pass),
             Step::Upload { stream, next_pass } => {
                 self.flush()?;
                 self.upload(stream, self.passes + usize::from(next_pass))
@@ -307,6 +219,16 @@ impl Executor {
                 self.flush()?;
                 self.window = None;
                 self.pager.as_mut().expect("a pager was made").store(self.device.as_mut())
+            }
+            Step::LoadRows { micro } | Step::StoreRows { micro } => {
+                self.flush()?;
+                let (x, rows) = (self.workspace.micro[micro].x, pass.micro[micro].rows());
+                let (resting, device) = (self.resting.as_mut(), self.device.as_mut());
+                let resting = resting.expect("rows rest in RAM");
+                match step {
+                    Step::LoadRows { .. } => resting.load(device, x, (micro, rows)),
+                    _ => resting.store(device, x, (micro, rows)),
+                }
             }
             Step::Run { part, micro } => {
                 self.run(part, micro, pass.micro[micro].rows());
@@ -337,7 +259,7 @@ impl Executor {
         Ok(())
     }
 
-    fn upload(&mut self, index: usize, pass: usize) -> Result<(), ExecError> {
+    pub(super) fn upload(&mut self, index: usize, pass: usize) -> Result<(), ExecError> {
         let stream = self.plan.streams[index];
         let ring = self.ring.expect("a ring was made for streams");
         let target = match stream.home {
@@ -357,6 +279,9 @@ impl Executor {
         let bytes = unsafe { target.bytes() };
         let to = (ring, stream.place.offset);
         copy(&self.throttle, self.device.as_mut(), to, bytes)?;
+        if self.poison {
+            bytes.fill(POISON);
+        }
         self.uploaded(stream.bytes);
         Ok(())
     }
@@ -381,10 +306,12 @@ impl Executor {
 
     fn release(&mut self, part: usize) -> Result<(), ExecError> {
         let plan = &self.plan.parts[part];
+        let streams = plan.streams.clone();
         // A layer at a time, so that the device is neither idle nor flooded.
-        if !plan.streams.is_empty() || matches!(plan.part, Part::FeedForward(_)) {
+        if !streams.is_empty() || matches!(plan.part, Part::FeedForward(_)) {
             self.flush()?;
         }
+        self.poison_streams(streams)?;
         if let Some(streams) = &mut self.streams {
             streams.release(&self.plan, self.passes * self.plan.parts.len() + part + 1);
         }
@@ -412,7 +339,8 @@ impl Executor {
     }
 
     /// Embedding rows come straight from the store, so that the table needs no device memory.
-    fn embed(&mut self, micro: usize, batch: &Batch) -> Result<(), ExecError> {
+    fn embed(&mut self, micro: usize, pass: &Pass<'_>) -> Result<(), ExecError> {
+        let batch = &pass.micro[micro];
         let spec = self.files.spec();
         let id = TensorId::global(Role::Embedding);
         let info = self.files.tensor(id).ok_or(ExecError::MissingTensor(id))?;
@@ -425,7 +353,10 @@ impl Executor {
             out.iter_mut().for_each(|v| *v *= spec.embed_scale);
         }
         let m = &self.workspace.micro[micro];
-        self.device.write(m.x, 0, bytemuck::cast_slice(floats))?;
+        match self.resting.as_mut().filter(|_| self.plan.rows_rest(pass.micro.len())) {
+            Some(resting) => resting.put(micro, floats),
+            None => self.device.write(m.x, 0, bytemuck::cast_slice(floats))?,
+        }
         for (rope, &buffer) in spec.ropes.iter().zip(&m.angles) {
             forward::angles(rope, &batch.positions, floats);
             self.device.write(buffer, 0, bytemuck::cast_slice(floats))?;
@@ -450,6 +381,21 @@ impl Executor {
 
     fn gather(&mut self, slice: usize, pass: &Pass<'_>) -> Result<(), ExecError> {
         let outputs = self.slice(slice, pass);
+        match self.resting.as_mut().filter(|_| self.plan.rows_rest(pass.micro.len())) {
+            Some(resting) => {
+                for (to, &(micro, row)) in outputs.iter().enumerate() {
+                    let (from, to) = ((micro, row as usize), (self.workspace.head, to));
+                    resting.gather(self.device.as_mut(), from, to)?;
+                }
+            }
+            None => self.gather_on_device(outputs)?,
+        }
+        let (spec, w) = (self.files.spec(), &self.workspace);
+        self.pending.extend(forward::head_norm_calls(spec, &self.head, w, outputs.len()));
+        Ok(())
+    }
+
+    fn gather_on_device(&mut self, outputs: &[(usize, u32)]) -> Result<(), ExecError> {
         let mut first = 0;
         for run in outputs.chunk_by(|a, b| a.0 == b.0) {
             let rows: Vec<u32> = run.iter().map(|&(_, row)| row).collect();
@@ -459,8 +405,6 @@ impl Executor {
             self.pending.extend(forward::gather_calls(spec, w, run[0].0, (first, run.len())));
             first += run.len();
         }
-        let (spec, w) = (self.files.spec(), &self.workspace);
-        self.pending.extend(forward::head_norm_calls(spec, &self.head, w, outputs.len()));
         Ok(())
     }
 
@@ -495,96 +439,4 @@ fn copy(
         Some(throttle) => throttle.pace(bytes.len() as u64, || device.write(to, offset, bytes)),
         None => device.write(to, offset, bytes),
     }
-}
-
-/// Loads what is resident, makes views of what streams.
-fn load(
-    device: &mut dyn Device,
-    files: &ModelFiles,
-    plan: &StreamPlan,
-    ring: Option<Buffer>,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<(Vec<LayerWeights>, HeadWeights), ExecError> {
-    let count = files.spec().layers.len();
-    let mut loader = Loader { files, device, plan, ring, bytes: &mut Vec::new() };
-    let mut layers = Vec::with_capacity(count);
-    for (index, parts) in plan.parts[..2 * count].chunks_exact(2).enumerate() {
-        progress(index, count + 1);
-        layers.push(loader.layer(index, &parts[0], &parts[1])?);
-    }
-    progress(count, count + 1);
-    Ok((layers, loader.head()?))
-}
-
-/// Reads the streams that live in RAM.
-fn load_ram(
-    plan: &StreamPlan,
-    source: &dyn WeightSource,
-) -> Result<HashMap<usize, AlignedBuffer>, ExecError> {
-    let mut in_ram = HashMap::new();
-    for (index, stream) in plan.streams.iter().enumerate().filter(|(_, s)| s.home == Tier::Ram) {
-        let mut buffer = AlignedBuffer::new(stream.bytes)?;
-        source.read_segment(stream.tensor, stream.index, &mut buffer)?;
-        in_ram.insert(index, buffer);
-    }
-    Ok(in_ram)
-}
-
-/// The caches that live on the device.
-fn caches(
-    device: &mut dyn Device,
-    spec: &ModelSpec,
-    config: &ExecutorConfig,
-) -> Result<Vec<Option<Buffer>>, ExecError> {
-    let (pages, bytes_max) = (config.pages, device.info().buffer_bytes_max);
-    let mut caches = Vec::new();
-    for (index, layer) in spec.layers.iter().enumerate() {
-        if config.cache_home(index) != Tier::Device {
-            caches.push(None);
-            continue;
-        }
-        let bytes = (pages * layer.cache(config.kv_format).page_bytes()) as u64;
-        if bytes > bytes_max {
-            let device = device.info().name.clone();
-            return Err(ExecError::CacheTooLarge { pages, bytes, bytes_max, device });
-        }
-        caches.push(Some(device.alloc(bytes as usize, "KV cache")?));
-    }
-    Ok(caches)
-}
-
-/// What brings the pages of the other caches.
-fn pager(
-    device: &mut dyn Device,
-    spec: &ModelSpec,
-    config: &ExecutorConfig,
-    resources: &Resources,
-    shares_ram: bool,
-) -> Result<Option<Pager>, ExecError> {
-    let page = |layer: &LayerSpec| layer.cache(config.kv_format).page_bytes();
-    let page_bytes: Vec<usize> = spec.layers.iter().map(page).collect();
-    let mut homes = Vec::new();
-    let mut spilled = 0;
-    for (layer, &bytes) in page_bytes.iter().enumerate() {
-        homes.push(match config.cache_home(layer) {
-            Tier::Device => None,
-            Tier::Ram => Some(Home::Ram(AlignedBuffer::new(config.pages * bytes)?)),
-            Tier::Disk => {
-                let first = spilled;
-                spilled += (config.pages * stride(bytes)) as u64;
-                Some(Home::File(first))
-            }
-        });
-    }
-    if homes.iter().all(Option::is_none) {
-        return Ok(None);
-    }
-    let spill = match spilled {
-        0 => None,
-        bytes => {
-            let control = resources.spill_control.clone();
-            Some(Arc::new(SpillFile::create(&resources.spill_folder, bytes, control)?))
-        }
-    };
-    Pager::start(device, page_bytes, config.window_pages, homes, spill, shares_ram).map(Some)
 }

@@ -6,13 +6,15 @@
 //! that is loaded after it was stored has what was stored.
 
 use super::ExecError;
+use super::executor::POISON;
 use super::reader::Target;
 use crate::backend::Device;
 use crate::kernel::Buffer;
 use crate::quant::IO_ALIGN;
 use crate::schedule::Batch;
-use crate::store::{AlignedBuffer, SpillFile, StoreError};
+use crate::store::{AlignedBuffer, SpillFile, StoreError, checksum};
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use forebay_planner::{Split, Windows};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -23,8 +25,13 @@ const BOUNCE_BYTES: usize = 1 << 20;
 pub(super) enum Home {
     /// All pages of a layer, in RAM.
     Ram(AlignedBuffer),
-    /// From a byte of the spill file on; pages are padded to the file's alignment.
-    File(u64),
+    /// From byte `first` of the spill file on; pages are padded to the file's alignment.
+    File {
+        /// Where page 0 lies.
+        first: u64,
+        /// Checksum of each page; 0 where nothing was written yet.
+        sums: Vec<u64>,
+    },
 }
 
 /// What a turn is about: a layer, its page size, and its window.
@@ -46,6 +53,7 @@ struct Job {
     /// (page of the layer's cache, its place in the window).
     pages: Vec<(u32, usize)>,
     store: bool,
+    poison: bool,
 }
 
 /// See the module.
@@ -69,6 +77,8 @@ pub(super) struct Pager {
     loaded_at: [usize; 2],
     /// Reused between reads from the device.
     bytes: Vec<u8>,
+    /// See [`super::Resources::poison`].
+    pub(super) poison: bool,
     /// Bytes of pages loaded and stored.
     pub(super) loaded_bytes: u64,
     pub(super) stored_bytes: u64,
@@ -129,6 +139,7 @@ impl Pager {
             finished: 0,
             loaded_at: [0; 2],
             bytes: Vec::new(),
+            poison: false,
             loaded_bytes: 0,
             stored_bytes: 0,
             thread: Some(thread.map_err(ExecError::NoThread)?),
@@ -171,7 +182,8 @@ impl Pager {
     fn begin(&mut self, turn: usize) {
         let Turn { layer, window, ref pages, .. } = self.turns[turn];
         let pages = pages.iter().copied().zip(0..).collect();
-        let job = Job { layer, target: self.targets[window], pages, store: false };
+        let target = self.targets[window];
+        let job = Job { layer, target, pages, store: false, poison: self.poison };
         self.loaded_at[window] = self.ask(job);
         self.turns[turn].loading = true;
     }
@@ -209,7 +221,7 @@ impl Pager {
             }
         }
         let (layer, target) = (turn.layer, self.targets[turn.window]);
-        self.ask(Job { layer, target, pages, store: true });
+        self.ask(Job { layer, target, pages, store: true, poison: false });
         Ok(())
     }
 }
@@ -236,13 +248,17 @@ impl Mover {
         homes: Vec<Option<Home>>,
         spill: Option<Arc<SpillFile>>,
     ) -> Result<Mover, ExecError> {
-        let largest = page_bytes.iter().map(|&bytes| stride(bytes)).max().unwrap_or(0);
-        let bytes = if spill.is_some() { BOUNCE_BYTES.max(largest) } else { 0 };
+        let largest = page_bytes.iter().copied().max().unwrap_or(0);
+        let bytes = if spill.is_some() { bounce_bytes(largest) } else { 0 };
         Ok(Mover { page_bytes, homes, spill, bounce: AlignedBuffer::new(bytes)? })
     }
 
     fn run(&mut self, job: &Job) -> Result<(), StoreError> {
         let bytes = self.page_bytes[job.layer];
+        if job.poison {
+            // SAFETY: the pager leaves the window alone until the job is done.
+            unsafe { job.target.bytes() }.fill(POISON);
+        }
         match &mut self.homes[job.layer] {
             Some(Home::Ram(pages)) => {
                 for &(page, place) in &job.pages {
@@ -253,15 +269,18 @@ impl Mover {
                 }
                 Ok(())
             }
-            Some(Home::File(first)) => {
-                let first = *first;
+            Some(Home::File { first, sums }) => {
+                let (first, mut sums) = (*first, std::mem::take(sums));
                 // Neighbours in the file that are neighbours in the window go together.
                 let most = self.bounce.len() / stride(bytes);
                 let together =
                     |a: &(u32, usize), b: &(u32, usize)| b.0 == a.0 + 1 && b.1 == a.1 + 1;
                 let runs = job.pages.chunk_by(together).flat_map(|run| run.chunks(most));
-                runs.map(|run| (run[0], run.len()))
-                    .try_for_each(|(start, count)| self.move_run(job, first, start, count))
+                let moved = runs.map(|run| (run[0], run.len())).try_for_each(|(start, count)| {
+                    self.move_run(job, (first, &mut sums), start, count)
+                });
+                self.homes[job.layer] = Some(Home::File { first, sums });
+                moved
             }
             None => unreachable!("only layers away from the device have turns"),
         }
@@ -270,7 +289,7 @@ impl Mover {
     fn move_run(
         &mut self,
         job: &Job,
-        first: u64,
+        (first, sums): (u64, &mut [u64]),
         (page, place): (u32, usize),
         count: usize,
     ) -> Result<(), StoreError> {
@@ -280,16 +299,43 @@ impl Mover {
         let bounce = &mut self.bounce[..count * stride];
         // SAFETY: the pager leaves the window alone until the job is done.
         let window = unsafe { job.target.part(place * bytes, count * bytes).bytes() };
-        let pairs = bounce.chunks_exact_mut(stride).zip(window.chunks_exact_mut(bytes));
+        let sums = &mut sums[page as usize..][..count];
+        let pages = window.chunks_exact_mut(bytes).zip(sums);
         if job.store {
-            pairs.for_each(|(padded, page)| padded[..bytes].copy_from_slice(page));
+            for (padded, (page, sum)) in bounce.chunks_exact_mut(stride).zip(pages) {
+                padded[..bytes].copy_from_slice(page);
+                *sum = checksum(padded);
+            }
             return spill.write_at(offset, bounce);
         }
         spill.read_at(offset, bounce)?;
-        let pairs = bounce.chunks_exact(stride).zip(window.chunks_exact_mut(bytes));
-        pairs.for_each(|(padded, page)| page.copy_from_slice(&padded[..bytes]));
+        let offsets = (offset..).step_by(stride);
+        for ((padded, offset), (page, sum)) in
+            bounce.chunks_exact_mut(stride).zip(offsets).zip(pages)
+        {
+            if *sum != 0 {
+                spill.verify(offset, padded, *sum)?;
+            }
+            page.copy_from_slice(&padded[..bytes]);
+        }
         Ok(())
     }
+}
+
+/// Bytes that a pager takes, its homes aside: two windows, memory beside them where the device has its
+/// own, and the buffer to and from the file.
+pub(super) fn bytes(windows: &Windows, shares_ram: bool) -> Split {
+    if windows.pages == 0 {
+        return Split::default();
+    }
+    let both = 2 * windows.bytes();
+    let bounce = if windows.disk { bounce_bytes(windows.page_bytes as usize) as u64 } else { 0 };
+    Split { device: both, ram: bounce + if shares_ram { 0 } else { both }, disk: 0 }
+}
+
+/// Bytes of the buffer to and from the file for pages of up to `page_bytes`.
+fn bounce_bytes(page_bytes: usize) -> usize {
+    BOUNCE_BYTES.max(stride(page_bytes))
 }
 
 /// Bytes of a page in the spill file.

@@ -1,7 +1,8 @@
 //! A model's sizes, and the executor's own, in the planner's terms.
 
 use super::config::ExecutorConfig;
-use super::executor::FETCH_ROWS;
+use super::executor::{FETCH_ROWS, computes_in_ram};
+use super::pager;
 use crate::backend::Device;
 use crate::forward::{self, LayerWeights, MicroBatch, Slabs, Workspace, WorkspaceSize};
 use crate::kernel::{Buffer, Call, KvFormat, Matrix, PAGE_LEN};
@@ -9,7 +10,7 @@ use crate::model::{LayerSpec, ModelSpec, TensorId};
 use crate::quant::Segment;
 use crate::schedule::{Matrices, Part};
 use crate::store::{ModelFiles, StoreError};
-use forebay_planner::{Demand, Footprint, LayerShape, MatrixShape, ModelShape, Split};
+use forebay_planner::{Demand, Footprint, LayerShape, MatrixShape, ModelShape, Split, Tier};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -74,17 +75,17 @@ impl<'a> ExecutorFootprint<'a> {
         Ok(ExecutorFootprint { spec, matrices, device, fixed, kv, working: RefCell::default() })
     }
 
-    fn size(&self, demand: &Demand) -> WorkspaceSize {
+    fn config(&self, demand: &Demand) -> ExecutorConfig {
         let resident = ExecutorConfig::resident(demand.rows, demand.pages);
-        let config = ExecutorConfig {
+        ExecutorConfig {
             micro_rows: demand.micro_rows.max(1),
             outputs: demand.outputs,
             kv_format: self.kv.0,
             positions: self.kv.1,
+            window_pages: demand.windows.pages,
+            activations: Tier::Ram,
             ..resident
-        };
-        // Whether the head streams is not known yet: as if it did.
-        config.workspace(true)
+        }
     }
 
     /// Bytes that the device works with beside the operands of calls over `rows` rows.
@@ -112,19 +113,23 @@ impl Footprint for ExecutorFootprint<'_> {
     }
 
     fn workspace(&self, demand: &Demand) -> Split {
-        let size = self.size(demand);
-        let residual = self.activations(demand.rows);
-        let device = Workspace::bytes(self.spec, size) - residual
-            + self.working_bytes(size.micro_rows.max(size.logit_rows))
-            + demand.staged.device;
+        // Whether the head streams is not known yet: as if it did.
+        let size = self.config(demand).workspace(true);
+        let device = Workspace::bytes(self.spec, size)
+            + self.working_bytes(size.micro_rows.max(size.logit_rows));
         let fetched = FETCH_ROWS.min(size.logit_rows) * self.spec.vocab;
         let embedded = size.micro_rows * self.spec.hidden;
-        let ram = 4 * (fetched + embedded) as u64 + demand.staged.ram;
-        Split { device, ram, disk: 0 }
+        let ram = 4 * (fetched + embedded) as u64;
+        let windows = pager::bytes(&demand.windows, computes_in_ram(self.device.info()));
+        // A checksum for each page on disk.
+        let sums = if demand.windows.disk { 8 * demand.pages * self.spec.layers.len() } else { 0 };
+        let ram = ram + sums as u64;
+        Split { device, ram, disk: 0 } + windows
     }
 
-    fn activations(&self, rows: usize) -> u64 {
-        (rows * self.spec.hidden * 4) as u64
+    fn activations(&self, demand: &Demand) -> u64 {
+        let config = self.config(demand);
+        (config.micro_batches() * config.micro_rows.min(config.rows) * self.spec.hidden * 4) as u64
     }
 
     fn page_bytes(&self, layer: usize, format: &str) -> u64 {
@@ -183,6 +188,7 @@ fn sketch_workspace(spec: &ModelSpec, kv_format: KvFormat) -> Workspace {
             window_pages: 0,
             kv_format,
             positions: 0,
+            shared_rows: false,
         },
         normed: b,
         q: b,

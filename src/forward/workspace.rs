@@ -21,6 +21,8 @@ pub struct WorkspaceSize {
     pub kv_format: KvFormat,
     /// Positions of the longest sequence.
     pub positions: usize,
+    /// Whether micro-batches share one residual stream, since they rest elsewhere between turns.
+    pub shared_rows: bool,
 }
 
 /// A cache and a micro-batch's way through it.
@@ -139,12 +141,14 @@ fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> (Vec<(usize, &'static str)>, 
         (size.logit_rows * spec.vocab * 4, "logits"),
         rows(1, "output rows"),
         (size.window_pages * 4, "page table of a window"),
+        rows(if size.shared_rows { spec.hidden } else { 0 }, "residual stream"),
     ];
     let window = usize::from(size.window_pages > 0);
     let mut micro: Vec<usize> =
         spec.ropes.iter().map(|rope| size.micro_rows * rope.inv_freq.len() * 8).collect();
+    let own_rows = if size.shared_rows { 0 } else { size.micro_rows };
     micro.extend([
-        size.micro_rows * spec.hidden * 4,
+        own_rows * spec.hidden * 4,
         size.micro_rows * 4,
         size.micro_rows * size_of::<AttentionRow>(),
         size.pages * 4,
@@ -173,7 +177,7 @@ impl Workspace {
         let (shared, micro) = sizes(spec, size);
         let shared = shared.into_iter().map(|(bytes, what)| device.alloc(bytes, what));
         let shared: Vec<Buffer> = shared.collect::<Result<_, _>>()?;
-        let [normed, q, k, v, terms, attention, gate, up, head, logits, outputs, identity] =
+        let [normed, q, k, v, terms, attention, gate, up, head, logits, outputs, identity, rows] =
             shared[..]
         else {
             unreachable!("one buffer for each size")
@@ -191,6 +195,7 @@ impl Workspace {
                 unreachable!("one buffer for each size")
             };
             let windowed = [near_slots, near_path];
+            let x = if size.shared_rows { rows } else { x };
             all.push(MicroBatch { x, angles, slots, map, pages, path, windowed });
         }
         let micro = all;

@@ -101,6 +101,13 @@ pub struct Engine<'t> {
     stats: EngineStats,
 }
 
+/// What is left of an engine without its executor: every sequence that is not done.
+pub struct Suspended<'t> {
+    waiting: VecDeque<Sequence<'t>>,
+    done: Vec<Completion>,
+    stats: EngineStats,
+}
+
 /// Rows that one sequence brings to a pass.
 struct Share {
     sequence: usize,
@@ -125,6 +132,28 @@ impl<'t> Engine<'t> {
             sampler: Sampler::default(),
             stats: EngineStats::default(),
         }
+    }
+
+    /// Ends an engine, and gives back what its executor holds. Sequences keep their tokens.
+    pub fn suspend(mut self) -> Suspended<'t> {
+        for mut sequence in self.active.drain(..).rev() {
+            sequence.pages.clear();
+            sequence.computed = 0;
+            self.waiting.push_front(sequence);
+        }
+        Suspended { waiting: self.waiting, done: self.done, stats: self.stats }
+    }
+
+    /// Goes on with another executor, which computes the tokens so far again. Its cache must hold every
+    /// sequence.
+    pub fn resume(
+        executor: Executor,
+        tokenizer: &'t Tokenizer,
+        config: EngineConfig,
+        suspended: Suspended<'t>,
+    ) -> Engine<'t> {
+        let Suspended { waiting, done, stats } = suspended;
+        Engine { waiting, done, stats, ..Engine::new(executor, tokenizer, config) }
     }
 
     /// Queues a request.

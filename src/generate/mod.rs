@@ -8,6 +8,6 @@ mod request;
 mod sequence;
 mod stop;
 
-pub use engine::{Engine, EngineConfig, EngineError, EngineStats};
+pub use engine::{Engine, EngineConfig, EngineError, EngineStats, Suspended};
 pub use perplexity::{Perplexity, perplexity};
 pub use request::{Completion, FinishReason, Request};

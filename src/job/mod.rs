@@ -5,6 +5,7 @@
 mod error;
 mod fields;
 mod input;
+mod learned;
 mod limits;
 mod lines;
 mod manifest;
@@ -27,6 +28,7 @@ mod writer;
 
 pub use error::JobError;
 pub use input::{Digest, Input, InputFormat};
+pub use learned::{LEARNED_MIN, Learned};
 pub use limits::{
     FREQUENCY_PENALTY, MIN_P, PRESENCE_PENALTY, REPETITION_PENALTY, Range, TEMPERATURE, TOP_P,
 };

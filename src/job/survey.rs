@@ -1,5 +1,6 @@
 //! How long the requests of a file are, before any is answered: what a plan is made for.
 
+use super::learned::Learned;
 use super::limits::LINE_BYTES_MAX;
 use super::lines::Lines;
 use super::parse::Parser;
@@ -24,13 +25,34 @@ pub struct Lengths {
 }
 
 /// What a file asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Survey {
     /// In the order of the file.
     pub requests: Vec<Lengths>,
     /// Positions of the longest sequence: exact for prompts that were tokenized; others have at most as
     /// many tokens as bytes.
     pub longest: usize,
+    /// What is known of output lengths.
+    pub learned: Learned,
+}
+
+impl Survey {
+    /// The same without the first `done` sequences.
+    pub fn after(&self, done: usize) -> Survey {
+        let mut done = done;
+        let left = |lengths: &Lengths| {
+            let gone = lengths.count.min(done);
+            done -= gone;
+            Lengths { count: lengths.count - gone, ..*lengths }
+        };
+        let requests = self.requests.iter().map(left).filter(|lengths| lengths.count > 0).collect();
+        Survey { requests, ..self.clone() }
+    }
+
+    /// Tokens of all answers, expected from what is `known`.
+    pub fn outputs(&self, known: &Learned) -> usize {
+        self.requests.iter().map(|r| r.count * known.output(r.output_max, r.fixed)).sum()
+    }
 }
 
 /// Reads a file of prompts for the lengths of its requests; `None` for a pipe, which can't be read
@@ -122,7 +144,11 @@ mod tests {
         let survey = look(text);
         let first = Lengths { prompt: 3, output_max: 7, fixed: false, count: 1 };
         let second = Lengths { prompt: 2, output_max: 98, fixed: true, count: 2 };
-        assert_eq!(survey, Survey { requests: vec![first, second], longest: 100 });
+        assert_eq!((&survey.requests[..], survey.longest), (&[first, second][..], 100));
+        assert_eq!(survey.outputs(&Learned::default()), 5 + 2 * 98);
+        let last = Lengths { count: 1, ..second };
+        assert_eq!(survey.after(2).requests, [last]);
+        assert_eq!(survey.after(9).requests, []);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Attention: how fast keys and values stream, and what each product with them costs.
 
+use super::effort::Pace;
 use super::error::ProfileError;
+use super::fixed::FixedCosts;
 use super::meter::Meter;
-use super::samples::{Effort, Samples, noise};
+use super::samples::{Timings, noise};
 use crate::backend::DeviceError;
 use crate::kernel::{AttentionRow, Buffer, CacheLayout, Call, KvFormat, PAGE_LEN};
 use forebay_planner::AttentionRate;
@@ -22,6 +24,9 @@ const PAGES: usize = LENGTH / PAGE_LEN;
 
 /// (query heads, key/value heads, elements of a head).
 const SHAPES: [(usize, usize, usize); 3] = [(9, 3, 64), (12, 2, 128), (8, 8, 64)];
+
+/// Cases that are measured however late it is: one shape both ways.
+const CASES_MIN: usize = 2;
 
 /// A call and what it works on.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +85,7 @@ impl Case {
 /// Measurements of one format.
 pub(super) struct Attention {
     pub(super) format: KvFormat,
-    cases: Vec<(Case, Samples)>,
+    cases: Vec<(Case, Timings)>,
 }
 
 impl Attention {
@@ -89,34 +94,34 @@ impl Attention {
     }
 
     /// One round over the cases.
-    pub(super) fn round(
-        &mut self,
-        meter: &mut Meter<'_>,
-        effort: Effort,
-    ) -> Result<(), ProfileError> {
+    pub(super) fn round(&mut self, meter: &mut Meter<'_>, pace: Pace) -> Result<(), ProfileError> {
         let mark = meter.mark();
         let cache = cache(meter)?;
         if self.cases.is_empty() {
             // A few rows first, to see how many the device can do in a sample.
             let (format, shape) = (self.format, SHAPES[0]);
             let pilot = Case { format, shape, prompt: false, rows: 8 };
-            let mut samples = Samples::default();
-            time(meter, &pilot, cache, 0.0, &mut samples)?;
-            let per_second = pilot.work()[2] / samples.seconds();
-            let cases = Case::all(format, effort.sample_max() / 2.0 * per_second);
-            self.cases = cases.map(|case| (case, Samples::default())).collect();
+            let mut timings = Timings::default();
+            time(meter, &pilot, cache, 0.0, &mut timings)?;
+            let per_second = pilot.work()[2] / timings.gross();
+            let cases = Case::all(format, pace.effort.sample_max() / 2.0 * per_second);
+            self.cases = cases.map(|case| (case, Timings::default())).collect();
         }
-        for (case, samples) in &mut self.cases {
-            time(meter, case, cache, effort.slice(), samples)?;
+        for (index, (case, timings)) in self.cases.iter_mut().enumerate() {
+            if index >= CASES_MIN && pace.is_late() {
+                break;
+            }
+            time(meter, case, cache, pace.slice(), timings)?;
         }
         meter.release(mark);
         Ok(())
     }
 
     /// The coefficients, by least squares of relative errors.
-    pub(super) fn rate(&self) -> AttentionRate {
+    pub(super) fn rate(&self, fixed: &FixedCosts) -> AttentionRate {
+        let measured = self.cases.iter().filter(|(_, timings)| !timings.is_empty());
         let cases: Vec<([f64; 3], f64)> =
-            self.cases.iter().map(|(case, samples)| (case.work(), samples.seconds())).collect();
+            measured.map(|(case, timings)| (case.work(), timings.seconds(fixed))).collect();
         let [stream_seconds, kv_element_seconds, product_seconds] = fit(&cases);
         for (work, seconds) in &cases {
             let fitted = dot(work, &[stream_seconds, kv_element_seconds, product_seconds]);
@@ -132,11 +137,11 @@ fn time(
     case: &Case,
     cache: Buffer,
     slice: f64,
-    samples: &mut Samples,
+    timings: &mut Timings,
 ) -> Result<(), DeviceError> {
     let mark = meter.mark();
     let call = call(meter, case, cache)?;
-    meter.sample(&[vec![call]], &mut 0, slice, samples)?;
+    meter.sample(&[vec![call]], &mut 0, slice, timings)?;
     meter.release(mark);
     Ok(())
 }

@@ -1,22 +1,21 @@
 //! The order of measuring, and what it adds up to.
 
-use super::attention::{Attention, FORMATS};
 use super::disk::{Disk, DiskPlace, ReadRate};
-use super::elementwise::Elementwise;
+use super::effort::{Effort, Pace};
 use super::error::ProfileError;
-use super::fixed;
-use super::host::{Embedding, Logits};
-use super::linear::Linear;
 use super::memory::{Memory, Path, TransferRate};
 use super::meter::{Clock, Meter};
-use super::samples::Effort;
+use super::rates::Rates;
+use super::steadiness::Steadiness;
 use crate::backend::{Device, DeviceKind};
 use crate::quant::DType;
-use forebay_planner::{DeviceRates, HardwareProfile};
-use std::time::Instant;
+use forebay_planner::HardwareProfile;
 
 /// Last looks at the disk, alone and beside computing.
 const CONFIRMATIONS: usize = 5;
+
+/// Parts of the time by which the first round is done with memory and with the disk.
+const FIRST: [f64; 2] = [0.8, 0.9];
 
 /// How to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +35,18 @@ pub struct Calibration {
     pub transfers: Vec<TransferRate>,
     /// Every way to read the disk.
     pub reads: Vec<ReadRate>,
+    /// By how much equal calls took longer than they can, on average, as a part of the least time:
+    /// what other programs did to them.
+    pub noise: f64,
     /// Time that measuring took.
     pub seconds: f64,
 }
 
 /// Measures `device`, and the disk of `place`. `host` is the processor where `device` is another;
 /// `say` hears what is being measured.
+///
+/// Everything is measured in rounds, so that a program that comes between spoils some timings of a
+/// thing and not all; of these the least count.
 pub fn calibrate(
     device: &mut dyn Device,
     host: Option<&mut dyn Device>,
@@ -49,38 +54,38 @@ pub fn calibrate(
     settings: Settings,
     say: &mut dyn FnMut(&str),
 ) -> Result<Calibration, ProfileError> {
-    let start = Instant::now();
     let Settings { effort, clock } = settings;
+    let pace = Pace::start(effort, clock);
     let kind = device.info().kind;
     let shares_ram = kind != DeviceKind::DiscreteGpu && kind != DeviceKind::OtherGpu;
+    let say = &mut |what: &str| {
+        tracing::debug!(seconds = pace.spent(), "measuring {what}");
+        say(what);
+    };
     say("writing to the disk");
     let mut disk = Disk::open(place, effort)?;
     let mut memory = Memory::new();
     let mut meter = Meter::new(device, clock)?;
     let mut rates = Rates::new(DType::ALL.to_vec(), effort);
-    rates.fixed(&mut meter, say)?;
-    for round in 0..effort.rounds_max() {
-        if round > 0 && start.elapsed() > effort.rounds_end() {
-            break;
-        }
-        rates.round(&mut meter, place, effort, say)?;
-        say("memory");
-        memory.round(&mut meter, effort)?;
-        if !shares_ram {
-            memory.overlap_round(&mut meter)?;
-        }
-        say("disk");
-        disk.round(effort)?;
-    }
-    for _ in 0..CONFIRMATIONS {
-        disk.confirm(&mut meter, effort)?;
-    }
-    let device = rates.rates(&meter);
-    drop(meter);
-    let host = match host {
-        None => device.clone(),
-        Some(host) => attention_of(host, settings, say)?,
+    let mut host = match host {
+        Some(host) => Some((Meter::new(host, clock)?, Rates::new(Vec::new(), effort))),
+        None => None,
     };
+    let mut steadiness = Steadiness::load(&mut meter, pace)?;
+    let mut rounds = Rounds {
+        meter: &mut meter,
+        rates: &mut rates,
+        host: host.as_mut(),
+        memory: &mut memory,
+        disk: &mut disk,
+        steadiness: &mut steadiness,
+    };
+    let done = rounds.all(place, pace, !shares_ram, say);
+    let noise = steadiness.noise();
+    steadiness.unload(&mut meter);
+    done?;
+    let device = rates.rates();
+    let host = host.map_or_else(|| device.clone(), |(_, rates)| rates.rates());
     let transfer = |path| if shares_ram { 0.0 } else { memory.rate(path) };
     let profile = HardwareProfile {
         device,
@@ -93,99 +98,55 @@ pub fn calibrate(
         disk: disk.profile(),
     };
     let (transfers, reads) = (memory.transfers(), disk.rates());
-    Ok(Calibration { profile, transfers, reads, seconds: start.elapsed().as_secs_f64() })
+    Ok(Calibration { profile, transfers, reads, noise, seconds: pace.spent() })
 }
 
-/// What the processor does for a device that is another: attention.
-fn attention_of(
-    host: &mut dyn Device,
-    Settings { effort, clock }: Settings,
-    say: &mut dyn FnMut(&str),
-) -> Result<DeviceRates, ProfileError> {
-    let mut meter = Meter::new(host, clock)?;
-    let mut rates = Rates::new(Vec::new(), effort);
-    rates.fixed(&mut meter, say)?;
-    for _ in 0..effort.rounds_max() {
-        rates.attention_round(&mut meter, effort, say)?;
-    }
-    Ok(rates.rates(&meter))
+/// What takes part in a round.
+struct Rounds<'a, 'm> {
+    meter: &'a mut Meter<'m>,
+    rates: &'a mut Rates,
+    host: Option<&'a mut (Meter<'m>, Rates)>,
+    memory: &'a mut Memory,
+    disk: &'a mut Disk,
+    steadiness: &'a mut Steadiness,
 }
 
-/// Measurements of one device.
-struct Rates {
-    linear: Vec<Linear>,
-    attention: Vec<Attention>,
-    elementwise: Elementwise,
-    logits: Logits,
-    embedding: Embedding,
-    pass: f64,
-}
-
-impl Rates {
-    fn new(dtypes: Vec<DType>, effort: Effort) -> Rates {
-        Rates {
-            linear: dtypes.into_iter().map(|dtype| Linear::new(dtype, effort)).collect(),
-            attention: FORMATS.map(Attention::new).into(),
-            elementwise: Elementwise::default(),
-            logits: Logits::new(),
-            embedding: Embedding::default(),
-            pass: 0.0,
-        }
-    }
-
-    /// Fixed costs come first: they are taken off the rest.
-    fn fixed(
+impl Rounds<'_, '_> {
+    /// As many rounds as there is time for, one at least, and the last looks.
+    fn all(
         &mut self,
-        meter: &mut Meter<'_>,
-        say: &mut dyn FnMut(&str),
-    ) -> Result<(), ProfileError> {
-        say("fixed costs");
-        self.pass = fixed::measure(meter)?;
-        Ok(())
-    }
-
-    fn round(
-        &mut self,
-        meter: &mut Meter<'_>,
         place: &DiskPlace,
-        effort: Effort,
+        pace: Pace,
+        uploads: bool,
         say: &mut dyn FnMut(&str),
     ) -> Result<(), ProfileError> {
-        for linear in &mut self.linear {
-            say(&format!("linear layers, {}", linear.dtype));
-            linear.round(meter, effort)?;
+        let mut longest = 0.0f64;
+        for round in 0..pace.effort.rounds_max() {
+            let begun = pace.spent();
+            if round > 0 && !pace.fits(longest) {
+                break;
+            }
+            self.steadiness.look(self.meter, pace)?;
+            self.rates.round(self.meter, place, pace, say)?;
+            if let Some((meter, rates)) = &mut self.host {
+                rates.attention_round(meter, pace, say)?;
+            }
+            self.steadiness.look(self.meter, pace)?;
+            let [memory, disk] = FIRST.map(|part| if round == 0 { pace.until(part) } else { pace });
+            say("memory");
+            self.memory.round(self.meter, memory)?;
+            if uploads {
+                self.memory.overlap_round(self.meter)?;
+            }
+            say("disk");
+            self.disk.round(disk)?;
+            longest = longest.max(pace.spent() - begun);
         }
-        self.attention_round(meter, effort, say)?;
-        say("norms, gates and sums");
-        self.elementwise.round(meter, effort)?;
-        say("logits and embeddings");
-        self.logits.round(meter, effort)?;
-        self.embedding.round(meter, place, effort)
-    }
-
-    fn attention_round(
-        &mut self,
-        meter: &mut Meter<'_>,
-        effort: Effort,
-        say: &mut dyn FnMut(&str),
-    ) -> Result<(), ProfileError> {
-        for attention in &mut self.attention {
-            say(&format!("attention, {}", attention.format));
-            attention.round(meter, effort)?;
+        for look in 0..CONFIRMATIONS {
+            if look == 0 || !pace.is_late() {
+                self.disk.confirm(self.meter, pace.effort)?;
+            }
         }
-        Ok(())
-    }
-
-    fn rates(&self, meter: &Meter<'_>) -> DeviceRates {
-        DeviceRates {
-            linear: self.linear.iter().map(Linear::rate).collect(),
-            attention: self.attention.iter().map(Attention::rate).collect(),
-            elementwise_seconds: self.elementwise.seconds(),
-            logit_seconds: self.logits.seconds(),
-            embed_seconds: self.embedding.seconds(),
-            call_seconds: meter.call,
-            run_seconds: meter.run,
-            pass_seconds: self.pass,
-        }
+        Ok(self.steadiness.look(self.meter, pace)?)
     }
 }

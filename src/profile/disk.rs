@@ -1,14 +1,18 @@
 //! The disk that weights are streamed from: reads by access pattern, writes, and reading while computing.
 
+use super::effort::{Effort, Pace};
 use super::error::ProfileError;
-use super::file::{Aligned, read_at};
-use super::linear::Workload;
+use super::file::read_at;
+use super::layer::{SMALLEST, Workload};
 use super::meter::Meter;
-use super::samples::{Effort, Samples, noise, overlap};
-use crate::store::{forget, free_bytes, set_direct};
+use super::samples::{Overlap, Samples, noise};
+use crate::backend::DeviceError;
+use crate::kernel::Call;
+use crate::store::{AlignedBuffer, forget, free_bytes, set_direct};
 use forebay_planner::DiskRates;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -72,11 +76,13 @@ pub(super) struct Disk {
     bytes: u64,
     next: AtomicU64,
     /// One for each thread.
-    buffers: Vec<Aligned>,
+    buffers: Vec<AlignedBuffer>,
     writes: Samples,
     reads: Vec<(ReadRate, Samples)>,
     sustained: Samples,
-    overlaps: Samples,
+    overlap: Overlap,
+    /// Calls of the layer that are run beside reading, and how often.
+    beside: Option<(Range<usize>, usize)>,
 }
 
 impl Disk {
@@ -105,25 +111,36 @@ impl Disk {
             }
         };
         forget(&file, 0, 0);
-        let threads = THREADS[THREADS.len() - 1];
+        let buffers = (0..THREADS[THREADS.len() - 1])
+            .map(|_| AlignedBuffer::new(PIECES[PIECES.len() - 1]))
+            .collect::<Result<_, _>>()
+            .map_err(|error| folder(io::Error::other(error)))?;
         Ok(Disk {
             path,
             file,
             bytes,
             next: AtomicU64::new(0),
-            buffers: (0..threads).map(|_| Aligned::new(PIECES[PIECES.len() - 1])).collect(),
+            buffers,
             writes,
             reads: patterns().map(|pattern| (pattern, Samples::default())).collect(),
             sustained: Samples::default(),
-            overlaps: Samples::default(),
+            overlap: Overlap::default(),
+            beside: None,
         })
     }
 
-    /// One round over the access patterns.
-    pub(super) fn round(&mut self, effort: Effort) -> Result<(), ProfileError> {
+    /// One round over the access patterns; of each kind, at least one is had.
+    pub(super) fn round(&mut self, pace: Pace) -> Result<(), ProfileError> {
         for index in 0..self.reads.len() {
-            let (pattern, bytes) = (self.reads[index].0, effort.read_bytes());
-            if let Some(seconds) = self.read(pattern, bytes, effort.sample_max())? {
+            let (pattern, bytes) = (self.reads[index].0, pace.effort.read_bytes());
+            let had = self
+                .reads
+                .iter()
+                .any(|(rate, samples)| rate.direct == pattern.direct && !samples.is_empty());
+            if had && pace.is_late() {
+                continue;
+            }
+            if let Some(seconds) = self.read(pattern, bytes, pace.effort.sample_max())? {
                 self.reads[index].1.push(seconds);
             }
         }
@@ -159,10 +176,11 @@ impl Disk {
         bytes: u64,
         read: f64,
     ) -> Result<(), ProfileError> {
-        let calls = workload.calls();
-        let once = meter.elapsed([calls])?.max(1e-6);
-        let times = ((read / once) as usize).clamp(1, 10_000);
-        let runs = || std::iter::repeat_n(calls, times);
+        let (chosen, times) = match self.beside.clone() {
+            Some(beside) => beside,
+            None => self.beside.insert(as_long(meter, workload.calls(), read)?).clone(),
+        };
+        let runs = || std::iter::repeat_n(&workload.calls()[chosen.clone()], times);
         let compute = meter.elapsed(runs())?;
         let start = Instant::now();
         let limit = 4.0 * (read + compute);
@@ -174,7 +192,7 @@ impl Disk {
         let both = start.elapsed().as_secs_f64();
         computed?;
         if done?.is_some() {
-            self.overlaps.push(overlap([read, compute], both));
+            self.overlap.push([read, compute], both);
         }
         Ok(())
     }
@@ -196,9 +214,9 @@ impl Disk {
         let reads = bytes.div_ceil(piece);
         let (taken, start) = (AtomicU64::new(0), Instant::now());
         let (file, next) = (&self.file, &self.next);
-        let work = |buffer: &mut Aligned| -> io::Result<u64> {
+        let work = |buffer: &mut AlignedBuffer| -> io::Result<u64> {
             let mut done = 0;
-            let out = &mut buffer.bytes()[..piece as usize];
+            let out = &mut buffer[..piece as usize];
             while taken.fetch_add(1, Ordering::Relaxed) < reads
                 && (done == 0 || start.elapsed().as_secs_f64() < limit)
             {
@@ -253,9 +271,24 @@ impl Disk {
             queue_depth: best.threads,
             read_bytes: best.bytes as u64,
             direct: best.direct,
-            overlap: self.overlaps.median(),
+            overlap: self.overlap.part(),
         }
     }
+}
+
+/// The calls of a layer, and how often they are run, to take about as long as `read` seconds; one call
+/// where all of them take longer.
+fn as_long(
+    meter: &mut Meter<'_>,
+    calls: &[Call],
+    read: f64,
+) -> Result<(Range<usize>, usize), DeviceError> {
+    let one = SMALLEST..SMALLEST + 1;
+    meter.elapsed([&calls[one.clone()]])?;
+    let short = meter.elapsed([&calls[one.clone()]])?;
+    let chosen = if short * calls.len() as f64 > read { one } else { 0..calls.len() };
+    let once = meter.elapsed([&calls[chosen.clone()]])?.max(1e-6);
+    Ok((chosen, ((read / once) as usize).clamp(1, 10_000)))
 }
 
 fn patterns() -> impl Iterator<Item = ReadRate> {
@@ -342,7 +375,7 @@ mod tests {
         let folder = DiskPlace::folder_of(dir.path());
         for place in [folder.clone(), folder.with_file(model.path())] {
             let mut disk = Disk::open(&place, Effort::Quick).unwrap();
-            disk.round(Effort::Quick).unwrap();
+            disk.round(Pace::start(Effort::Quick, Clock::Wall)).unwrap();
             disk.confirm(&mut meter, Effort::Quick).unwrap();
             let profile = disk.profile();
             assert!(profile.read_bytes_per_sec > 1e5, "{profile:?}");

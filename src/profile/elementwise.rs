@@ -1,8 +1,10 @@
 //! Everything of a layer that is neither linear nor attention: seconds per number read or written.
 
+use super::effort::Pace;
 use super::error::ProfileError;
+use super::fixed::FixedCosts;
 use super::meter::Meter;
-use super::samples::{Effort, Samples};
+use super::samples::Timings;
 use crate::backend::DeviceError;
 use crate::kernel::{Activation, CacheLayout, Call, KvFormat, PAGE_LEN, RopeStyle};
 
@@ -16,27 +18,23 @@ const ROWS: [usize; 2] = [32, 256];
 
 /// Measurements at each of [`ROWS`].
 #[derive(Default)]
-pub(super) struct Elementwise([Samples; 2]);
+pub(super) struct Elementwise([Timings; 2]);
 
 impl Elementwise {
-    pub(super) fn round(
-        &mut self,
-        meter: &mut Meter<'_>,
-        effort: Effort,
-    ) -> Result<(), ProfileError> {
+    pub(super) fn round(&mut self, meter: &mut Meter<'_>, pace: Pace) -> Result<(), ProfileError> {
         let mark = meter.mark();
-        for (samples, rows) in self.0.iter_mut().zip(ROWS) {
+        for (timings, rows) in self.0.iter_mut().zip(ROWS) {
             let calls = calls(meter, rows)?;
-            meter.sample(&[calls], &mut 0, effort.slice(), samples)?;
+            meter.sample(&[calls], &mut 0, pace.slice(), timings)?;
             meter.release(mark);
         }
         Ok(())
     }
 
     /// Seconds per number: the mean of small and large passes.
-    pub(super) fn seconds(&self) -> f64 {
-        let of = |(samples, rows): (&Samples, usize)| {
-            samples.seconds() / (rows * touched_per_row()) as f64
+    pub(super) fn seconds(&self, fixed: &FixedCosts) -> f64 {
+        let of = |(timings, rows): (&Timings, usize)| {
+            timings.seconds(fixed) / (rows * touched_per_row()) as f64
         };
         self.0.iter().zip(ROWS).map(of).sum::<f64>() / ROWS.len() as f64
     }

@@ -1,9 +1,11 @@
 //! What the host does for each row and each logit of a pass.
 
 use super::disk::DiskPlace;
+use super::effort::Pace;
 use super::error::ProfileError;
+use super::fixed::FixedCosts;
 use super::meter::Meter;
-use super::samples::{Effort, Samples, noise};
+use super::samples::{Timing, Timings, noise};
 use crate::forward::angles;
 use crate::kernel::RopeStyle;
 use crate::model::RopeSpec;
@@ -25,22 +27,18 @@ const TABLE_ROWS: usize = 2048;
 
 /// Fetching and sampling logits.
 pub(super) struct Logits {
-    samples: Samples,
+    timings: Timings,
     values: Vec<f32>,
     sampler: Sampler,
 }
 
 impl Logits {
     pub(super) fn new() -> Logits {
-        Logits { samples: Samples::default(), values: Vec::new(), sampler: Sampler::default() }
+        Logits { timings: Timings::default(), values: Vec::new(), sampler: Sampler::default() }
     }
 
     /// One round, at temperature 1 over the whole vocabulary: the default of jobs.
-    pub(super) fn round(
-        &mut self,
-        meter: &mut Meter<'_>,
-        effort: Effort,
-    ) -> Result<(), ProfileError> {
+    pub(super) fn round(&mut self, meter: &mut Meter<'_>, pace: Pace) -> Result<(), ProfileError> {
         let mark = meter.mark();
         let mut noise = noise();
         // Sums of uniform numbers: as flat as an unsure model's logits.
@@ -51,7 +49,7 @@ impl Logits {
         let params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
         self.values = values;
         let begin = Instant::now();
-        while self.samples.is_empty() || begin.elapsed().as_secs_f64() < effort.slice() {
+        while self.timings.is_empty() || begin.elapsed().as_secs_f64() < pace.slice() {
             let start = meter.now();
             meter.device.read(logits, 0, bytemuck::cast_slice_mut(&mut self.values))?;
             for (position, logits) in self.values.chunks_exact(VOCAB).enumerate() {
@@ -59,8 +57,8 @@ impl Logits {
                 let token = self.sampler.sample(&params, logits, &History::default(), key);
                 std::hint::black_box(token);
             }
-            let spent = meter.now() - start - meter.wait;
-            self.samples.push(spent.max(0.0) / (OUTPUTS * VOCAB) as f64);
+            let seconds = meter.now() - start;
+            self.timings.push(Timing { seconds, units: OUTPUTS * VOCAB, runs: 0, calls: 0 });
         }
         self.values = Vec::new();
         meter.release(mark);
@@ -68,14 +66,14 @@ impl Logits {
     }
 
     /// Seconds per logit.
-    pub(super) fn seconds(&self) -> f64 {
-        self.samples.seconds()
+    pub(super) fn seconds(&self, fixed: &FixedCosts) -> f64 {
+        self.timings.seconds(fixed)
     }
 }
 
 /// Reading and expanding embeddings, making rotary angles, sending both.
 #[derive(Default)]
-pub(super) struct Embedding(Samples);
+pub(super) struct Embedding(Timings);
 
 impl Embedding {
     /// One round over a small table on the disk, which the system keeps in its cache.
@@ -83,7 +81,7 @@ impl Embedding {
         &mut self,
         meter: &mut Meter<'_>,
         place: &DiskPlace,
-        effort: Effort,
+        pace: Pace,
     ) -> Result<(), ProfileError> {
         let disk = |source| ProfileError::disk(place.folder(), source);
         let mut noise = noise();
@@ -100,7 +98,7 @@ impl Embedding {
         let (mut row, mut floats) = (vec![0; row_bytes], vec![0.0; ROWS * HIDDEN]);
         let mut table = Vec::new();
         let begin = Instant::now();
-        while self.0.is_empty() || begin.elapsed().as_secs_f64() < effort.slice() {
+        while self.0.is_empty() || begin.elapsed().as_secs_f64() < pace.slice() {
             let start = meter.now();
             for (at, out) in floats.chunks_exact_mut(HIDDEN).enumerate() {
                 let token = at * 977 % TABLE_ROWS;
@@ -111,15 +109,15 @@ impl Embedding {
             angles(&rope, &positions, &mut table);
             meter.device.write(turned, 0, bytemuck::cast_slice(&table))?;
             meter.finish()?;
-            let spent = meter.now() - start - meter.wait;
-            self.0.push(spent.max(0.0) / ROWS as f64);
+            let seconds = meter.now() - start;
+            self.0.push(Timing { seconds, units: ROWS, runs: 0, calls: 0 });
         }
         meter.release(mark);
         Ok(())
     }
 
     /// Seconds per row.
-    pub(super) fn seconds(&self) -> f64 {
-        self.0.seconds()
+    pub(super) fn seconds(&self, fixed: &FixedCosts) -> f64 {
+        self.0.seconds(fixed)
     }
 }

@@ -1,32 +1,22 @@
 //! Linear layers: seconds per weight element for each storage type and number of rows.
 
+use super::effort::{Effort, Pace};
 use super::error::ProfileError;
+use super::fixed::FixedCosts;
+use super::layer::{Activations, CALLS, SMALLEST, Weights, call_elements, layer_elements};
 use super::meter::Meter;
-use super::samples::{Effort, Samples, noise};
+use super::samples::Timings;
 use crate::backend::DeviceError;
-use crate::kernel::{Buffer, Call, Matrix, Projection};
-use crate::quant::{DType, Packing, quantize_row};
+use crate::kernel::Call;
+use crate::quant::DType;
 use forebay_planner::LinearRate;
-
-/// Widths of the layers: of the residual stream, of keys and values, of the feed-forward network.
-const HIDDEN: usize = 1536;
-const KV: usize = 256;
-const FEED_FORWARD: usize = 4096;
-
-/// Linear calls of a layer: outputs of each projection, and inputs.
-const CALLS: [(&[usize], usize); 4] = [
-    (&[HIDDEN, KV, KV], HIDDEN),
-    (&[HIDDEN], HIDDEN),
-    (&[FEED_FORWARD, FEED_FORWARD], HIDDEN),
-    (&[HIDDEN], FEED_FORWARD),
-];
 
 /// Layers that take longer are timed call by call: the shorter a sample, the less often another
 /// program comes between. Shorter ones are timed whole, so that weights come from memory in turn.
 const WHOLE_SECONDS: f64 = 0.005;
 
-/// The call that stands for its layer where that takes too long.
-const SMALLEST: usize = 1;
+/// Loading weights may take this part of the time, inverted.
+const LOADING: usize = 4;
 
 /// Measurements of one storage type.
 pub(super) struct Linear {
@@ -34,27 +24,71 @@ pub(super) struct Linear {
     points: Vec<Point>,
 }
 
-/// Seconds of a layer with one number of rows.
+/// How a layer is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Whole,
+    EachCall,
+    Smallest,
+}
+
+impl Way {
+    /// How to time a layer that is expected to take so many seconds per weight, and at most so many
+    /// in all; `None` where even the smallest call would take longer.
+    fn of(seconds: f64, most: f64) -> Option<Way> {
+        let layer = seconds * layer_elements();
+        if layer < WHOLE_SECONDS.min(most) {
+            Some(Way::Whole)
+        } else if layer < most {
+            Some(Way::EachCall)
+        } else {
+            (seconds * call_elements(&CALLS[SMALLEST]) < most).then_some(Way::Smallest)
+        }
+    }
+}
+
+/// Timings of a layer with one number of rows.
 struct Point {
     rows: usize,
-    whole: Samples,
-    calls: [Samples; 4],
+    /// Decided once, so that all rounds measure the same.
+    way: Option<Way>,
+    whole: Timings,
+    calls: [Timings; 4],
 }
 
 impl Point {
     fn new(rows: usize) -> Point {
-        Point { rows, whole: Samples::default(), calls: Default::default() }
+        Point { rows, way: None, whole: Timings::default(), calls: Default::default() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.calls.iter().all(Timings::is_empty)
+    }
+
+    fn measure(
+        &mut self,
+        meter: &mut Meter<'_>,
+        pace: Pace,
+        (way, next): (Way, &mut usize),
+        runs: &[Vec<Call>],
+    ) -> Result<(), DeviceError> {
+        let chosen = match way {
+            Way::Whole => return meter.sample(runs, next, pace.slice(), &mut self.whole),
+            Way::EachCall => 0..CALLS.len(),
+            Way::Smallest => SMALLEST..SMALLEST + 1,
+        };
+        meter.sample_calls(runs, next, chosen, pace.slice(), &mut self.calls)
     }
 
     /// Seconds of the layer per weight element; 0 where nothing was measured.
-    fn seconds(&self) -> f64 {
+    fn seconds(&self, fixed: &FixedCosts) -> f64 {
         if !self.whole.is_empty() {
-            return self.whole.seconds() / layer_elements();
+            return self.whole.seconds(fixed) / layer_elements();
         }
-        let measured = self.calls.iter().zip(CALLS).filter(|(samples, _)| !samples.is_empty());
+        let measured = self.calls.iter().zip(CALLS).filter(|(timings, _)| !timings.is_empty());
         let (seconds, elements) =
-            measured.fold((0.0, 0.0), |(seconds, elements), (samples, call)| {
-                (seconds + samples.seconds(), elements + call_elements(&call))
+            measured.fold((0.0, 0.0), |(seconds, elements), (timings, call)| {
+                (seconds + timings.seconds(fixed), elements + call_elements(&call))
             });
         if elements > 0.0 { seconds / elements } else { 0.0 }
     }
@@ -65,18 +99,16 @@ impl Linear {
         Linear { dtype, points: effort.rows().iter().map(|&rows| Point::new(rows)).collect() }
     }
 
-    /// One round over the numbers of rows.
-    pub(super) fn round(
-        &mut self,
-        meter: &mut Meter<'_>,
-        effort: Effort,
-    ) -> Result<(), ProfileError> {
+    /// One round over the numbers of rows; of the first alone where it is late.
+    pub(super) fn round(&mut self, meter: &mut Meter<'_>, pace: Pace) -> Result<(), ProfileError> {
         let mark = meter.mark();
         let rows_max = self.points.last().map_or(1, |point| point.rows);
         let activations = Activations::new(meter, rows_max)?;
         let mut weights = Vec::new();
-        let measured = Weights::load(meter, self.dtype, effort.weight_bytes(), &mut weights)
-            .and_then(|layers| self.measure(meter, effort, &layers, &activations));
+        let loading = pace.turn(LOADING);
+        let more = |bytes| bytes < pace.effort.weight_bytes() && !loading.is_late();
+        let measured = Weights::load(meter, self.dtype, more, &mut weights)
+            .and_then(|layers| self.measure(meter, pace, &layers, &activations));
         weights.into_iter().for_each(|matrix| meter.device.unload(matrix));
         meter.release(mark);
         Ok(measured?)
@@ -85,164 +117,134 @@ impl Linear {
     fn measure(
         &mut self,
         meter: &mut Meter<'_>,
-        effort: Effort,
+        pace: Pace,
         layers: &[Weights],
         activations: &Activations,
     ) -> Result<(), DeviceError> {
+        let runs = |rows: usize| -> Vec<Vec<Call>> {
+            layers.iter().map(|layer| layer.calls(activations, rows)).collect()
+        };
         let (mut next, mut per_row) = (0, 0.0);
-        for point in &mut self.points {
-            // The cost of a row falls with their number, so this is the most that it can take.
-            let expected = |elements: f64| per_row * point.rows as f64 * elements;
-            if expected(call_elements(&CALLS[SMALLEST])) > effort.sample_max() {
+        for index in order(self.points.len()) {
+            if index > 0 && pace.is_late() {
                 break;
             }
-            let calls: Vec<Vec<Call>> =
-                layers.iter().map(|layer| layer.calls(activations, point.rows)).collect();
-            if expected(layer_elements()) < WHOLE_SECONDS {
-                meter.sample(&calls, &mut next, effort.slice(), &mut point.whole)?;
-            } else {
-                let all = expected(layer_elements()) < effort.sample_max();
-                let chosen = if all { 0..CALLS.len() } else { SMALLEST..SMALLEST + 1 };
-                let slice = effort.slice() / chosen.len() as f64;
-                for index in chosen {
-                    let alone: Vec<Vec<Call>> =
-                        calls.iter().map(|calls| vec![calls[index].clone()]).collect();
-                    meter.sample(&alone, &mut next, slice, &mut point.calls[index])?;
-                }
+            let fewer = self.points[..index].iter().rev().find(|point| !point.is_empty());
+            if let Some(fewer) = fewer {
+                per_row = fewer.seconds(&FixedCosts::default()) / fewer.rows as f64;
             }
-            per_row = point.seconds() / point.rows as f64;
+            let point = &mut self.points[index];
+            let runs = runs(point.rows);
+            if index == 0 && point.way.is_none() {
+                per_row = pilot(meter, &runs[0][SMALLEST])? / point.rows as f64;
+            }
+            // The cost of a row falls with their number, so this is the most that it can take.
+            let most = pace.effort.sample_max();
+            let way = point.way.or_else(|| Way::of(per_row * point.rows as f64, most));
+            // The least number of rows is measured however long it takes.
+            let Some(way) = way.or((index == 0).then_some(Way::Smallest)) else { continue };
+            point.way = Some(way);
+            point.measure(meter, pace, (way, &mut next), &runs)?;
         }
         Ok(())
     }
 
-    /// What was measured. Rows that would have taken too long are left out.
-    pub(super) fn rate(&self) -> LinearRate {
-        let points = self.points.iter().map(|point| (point.rows, point.seconds()));
+    /// What was measured; rows for which there was no time are left out.
+    pub(super) fn rate(&self, fixed: &FixedCosts) -> LinearRate {
+        let points = self.points.iter().map(|point| (point.rows, point.seconds(fixed)));
         let points = points.filter(|&(_, seconds)| seconds > 0.0).collect();
         LinearRate { dtype: self.dtype.to_string(), points }
     }
 }
 
-fn call_elements((outs, cols): &(&[usize], usize)) -> f64 {
-    (outs.iter().sum::<usize>() * cols) as f64
+/// Seconds per weight element of the smallest call, when it is not run for the first time.
+fn pilot(meter: &mut Meter<'_>, call: &Call) -> Result<f64, DeviceError> {
+    meter.elapsed([std::slice::from_ref(call)])?;
+    Ok(meter.elapsed([std::slice::from_ref(call)])? / call_elements(&CALLS[SMALLEST]))
 }
 
-fn layer_elements() -> f64 {
-    CALLS.iter().map(call_elements).sum()
+/// The first of `count` points, one in the middle, then the others: where time is short, a rate is best
+/// known from two points far apart.
+fn order(count: usize) -> impl Iterator<Item = usize> {
+    let middle = count / 2;
+    let others = (1..count).filter(move |&index| index != middle);
+    [0].into_iter().chain((middle > 0).then_some(middle)).chain(others)
 }
 
-/// What the calls of a layer read and write.
-struct Activations {
-    narrow: Buffer,
-    wide: Buffer,
-    /// The third only has room for [`KV`].
-    outs: [Buffer; 3],
+/// Gives `rates` the numbers of rows that they lack. The time is that of the type that was about as fast
+/// at the nearest rows where both were measured, times how much slower this one was there.
+pub(super) fn complete(rates: &mut [LinearRate]) {
+    let known = rates.to_vec();
+    let mut all: Vec<usize> =
+        known.iter().flat_map(|rate| rate.points.iter().map(|point| point.0)).collect();
+    all.sort_unstable();
+    all.dedup();
+    for (rate, own) in rates.iter_mut().zip(&known) {
+        let missing = all.iter().filter(|&&rows| at(own, rows).is_none());
+        rate.points.extend(missing.filter_map(|&rows| Some((rows, estimate(&known, own, rows)?))));
+        rate.points.sort_unstable_by_key(|point| point.0);
+    }
 }
 
-impl Activations {
-    fn new(meter: &mut Meter<'_>, rows: usize) -> Result<Activations, DeviceError> {
-        Ok(Activations {
-            narrow: meter.floats(rows * HIDDEN)?,
-            wide: meter.floats(rows * FEED_FORWARD)?,
-            outs: [
-                meter.floats(rows * FEED_FORWARD)?,
-                meter.floats(rows * FEED_FORWARD)?,
-                meter.floats(rows * KV)?,
-            ],
+/// See [`complete`]; `None` where no type was measured at these rows and at rows of `own`.
+fn estimate(known: &[LinearRate], own: &LinearRate, rows: usize) -> Option<f64> {
+    let apart = |a: f64, b: f64| (a / b).ln().abs();
+    let candidates = own.points.iter().flat_map(|&(near, seconds)| {
+        known.iter().filter_map(move |other| {
+            let factor = seconds / at(other, near)?;
+            Some((apart(near as f64, rows as f64), factor, at(other, rows)?))
         })
-    }
+    });
+    let nearest = candidates
+        .min_by(|a, b| a.0.total_cmp(&b.0).then(apart(a.1, 1.0).total_cmp(&apart(b.1, 1.0))));
+    nearest.map(|(_, factor, seconds)| factor * seconds)
 }
 
-/// Weights of one layer, in the order of [`CALLS`].
-struct Weights([Vec<Matrix>; 4]);
-
-impl Weights {
-    /// Layers of `bytes` in all, one at least; each matrix also goes into `all`, so that it can be
-    /// unloaded whatever happens.
-    fn load(
-        meter: &mut Meter<'_>,
-        dtype: DType,
-        bytes: usize,
-        all: &mut Vec<Matrix>,
-    ) -> Result<Vec<Weights>, DeviceError> {
-        let mut noise = noise();
-        let mut rows = [Vec::new(), Vec::new()];
-        for (row_bytes, cols) in rows.iter_mut().zip([HIDDEN, FEED_FORWARD]) {
-            let row: Vec<f32> = (0..cols).map(|_| 2.0 * noise() - 1.0).collect();
-            quantize_row(dtype, &row, row_bytes);
-            *row_bytes = row_bytes.repeat(if cols == HIDDEN { FEED_FORWARD } else { HIDDEN });
-        }
-        let mut load = |outs: usize, cols: usize| {
-            let bytes = &rows[usize::from(cols != HIDDEN)][..outs * dtype.row_bytes(cols)];
-            let matrix = meter.device.load(dtype, outs, cols, bytes, "measuring")?;
-            all.push(matrix);
-            Ok(matrix)
-        };
-        let layer_bytes: usize = CALLS
-            .iter()
-            .flat_map(|(outs, cols)| {
-                outs.iter().map(|&outs| Packing::new(dtype, outs, *cols).bytes())
-            })
-            .sum();
-        let mut layer = || {
-            let mut weights = Weights(Default::default());
-            for (matrices, (outs, cols)) in weights.0.iter_mut().zip(CALLS) {
-                *matrices = outs
-                    .iter()
-                    .map(|&outs| load(outs, cols))
-                    .collect::<Result<_, DeviceError>>()?;
-            }
-            Ok(weights)
-        };
-        (0..bytes.div_ceil(layer_bytes)).map(|_| layer()).collect()
-    }
-
-    /// The linear calls of the layer.
-    fn calls(&self, activations: &Activations, rows: usize) -> Vec<Call> {
-        let call = |matrices: &Vec<Matrix>| {
-            let cols = matrices[0].cols;
-            let x = if cols == HIDDEN { activations.narrow } else { activations.wide };
-            let projections = matrices
-                .iter()
-                .zip(activations.outs)
-                .map(|(&weight, out)| Projection::whole(weight, None, out))
-                .collect();
-            Call::Linear { x, rows, cols, projections }
-        };
-        self.0.iter().map(call).collect()
-    }
+fn at(rate: &LinearRate, rows: usize) -> Option<f64> {
+    rate.points.iter().find(|point| point.0 == rows).map(|point| point.1)
 }
 
-/// One layer to compute while something else is measured.
-pub(super) struct Workload {
-    calls: Vec<Call>,
-    matrices: Vec<Matrix>,
-    mark: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Workload {
-    pub(super) fn load(meter: &mut Meter<'_>, rows: usize) -> Result<Workload, DeviceError> {
-        let mark = meter.mark();
-        let activations = Activations::new(meter, rows)?;
-        let mut matrices = Vec::new();
-        let calls = Weights::load(meter, DType::Q4K, 1, &mut matrices)
-            .map(|layers| layers[0].calls(&activations, rows));
-        match calls {
-            Ok(calls) => Ok(Workload { calls, matrices, mark }),
-            Err(error) => {
-                matrices.into_iter().for_each(|matrix| meter.device.unload(matrix));
-                meter.release(mark);
-                Err(error)
-            }
-        }
+    #[test]
+    fn long_layers_are_timed_in_parts() {
+        let layer = |seconds: f64| Way::of(seconds / layer_elements(), 0.12);
+        assert_eq!(layer(0.002), Some(Way::Whole));
+        assert_eq!(layer(0.01), Some(Way::EachCall));
+        assert_eq!(layer(0.5), Some(Way::Smallest));
+        assert_eq!(layer(2.0), None);
     }
 
-    pub(super) fn calls(&self) -> &[Call] {
-        &self.calls
+    #[test]
+    fn points_far_apart_come_first() {
+        assert_eq!(order(6).collect::<Vec<_>>(), [0, 3, 1, 2, 4, 5]);
+        assert_eq!(order(1).collect::<Vec<_>>(), [0]);
     }
 
-    pub(super) fn unload(self, meter: &mut Meter<'_>) {
-        self.matrices.into_iter().for_each(|matrix| meter.device.unload(matrix));
-        meter.release(self.mark);
+    #[test]
+    fn rows_without_a_time_follow_the_nearest_type() {
+        let rate = |dtype: &str, points: &[(usize, f64)]| LinearRate {
+            dtype: dtype.to_string(),
+            points: points.to_vec(),
+        };
+        let all = [(1, 1.0), (8, 2.0), (64, 10.0)];
+        let slow = [(1, 5.0), (8, 30.0), (64, 200.0)];
+        let mut rates = [
+            rate("a", &all),
+            rate("b", &[(1, 1.5)]),
+            rate("c", &slow),
+            rate("d", &[(1, 4.0), (64, 250.0)]),
+        ];
+        complete(&mut rates);
+        assert_eq!(rates[0].points, all);
+        assert_eq!(rates[1].points, [(1, 1.5), (8, 3.0), (64, 15.0)]);
+        assert_eq!(rates[2].points, slow);
+        // 1 and 64 rows are as near to 8; of the types, the slow one is nearer.
+        assert!(rates[3].points[1].1 > 20.0 && rates[3].points[1].1 < 40.0, "{rates:?}");
+        let mut alone = [rate("a", &[(1, 1.0)])];
+        complete(&mut alone);
+        assert_eq!(alone[0].points, [(1, 1.0)]);
     }
 }

@@ -1,8 +1,9 @@
 //! Moving bytes: within host memory, and between it and the device.
 
+use super::effort::Pace;
 use super::error::ProfileError;
 use super::meter::Meter;
-use super::samples::{Effort, Samples, overlap};
+use super::samples::{Overlap, Samples};
 use crate::backend::DeviceError;
 use crate::kernel::Call;
 use crate::quant::DType;
@@ -54,7 +55,9 @@ pub struct TransferRate {
 pub(super) struct Memory {
     copy: Samples,
     transfers: Vec<(Path, usize, Samples)>,
-    overlaps: Samples,
+    overlap: Overlap,
+    /// Sums and copies that are made at once.
+    steps: Option<[usize; 2]>,
     from: Vec<u8>,
     to: Vec<u8>,
 }
@@ -66,26 +69,23 @@ impl Memory {
         Memory {
             copy: Samples::default(),
             transfers: all.collect(),
-            overlaps: Samples::default(),
+            overlap: Overlap::default(),
+            steps: None,
             from: Vec::new(),
             to: Vec::new(),
         }
     }
 
-    pub(super) fn round(
-        &mut self,
-        meter: &mut Meter<'_>,
-        effort: Effort,
-    ) -> Result<(), ProfileError> {
+    pub(super) fn round(&mut self, meter: &mut Meter<'_>, pace: Pace) -> Result<(), ProfileError> {
         (self.from, self.to) = (vec![1; COPY], vec![2; COPY]);
-        repeat(effort.slice(), &mut self.copy, || {
+        repeat(pace.slice(), &mut self.copy, || {
             self.to.copy_from_slice(&self.from);
             std::hint::black_box(&self.to);
             Ok(COPY)
         })?;
         for (path, bytes, samples) in &mut self.transfers {
             let host = &mut self.to[..*bytes];
-            transfer(meter, *path, host, effort, samples)?;
+            transfer(meter, *path, host, pace, samples)?;
         }
         (self.from, self.to) = (Vec::new(), Vec::new());
         Ok(())
@@ -113,24 +113,28 @@ impl Memory {
             meter.finish()?;
             Ok::<f64, DeviceError>(start.elapsed().as_secs_f64())
         };
-        let (calls, writes) = (one(meter, 4, 0)? / 4.0, one(meter, 0, 4)? / 4.0);
-        // About equally long, so that as much as possible could be hidden.
-        let steps = |seconds: f64| ((0.02 / seconds.max(1e-6)) as usize).clamp(1, 2000);
-        let (calls, writes) = (steps(calls), steps(writes));
+        let [calls, writes] = match self.steps {
+            Some(steps) => steps,
+            // About equally long, so that as much as possible could be hidden.
+            None => {
+                let steps = |seconds: f64| ((0.08 / seconds.max(1e-6)) as usize).clamp(1, 2000);
+                *self.steps.insert([one(meter, 4, 0)?, one(meter, 0, 4)?].map(steps))
+            }
+        };
         let alone = [one(meter, calls, 0)?, one(meter, 0, writes)?];
-        self.overlaps.push(overlap(alone, one(meter, calls, writes)?));
+        self.overlap.push(alone, one(meter, calls, writes)?);
         meter.release(mark);
         Ok(())
     }
 
     /// Part of the shorter of copy and compute that runs beside the longer.
     pub(super) fn overlap(&self) -> f64 {
-        self.overlaps.median()
+        self.overlap.part()
     }
 
     /// Copies within host memory, bytes copied per second.
     pub(super) fn copy_rate(&self) -> f64 {
-        1.0 / self.copy.seconds()
+        1.0 / self.copy.least()
     }
 
     /// What segments reached on a path.
@@ -145,7 +149,7 @@ impl Memory {
         let rate = |(path, bytes, samples): &(Path, usize, Samples)| TransferRate {
             path: *path,
             bytes: *bytes,
-            bytes_per_sec: 1.0 / samples.seconds(),
+            bytes_per_sec: 1.0 / samples.least(),
         };
         self.transfers.iter().filter(|(.., samples)| !samples.is_empty()).map(rate).collect()
     }
@@ -173,13 +177,13 @@ fn transfer(
     meter: &mut Meter<'_>,
     path: Path,
     host: &mut [u8],
-    effort: Effort,
+    pace: Pace,
     samples: &mut Samples,
 ) -> Result<(), DeviceError> {
     let mark = meter.mark();
     let times = (SEGMENT / host.len()).max(1);
     let buffer = if path == Path::Load { None } else { Some(meter.buffer(host.len())?) };
-    let measured = repeat(effort.slice(), samples, || {
+    let measured = repeat(pace.slice(), samples, || {
         for _ in 0..times {
             match (path, buffer) {
                 (Path::Read, Some(buffer)) => meter.device.read(buffer, 0, host)?,
@@ -202,6 +206,7 @@ fn transfer(
 
 #[cfg(test)]
 mod tests {
+    use super::super::effort::Effort;
     use super::super::meter::Clock;
     use super::*;
     use crate::backend::cpu::CpuDevice;
@@ -211,7 +216,7 @@ mod tests {
         let mut device = CpuDevice::new(Some(1)).unwrap();
         let mut meter = Meter::new(&mut device, Clock::Wall).unwrap();
         let mut memory = Memory::new();
-        memory.round(&mut meter, Effort::Quick).unwrap();
+        memory.round(&mut meter, Pace::start(Effort::Quick, Clock::Wall)).unwrap();
         memory.overlap_round(&mut meter).unwrap();
         let rates = memory.transfers();
         assert_eq!(rates.len(), 9);

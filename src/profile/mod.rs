@@ -6,19 +6,25 @@
 mod attention;
 mod calibrate;
 mod disk;
+mod effort;
 mod elementwise;
 mod error;
+#[cfg(test)]
+mod fake;
 mod file;
 mod fixed;
 mod host;
+mod layer;
 mod linear;
 mod memory;
 mod meter;
+mod rates;
 mod samples;
+mod steadiness;
 
 pub use calibrate::{Calibration, Settings, calibrate};
 pub use disk::{DiskPlace, ReadRate};
+pub use effort::Effort;
 pub use error::ProfileError;
 pub use memory::{Path, TransferRate};
 pub use meter::Clock;
-pub use samples::Effort;

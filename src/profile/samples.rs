@@ -1,82 +1,6 @@
 //! Repeated timings on a machine that others use too.
 
-use std::time::Duration;
-
-/// How long measuring may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effort {
-    /// About ten seconds.
-    Quick,
-    /// About a minute.
-    Full,
-}
-
-impl Effort {
-    /// Rounds over everything, more than this never; what is measured is spread over time, since
-    /// other programs come and go.
-    pub(super) fn rounds_max(self) -> usize {
-        match self {
-            Effort::Quick => 2,
-            Effort::Full => 7,
-        }
-    }
-
-    /// No further round starts after this.
-    pub(super) fn rounds_end(self) -> Duration {
-        match self {
-            Effort::Quick => Duration::from_secs(4),
-            Effort::Full => Duration::from_secs(35),
-        }
-    }
-
-    /// Time of one figure in one round.
-    pub(super) fn slice(self) -> f64 {
-        match self {
-            Effort::Quick => 0.012,
-            Effort::Full => 0.030,
-        }
-    }
-
-    /// What is expected to take longer is not measured.
-    pub(super) fn sample_max(self) -> f64 {
-        match self {
-            Effort::Quick => 0.12,
-            Effort::Full => 0.6,
-        }
-    }
-
-    /// Rows of x at which linear layers are measured.
-    pub(super) fn rows(self) -> &'static [usize] {
-        match self {
-            Effort::Quick => &[1, 4, 8, 16, 64, 256],
-            Effort::Full => &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
-        }
-    }
-
-    /// Bytes of weights that linear layers rotate over: more than the caches of most processors.
-    pub(super) fn weight_bytes(self) -> usize {
-        match self {
-            Effort::Quick => 48 << 20,
-            Effort::Full => 96 << 20,
-        }
-    }
-
-    /// Bytes of the scratch file, at most.
-    pub(super) fn file_bytes(self) -> u64 {
-        match self {
-            Effort::Quick => 128 << 20,
-            Effort::Full => 512 << 20,
-        }
-    }
-
-    /// Bytes of one timed read of the disk.
-    pub(super) fn read_bytes(self) -> u64 {
-        match self {
-            Effort::Quick => 32 << 20,
-            Effort::Full => 128 << 20,
-        }
-    }
-}
+use super::fixed::FixedCosts;
 
 /// Timings of one thing.
 #[derive(Clone, Debug, Default)]
@@ -91,31 +15,103 @@ impl Samples {
         self.0.is_empty()
     }
 
-    /// The lower quartile: other programs only ever add time. 0 where nothing was measured.
-    pub(super) fn seconds(&self) -> f64 {
-        self.quantile(4)
+    /// The least that it takes. 0 where nothing was measured.
+    pub(super) fn least(&self) -> f64 {
+        least(self.0.iter().copied())
     }
 
     /// The median. 0 where nothing was measured.
     pub(super) fn median(&self) -> f64 {
-        self.quantile(2)
-    }
-
-    fn quantile(&self, part: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable_by(f64::total_cmp);
-        sorted.get(sorted.len().saturating_sub(1) / part).copied().unwrap_or(0.0)
+        sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
     }
 }
 
-/// Part of the shorter of two jobs that ran beside the longer, when `alone` are their times alone and
-/// `both` their time together; 0 to 1.
-pub(super) fn overlap(alone: [f64; 2], both: f64) -> f64 {
-    let shorter = alone[0].min(alone[1]);
-    if shorter <= 0.0 {
+/// Values this close to each other, as a part, were both left alone.
+const CLOSE: f64 = 0.1;
+
+/// The least value, or the mean of the two least if they agree: other programs only ever add time, and
+/// may do so in most samples, or in all of a round. 0 of none.
+fn least(values: impl Iterator<Item = f64>) -> f64 {
+    let (mut first, mut second) = (f64::INFINITY, f64::INFINITY);
+    for value in values {
+        (first, second) = (first.min(value), second.min(value.max(first)));
+    }
+    if !first.is_finite() {
         return 0.0;
     }
-    ((alone[0] + alone[1] - both) / shorter).clamp(0.0, 1.0)
+    if second <= first * (1.0 + CLOSE) { (first + second) / 2.0 } else { first }
+}
+
+/// A timing as it was taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Timing {
+    /// All of it.
+    pub(super) seconds: f64,
+    /// How often the timed thing was done.
+    pub(super) units: usize,
+    /// Lists of calls that were run for it.
+    pub(super) runs: usize,
+    /// Calls of these lists.
+    pub(super) calls: usize,
+}
+
+/// Least part of a timing that is not fixed cost: noise in a fixed cost must not make work free.
+const LEAST_OWN: f64 = 0.25;
+
+/// Timings of one thing, fixed costs included. These are known best at the end, and taken off then.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Timings(Vec<Timing>);
+
+impl Timings {
+    pub(super) fn push(&mut self, timing: Timing) {
+        self.0.push(timing);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The least seconds of a unit beside `fixed` costs. 0 where nothing was measured.
+    pub(super) fn seconds(&self, fixed: &FixedCosts) -> f64 {
+        least(self.0.iter().map(|timing| {
+            let own = (timing.seconds - fixed.of(timing)).max(LEAST_OWN * timing.seconds);
+            own / timing.units as f64
+        }))
+    }
+
+    /// The same with them.
+    pub(super) fn gross(&self) -> f64 {
+        self.seconds(&FixedCosts::default())
+    }
+
+    /// Mean seconds of a unit, fixed costs included.
+    pub(super) fn mean(&self) -> f64 {
+        let units: usize = self.0.iter().map(|timing| timing.units).sum();
+        self.0.iter().map(|timing| timing.seconds).sum::<f64>() / units.max(1) as f64
+    }
+}
+
+/// Timings of two jobs, always the same, alone and at once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Overlap {
+    alone: [Samples; 2],
+    both: Samples,
+}
+
+impl Overlap {
+    pub(super) fn push(&mut self, alone: [f64; 2], both: f64) {
+        self.alone.iter_mut().zip(alone).for_each(|(samples, seconds)| samples.push(seconds));
+        self.both.push(both);
+    }
+
+    /// Part of the shorter that runs beside the longer, 0 to 1; 0 where nothing was measured.
+    pub(super) fn part(&self) -> f64 {
+        let [a, b] = self.alone.each_ref().map(Samples::least);
+        let shorter = a.min(b);
+        if shorter > 0.0 { ((a + b - self.both.least()) / shorter).clamp(0.0, 1.0) } else { 0.0 }
+    }
 }
 
 /// A reproducible stream of numbers from 0 to 1.
@@ -132,19 +128,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_leave_out_what_others_added() {
+    fn what_others_added_is_left_out() {
         let mut samples = Samples::default();
-        assert_eq!((samples.is_empty(), samples.seconds()), (true, 0.0));
-        [9.0, 1.0, 2.0, 3.0, 50.0].iter().for_each(|&v| samples.push(v));
-        assert_eq!((samples.seconds(), samples.median()), (2.0, 3.0));
+        assert_eq!((samples.is_empty(), samples.least(), samples.median()), (true, 0.0, 0.0));
+        samples.push(9.0);
+        assert_eq!(samples.least(), 9.0);
+        samples.push(1.04);
+        assert_eq!(samples.least(), 1.04, "the other one was spoiled");
+        [2.0, 1.0, 30.0].iter().for_each(|&v| samples.push(v));
+        let found = (samples.least(), samples.median());
+        assert_eq!(found, (1.02, 2.0));
+    }
+
+    #[test]
+    fn fixed_costs_are_taken_off_by_the_counts_of_each_timing() {
+        let mut timings = Timings::default();
+        timings.push(Timing { seconds: 10.0 + 1.0 + 4.0 + 0.4, units: 2, runs: 2, calls: 4 });
+        timings.push(Timing { seconds: 15.0 + 1.0 + 6.0 + 0.6, units: 3, runs: 3, calls: 6 });
+        let fixed = FixedCosts { wait: 1.0, run: 2.0, call: 0.1, pass: 0.0 };
+        assert!((timings.seconds(&fixed) - 5.0).abs() < 1e-12);
+        assert!((timings.gross() - (15.4 / 2.0 + 22.6 / 3.0) / 2.0).abs() < 1e-12);
+        assert!((timings.mean() - 38.0 / 5.0).abs() < 1e-12);
+        let large = FixedCosts { wait: 1e3, ..fixed };
+        assert!(timings.seconds(&large) > 0.0, "never free");
     }
 
     #[test]
     fn overlap_is_the_hidden_part_of_the_shorter() {
-        assert_eq!(overlap([2.0, 1.0], 3.0), 0.0);
-        assert_eq!(overlap([2.0, 1.0], 2.0), 1.0);
-        assert_eq!(overlap([1.0, 2.0], 2.5), 0.5);
-        assert_eq!(overlap([1.0, 2.0], 9.0), 0.0);
-        assert_eq!(overlap([0.0, 2.0], 2.0), 0.0);
+        let part = |timings: &[([f64; 2], f64)]| {
+            let mut overlap = Overlap::default();
+            timings.iter().for_each(|&(alone, both)| overlap.push(alone, both));
+            overlap.part()
+        };
+        assert_eq!(part(&[([2.0, 1.0], 3.0)]), 0.0);
+        assert_eq!(part(&[([2.0, 1.0], 2.0)]), 1.0);
+        assert_eq!(part(&[([1.0, 2.0], 2.5)]), 0.5);
+        assert_eq!(part(&[([1.0, 2.0], 9.0)]), 0.0);
+        assert_eq!(part(&[([0.0, 2.0], 2.0)]), 0.0);
+        assert_eq!(part(&[]), 0.0);
+        // Each of the three was left alone once.
+        assert_eq!(part(&[([1.0, 3.0], 4.0), ([3.0, 2.0], 4.0), ([3.0, 3.0], 2.5)]), 0.5);
     }
 }

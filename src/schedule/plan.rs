@@ -69,6 +69,8 @@ pub struct StreamPlan {
     pub streams: Vec<Stream>,
     /// Home of each layer's cache.
     pub caches: Vec<Tier>,
+    /// Whether the residual stream rests in RAM between the turns of micro-batches.
+    pub rows_in_ram: bool,
     /// The rings.
     pub rings: RingSizes,
     /// Whether the device computes in host memory.
@@ -94,7 +96,14 @@ impl StreamPlan {
     ) -> Result<StreamPlan, RingTooSmall> {
         let parts = parts(spec, matrices, homes, head_run_bytes(rings));
         let caches = vec![Tier::Device; spec.layers.len()];
-        let mut plan = StreamPlan { parts, streams: Vec::new(), caches, rings, shares_ram };
+        let mut plan = StreamPlan {
+            parts,
+            streams: Vec::new(),
+            caches,
+            rows_in_ram: false,
+            rings,
+            shares_ram,
+        };
         plan.streams = streams(&plan.parts, homes);
         let pieces = plan.device_pieces();
         for (stream, place) in plan.streams.iter_mut().zip(lay_out(&pieces, rings.device)?) {
@@ -143,6 +152,12 @@ impl StreamPlan {
     pub fn head_streams(&self) -> bool {
         let heads = self.parts.iter().filter(|p| matches!(p.part, Part::Head(_)));
         heads.into_iter().any(|part| !part.streams.is_empty())
+    }
+
+    /// Whether the residual stream of a pass of so many micro-batches rests in RAM; that of a single
+    /// one stays on the device, which has room for it.
+    pub fn rows_rest(&self, micro_batches: usize) -> bool {
+        self.rows_in_ram && micro_batches > 1
     }
 
     /// Bytes that one pass brings from `tier` to the device.

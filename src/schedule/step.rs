@@ -47,6 +47,16 @@ pub enum Step {
         /// Which micro-batch.
         micro: usize,
     },
+    /// Bring a micro-batch's residual stream to the device, where it rests in RAM.
+    LoadRows {
+        /// Which micro-batch.
+        micro: usize,
+    },
+    /// Bring it back.
+    StoreRows {
+        /// Which micro-batch.
+        micro: usize,
+    },
     /// Run a layer's part over a micro-batch.
     Run {
         /// Index into [`StreamPlan::parts`].
@@ -90,6 +100,8 @@ impl fmt::Display for Step {
             Step::LoadPages { layer, micro } => write!(f, "load pages {layer}/{micro}"),
             Step::AwaitPages { layer, micro } => write!(f, "await pages {layer}/{micro}"),
             Step::StorePages { layer, micro } => write!(f, "store pages {layer}/{micro}"),
+            Step::LoadRows { micro } => write!(f, "load rows of micro-batch {micro}"),
+            Step::StoreRows { micro } => write!(f, "store rows of micro-batch {micro}"),
             Step::Run { part, micro } => write!(f, "run part {part}, micro-batch {micro}"),
             Step::Release { part } => write!(f, "release part {part}"),
             Step::Gather { slice } => write!(f, "gather rows of slice {slice}"),
@@ -128,6 +140,7 @@ pub fn pass_steps(plan: &StreamPlan, shape: PassShape) -> Vec<Step> {
         (0..shape.micro_batches).map(|micro| Step::Embed { micro }).collect();
     let heads = plan.parts.iter().filter(|p| matches!(p.part, Part::Head(_))).count();
     let layers = plan.parts.len() - heads;
+    let rests = plan.rows_rest(shape.micro_batches);
     let turns = turns(plan, shape.micro_batches);
     let mut turn = turns.iter().peekable();
     steps.extend(turns.first().map(|&(layer, micro)| Step::LoadPages { layer, micro }));
@@ -141,7 +154,9 @@ pub fn pass_steps(plan: &StreamPlan, shape: PassShape) -> Vec<Step> {
                 steps.extend(turn.peek().map(|&&(layer, micro)| Step::LoadPages { layer, micro }));
                 steps.push(Step::AwaitPages { layer, micro });
             }
+            steps.extend(rests.then_some(Step::LoadRows { micro }));
             steps.push(Step::Run { part, micro });
+            steps.extend(rests.then_some(Step::StoreRows { micro }));
             steps.extend(away.map(|&(layer, micro)| Step::StorePages { layer, micro }));
             steps.extend(share(&ahead, micro, shape.micro_batches));
         }

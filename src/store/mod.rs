@@ -3,6 +3,7 @@
 //! weights by segments ([`WeightSource`]) and room for spilled keys and values ([`SpillFile`]).
 //! Must never know: devices, schedules, what a tensor is multiplied with.
 
+mod checksum;
 mod disk;
 mod error;
 pub mod faults;
@@ -20,6 +21,7 @@ mod source;
 mod tokenizer_gguf;
 mod weights;
 
+pub use checksum::checksum;
 pub use disk::{
     AlignedBuffer, DirectFile, IoControl, SpillFile, Throttle, forget, free_bytes, set_direct,
 };

@@ -35,6 +35,8 @@ struct Way {
     caches: &'static [Tier],
     window_pages: usize,
     kv_format: KvFormat,
+    /// Home of the residual stream, where the device has memory of its own.
+    activations: Tier,
 }
 
 const WEIGHTS: Way = Way {
@@ -46,6 +48,7 @@ const WEIGHTS: Way = Way {
     caches: &[Tier::Device],
     window_pages: 0,
     kv_format: KvFormat::F16,
+    activations: Tier::Device,
 };
 
 fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorConfig {
@@ -72,6 +75,7 @@ fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorCon
         cache_homes: caches.cycle().take(spec.layers.len()).collect(),
         window_pages: way.window_pages,
         kv_format: way.kv_format,
+        activations: if shares_ram { Tier::Device } else { way.activations },
         ..ExecutorConfig::resident(rows, 2048 / PAGE_LEN)
     }
 }
@@ -103,7 +107,7 @@ const WAYS: [Way; 5] = [
     Way { resident: 50, in_ram: 50, micro_rows: 16, ..WEIGHTS },
     Way { resident: 5, in_ram: 30, micro_rows: 16, spare: 9 << 20, readers: 3, ..WEIGHTS },
     Way { micro_rows: 1, spare: 20 << 20, readers: 2, ..WEIGHTS },
-    Way { in_ram: 100, ..WEIGHTS },
+    Way { in_ram: 100, activations: Tier::Ram, ..WEIGHTS },
 ];
 
 const CACHES: [Way; 4] = [
@@ -116,6 +120,7 @@ const CACHES: [Way; 4] = [
         caches: &[Tier::Ram, Tier::Disk],
         window_pages: 9,
         micro_rows: 3,
+        activations: Tier::Ram,
         ..WEIGHTS
     },
 ];

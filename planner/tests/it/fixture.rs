@@ -75,7 +75,7 @@ pub(crate) fn footprint(model: &ModelShape) -> LinearFootprint {
         micro_row_bytes: 4 * (widths + model.hidden) as u64,
         output_bytes: 64,
         activation_row_bytes: 4 * model.hidden as u64,
-        stages: 2,
+        windows: 2,
         pages: vec![("f16".into(), page(32)), ("q4".into(), page(9))],
     }
 }

@@ -84,17 +84,6 @@ impl CpuDevice {
             memory,
         })
     }
-
-    /// Makes the working memory large enough for `calls`.
-    fn prepare(&mut self, calls: &[Call]) -> Result<(), DeviceError> {
-        let (space, scratch) = needs(calls);
-        let held = &mut self.memory;
-        enlarge(&mut self.workspace, space, held)?;
-        for own in &mut self.scratch {
-            enlarge(own, scratch * size_of::<f32>(), held)?;
-        }
-        Ok(())
-    }
 }
 
 fn enlarge(memory: &mut Memory, bytes: usize, held: &mut MemoryUse) -> Result<(), DeviceError> {
@@ -221,6 +210,16 @@ impl Device for CpuDevice {
         (space + scratch * size_of::<f32>() * self.team.threads()) as u64
     }
 
+    fn reserve(&mut self, calls: &[Call]) -> Result<(), DeviceError> {
+        let (space, scratch) = needs(calls);
+        let held = &mut self.memory;
+        enlarge(&mut self.workspace, space, held)?;
+        for own in &mut self.scratch {
+            enlarge(own, scratch * size_of::<f32>(), held)?;
+        }
+        Ok(())
+    }
+
     fn limit(&mut self, bytes: u64) {
         self.memory.limit = Some(bytes);
     }
@@ -245,7 +244,7 @@ impl Device for CpuDevice {
     }
 
     fn run(&mut self, calls: &[Call]) -> Result<(), DeviceError> {
-        self.prepare(calls)?;
+        self.reserve(calls)?;
         let mut list: Vec<Sized> = Vec::with_capacity(calls.len() * 2);
         for call in calls {
             steps(call, self, &self.workspace, &mut list);
@@ -267,7 +266,7 @@ impl Device for CpuDevice {
             let bench = benches[worker].at(0, 0);
             let scratch = scratch[worker].at(0, 0);
             // SAFETY: the constructor checked the path, the team hands out each unit once, and
-            // working memory is the worker's own and was sized by `prepare`.
+            // working memory is the worker's own and was sized by `reserve`.
             unsafe { list[phase].step.run(self.path, units, bench, scratch) };
         });
         Ok(())

@@ -179,6 +179,10 @@ impl Device for GpuDevice {
         linear::working_bytes(self.parts.family, calls)
     }
 
+    fn reserve(&mut self, calls: &[Call]) -> Result<(), DeviceError> {
+        linear::reserve(&mut self.parts, &mut self.scratch, calls)
+    }
+
     fn limit(&mut self, bytes: u64) {
         self.parts.memory.held.limit = Some(bytes);
     }

@@ -53,13 +53,32 @@ fn quant_bytes(family: Family) -> u64 {
     }
 }
 
-/// Bytes that [`Scratch`] grows to for these calls.
-pub(super) fn working_bytes(family: Family, calls: &[Call]) -> u64 {
+/// Blocks of 32 columns that the largest of these calls rounds.
+fn blocks_max(calls: &[Call]) -> u64 {
     let blocks = calls.iter().map(|call| match call {
         Call::Linear { rows, cols, projections, .. } if rounds(projections) => rows * cols / 32,
         _ => 0,
     });
-    blocks.max().unwrap_or(0) as u64 * (quant_bytes(family) + 8)
+    blocks.max().unwrap_or(0) as u64
+}
+
+/// Bytes that [`Scratch`] grows to for these calls.
+pub(super) fn working_bytes(family: Family, calls: &[Call]) -> u64 {
+    blocks_max(calls) * (quant_bytes(family) + 8)
+}
+
+/// Grows [`Scratch`] to what these calls need.
+pub(super) fn reserve(
+    parts: &mut Parts,
+    scratch: &mut Scratch,
+    calls: &[Call],
+) -> Result<(), DeviceError> {
+    let blocks = blocks_max(calls);
+    if blocks > 0 {
+        let quant_bytes = quant_bytes(parts.family);
+        scratch.reserve(parts, blocks, quant_bytes)?;
+    }
+    Ok(())
 }
 
 fn rounds(projections: &[Projection]) -> bool {

@@ -192,6 +192,10 @@ impl Device for ReferenceDevice {
         0
     }
 
+    fn reserve(&mut self, _calls: &[Call]) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn limit(&mut self, bytes: u64) {
         self.memory.limit = Some(bytes);
     }

@@ -31,6 +31,11 @@ pub struct DirectFile {
 }
 
 impl DirectFile {
+    /// What messages call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Opens a regular file for reading.
     pub fn open(path: &Path, control: IoControl) -> Result<DirectFile, StoreError> {
         let open = || {
@@ -52,7 +57,9 @@ impl DirectFile {
         len: u64,
         control: IoControl,
     ) -> DirectFile {
-        let direct = match raw::set_direct(&file, true) {
+        let direct = match raw::set_direct(&file, !control.buffered) {
+            // Reading ahead is what makes it faster.
+            Ok(()) if control.buffered => false,
             Ok(()) => true,
             Err(error) => {
                 tracing::debug!(%error, name, "no direct reads and writes");

@@ -31,6 +31,9 @@ pub struct IoControl {
     pub throttle: Option<Arc<Throttle>>,
     /// Faults of this file; for tests.
     pub faults: Option<Arc<Faults>>,
+    /// Whether transfers go through the page cache, which is told to drop them, also where they need
+    /// not: some machines read faster that way.
+    pub buffered: bool,
 }
 
 impl IoControl {

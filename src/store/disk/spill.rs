@@ -2,7 +2,8 @@
 
 use super::{DirectFile, IoControl, reserve};
 use crate::quant::IO_ALIGN;
-use crate::store::StoreError;
+use crate::store::{StoreError, checksum};
+use std::io;
 use std::path::Path;
 
 /// A file without a name: it is gone when the process ends, however it ends.
@@ -44,6 +45,30 @@ impl SpillFile {
     /// multiples of [`IO_ALIGN`].
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
         self.file.read_at(offset, out)
+    }
+
+    /// Compares `bytes`, just read at `offset`, with the checksum they were written with. Bytes that
+    /// do not match are read again, once.
+    pub fn verify(&self, offset: u64, bytes: &mut [u8], sum: u64) -> Result<(), StoreError> {
+        if checksum(bytes) == sum {
+            return Ok(());
+        }
+        tracing::warn!(
+            "{}: bytes at offset {offset} do not match their checksum",
+            self.file.name()
+        );
+        self.file.read_at(offset, bytes)?;
+        if checksum(bytes) == sum {
+            return Ok(());
+        }
+        let why = "the bytes read are not those written";
+        Err(StoreError::Disk {
+            path: self.file.name().to_string(),
+            action: "read",
+            bytes: bytes.len(),
+            offset,
+            source: io::Error::new(io::ErrorKind::InvalidData, why),
+        })
     }
 
     /// Writes `bytes` at `offset`, aligned like `read_at`.

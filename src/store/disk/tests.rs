@@ -17,7 +17,10 @@ fn filled(len: usize, seed: u8) -> AlignedBuffer {
 }
 
 fn with(kind: FaultKind, first: u64, count: u64) -> IoControl {
-    IoControl { throttle: None, faults: Some(Faults::new(vec![Fault { kind, first, count }])) }
+    IoControl {
+        faults: Some(Faults::new(vec![Fault { kind, first, count }])),
+        ..IoControl::default()
+    }
 }
 
 #[test]
@@ -169,7 +172,7 @@ fn all_files_of_a_tier_share_its_rate() {
     let folder = tempfile::tempdir().expect("a folder");
     let throttle = Arc::new(Throttle::new(20_000_000));
     let make = || {
-        let control = IoControl { throttle: Some(Arc::clone(&throttle)), faults: None };
+        let control = IoControl { throttle: Some(Arc::clone(&throttle)), ..IoControl::default() };
         SpillFile::create(folder.path(), 1 << 20, control).expect("made")
     };
     let (a, b) = (make(), make());

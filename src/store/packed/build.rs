@@ -1,7 +1,7 @@
 //! Building a file of packed weights: under another name, by one process, with bounded memory.
 
-use super::checksum::checksum;
 use super::layout::Layout;
+use crate::store::checksum;
 use crate::store::disk::{AlignedBuffer, DirectFile, IoControl, reserve};
 use crate::store::{FileWeights, ModelFiles, StoreError, WeightSource};
 use std::fs::{self, File, OpenOptions, TryLockError};

@@ -1,9 +1,9 @@
 //! An opened file of packed weights.
 
 use super::build::{self, CacheOptions};
-use super::checksum::checksum;
 use super::layout::Layout;
 use crate::model::TensorId;
+use crate::store::checksum;
 use crate::store::disk::{AlignedBuffer, DirectFile, IoControl};
 use crate::store::{FileWeights, ModelFiles, StoreError, WeightSource};
 use std::io;

@@ -1,11 +1,11 @@
 //! Where everything lies in a file of packed weights. It follows from the model alone, so nothing in a
 //! file says where to read.
 
-use super::checksum::checksum;
 use crate::model::{Role, TensorId};
 use crate::quant::Packing;
 use crate::quant::{IO_ALIGN, Segment, segments};
 use crate::store::ModelFiles;
+use crate::store::checksum;
 use crate::store::disk::AlignedBuffer;
 use crate::store::error::StoreError;
 use bytemuck::{Pod, Zeroable};

@@ -2,7 +2,6 @@
 
 mod build;
 mod cache;
-mod checksum;
 mod layout;
 #[cfg(test)]
 mod tests;

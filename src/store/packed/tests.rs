@@ -1,10 +1,11 @@
 //! Tests: the bytes are those of the model's files, and files or disks that are not whole.
 
 use super::layout::{Layout, VERSION};
-use super::{CacheOptions, PackedCache, checksum::checksum};
+use super::{CacheOptions, PackedCache};
 use crate::model::{Role, TensorId};
 use crate::quant::segments;
 use crate::quant::{DType, Packing, pack};
+use crate::store::checksum;
 use crate::store::faults::{ALWAYS, Fault, FaultKind, Faults, Faulty};
 use crate::store::gguf::{GgufWriter, TensorPlan, Value};
 use crate::store::{AlignedBuffer, FileWeights, IoControl, ModelFiles, StoreError, WeightSource};
@@ -109,7 +110,7 @@ fn build(files: &Arc<ModelFiles>, folder: &Path) -> Result<PackedCache, StoreErr
 }
 
 fn reading(files: &Arc<ModelFiles>, folder: &Path, plan: Vec<Fault>) -> PackedCache {
-    let control = IoControl { throttle: None, faults: Some(Faults::new(plan)) };
+    let control = IoControl { faults: Some(Faults::new(plan)), ..IoControl::default() };
     PackedCache::open(Arc::clone(files), folder, control).expect("a good file")
 }
 
@@ -288,7 +289,7 @@ fn a_build_that_fails_leaves_nothing() {
     let files = model(folder.path(), 0);
     let disk = folder.path().join("disk");
     let failing = |fault| {
-        let building = IoControl { throttle: None, faults: Some(Faults::new(vec![fault])) };
+        let building = IoControl { faults: Some(Faults::new(vec![fault])), ..IoControl::default() };
         let options = CacheOptions { building, ..options() };
         PackedCache::open_or_build(Arc::clone(&files), &disk, &options, &mut |_, _| {})
     };

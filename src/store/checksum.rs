@@ -10,7 +10,7 @@ const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Eight lanes each fold a word by xor, an odd product and a rotation, which is a bijection of the lane's
 /// state: a change within one word is always seen, any other with probability 1 - 2^-64. No defence
 /// against those who mean it.
-pub(super) fn checksum(bytes: &[u8]) -> u64 {
+pub fn checksum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let (groups, odd) = words.as_chunks::<LANES>();
     assert!(rest.is_empty() && odd.is_empty(), "{} bytes", bytes.len());

@@ -1,0 +1,160 @@
+//! Plans again while a job runs, when answers turn out longer or shorter than was planned for.
+
+use super::log;
+use super::planning::Planned;
+use super::prepare::{Ready, Setup};
+use super::progress::Display;
+use crate::exec::Traffic;
+use crate::generate::{Completion, Engine, FinishReason, Request};
+use crate::job::{Counters, LEARNED_MIN, Learned, Survey, Worker};
+use crate::tokenizer::Tokenizer;
+use forebay_planner::HardwareProfile;
+use std::error::Error;
+
+/// What is left must be so many times faster by another plan, loading included, to change over.
+const GAIN: f64 = 1.15;
+
+/// Answers so many times longer or shorter than planned are worth a look.
+const APART: f64 = 1.25;
+
+/// An engine that is made anew where another plan would be done sooner.
+pub(super) struct Replanner<'a> {
+    setup: &'a Setup<'a>,
+    survey: &'a Survey,
+    tokenizer: &'a Tokenizer,
+    /// None only while it is being made anew.
+    engine: Option<Engine<'a>>,
+    /// The plan that is followed.
+    pub(super) planned: Planned,
+    /// Seconds of prompts and of output that the first plan predicted, for the whole job.
+    pub(super) predicted: [f64; 2],
+    pub(super) profile: HardwareProfile,
+    /// What was known of answers when it was made, and what is known now.
+    planned_for: Learned,
+    learned: Learned,
+    /// Answers after which the next look is taken.
+    next_look: u64,
+    /// What earlier executors moved.
+    moved: Traffic,
+    quiet: bool,
+}
+
+impl<'a> Replanner<'a> {
+    pub(super) fn new(
+        setup: &'a Setup<'a>,
+        survey: &'a Survey,
+        tokenizer: &'a Tokenizer,
+        ready: Ready,
+    ) -> Replanner<'a> {
+        let Ready { executor, planned, profile } = ready;
+        Replanner {
+            setup,
+            survey,
+            tokenizer,
+            engine: Some(Engine::new(executor, tokenizer, planned.engine)),
+            predicted: [planned.plan.prefill_seconds, planned.plan.decode_seconds],
+            planned,
+            profile,
+            planned_for: Learned::default(),
+            learned: Learned::default(),
+            next_look: if setup.is_pinned() { u64::MAX } else { LEARNED_MIN },
+            moved: Traffic::default(),
+            quiet: setup.quiet,
+        }
+    }
+
+    pub(super) fn engine(&self) -> &Engine<'a> {
+        self.engine.as_ref().expect("it is there between steps")
+    }
+
+    fn engine_mut(&mut self) -> &mut Engine<'a> {
+        self.engine.as_mut().expect("it is there between steps")
+    }
+
+    /// Bytes that all executors moved.
+    pub(super) fn traffic(&self) -> Traffic {
+        self.moved + self.engine().executor().traffic()
+    }
+
+    fn learn(&mut self, completions: &[Completion]) {
+        let stopped = completions.iter().filter(|c| c.finish == FinishReason::Stop).count();
+        self.learned.stopped += stopped as u64;
+        self.learned.ended += completions.len() as u64;
+        self.learned.tokens = self.engine().stats().generated_tokens;
+    }
+
+    /// Looks at the plan after 8, 16, 32… answers.
+    fn look(&mut self) -> anyhow::Result<()> {
+        if self.learned.ended < self.next_look {
+            return Ok(());
+        }
+        self.next_look = 2 * self.learned.ended;
+        let left = self.survey.after(self.learned.ended as usize);
+        let [before, now] = [self.planned_for, self.learned].map(|known| left.outputs(&known));
+        if now == 0 || (before as f64 / now as f64).ln().abs() < APART.ln() {
+            return Ok(());
+        }
+        let left = Survey { learned: self.learned, ..left };
+        let question = self.setup.question(&self.profile, &left)?;
+        let device = self.engine().executor().device();
+        let mut asked = question.ask(device)?;
+        asked.stand_where(&self.planned);
+        let seconds = asked.seconds(device, &self.planned.plan.policy)?;
+        let other = asked.plan(device)?;
+        let most = seconds / GAIN;
+        if other.plan.seconds() + other.plan.load_seconds > most {
+            return Ok(());
+        }
+        if !self.quiet {
+            log::say(&format!(
+                "forebay: answers have {} tokens on average; planning again: {:.0} s instead of \
+                 {seconds:.0} s for what is left",
+                self.learned.tokens / self.learned.ended.max(1),
+                other.plan.seconds()
+            ));
+        }
+        self.change_over(&left)
+    }
+
+    /// Sequences start over in a new engine; their tokens so far are kept.
+    fn change_over(&mut self, left: &Survey) -> anyhow::Result<()> {
+        self.moved = self.traffic();
+        let suspended = self.engine.take().map(Engine::suspend).expect("it is there between steps");
+        // The device's memory was given back with the old engine.
+        let device = self.setup.open_device()?;
+        let Ready { executor, planned, profile } =
+            self.setup.ready(device, left, &mut Display::new(true))?;
+        self.engine = Some(Engine::resume(executor, self.tokenizer, planned.engine, suspended));
+        (self.planned, self.profile, self.planned_for) = (planned, profile, self.learned);
+        Ok(())
+    }
+}
+
+impl Worker for Replanner<'_> {
+    fn submit(&mut self, request: Request) -> Result<(), String> {
+        Worker::submit(self.engine_mut(), request)
+    }
+
+    fn wants_more(&self) -> bool {
+        self.engine().wants_more()
+    }
+
+    fn step(&mut self) -> Result<Vec<Completion>, Box<dyn Error + Send + Sync>> {
+        let completions = Worker::step(self.engine_mut())?;
+        self.learn(&completions);
+        self.look()?;
+        Ok(completions)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.engine().is_idle()
+    }
+
+    fn context_len(&self) -> usize {
+        self.engine().context_len()
+    }
+
+    fn counters(&self) -> Counters {
+        self.engine().counters()
+    }
+}
