@@ -3,19 +3,26 @@
 // elements of the result.
 //!import flat
 //!import attention_params
+//!import format
+//!import bias
 
 // Longest head, in pairs of elements.
 const PAIRS_MAX = 128u;
 var<workgroup> query: array<vec2<f32>, PAIRS_MAX>;
-var<workgroup> key_words: array<u32, 16>;
+var<workgroup> query_terms: array<vec2<f32>, PAIRS_MAX>;
+var<workgroup> slots: array<u32, 16>;
 var<workgroup> quarters: array<f32, 64>;
 var<workgroup> scores: array<f32, 16>;
 
-fn score(start: u32, quarter: u32) -> f32 {
+fn score(start: u32, position: u32, quarter: u32) -> f32 {
     var sum = 0.0;
     for (var i = quarter; i < p.head_dim / 2u; i += 4u) {
-        let k = unpack2x16float(cache[start + i]);
+        let k = key_pair(start, i);
         sum = fma(query[i].y, k.y, fma(query[i].x, k.x, sum));
+        if BIASED {
+            let t = turn(position, i);
+            sum = fma(query_terms[i].y, t.y, fma(query_terms[i].x, t.x, sum));
+        }
     }
     return sum;
 }
@@ -32,18 +39,22 @@ fn main(
     let head = index % p.heads;
     let half = p.head_dim / 2u;
     let start = (row * p.heads + head) * half;
-    let offset = head / p.group * half;
+    let kv = head / p.group;
     let m = map[row];
     let seen = first_seen(m.w);
-    for (var i = local; i < half; i += 64u) { query[i] = q[start + i]; }
+    for (var i = local; i < half; i += 64u) {
+        query[i] = q[start + i];
+        if BIASED { query_terms[i] = term(start + i); }
+    }
     var near = vec2(0.0);
     var far = vec2(0.0);
     var top = LOWEST;
     var total = 0.0;
     for (var t = seen / 16u * 16u; t < m.w; t += 16u) {
-        if local < 16u { key_words[local] = key_at(m, t + local) + offset; }
+        if local < 16u { slots[local] = slot_of(m, t + local); }
         workgroupBarrier();
-        quarters[local] = score(key_words[local / 4u], local % 4u);
+        let position = min(t + local / 4u, m.w - 1u);
+        quarters[local] = score(key_at(slots[local / 4u], kv), position, local % 4u);
         workgroupBarrier();
         if local < 16u {
             let at = local * 4u;
@@ -62,12 +73,9 @@ fn main(
             if scores[i] == LOWEST { continue; }
             let w = exp(scores[i] - top);
             total += w;
-            // Values lie one half page after their keys.
-            let at = key_words[i] + 16u * p.width;
-            if local < half { near = fma(unpack2x16float(cache[at + local]), vec2(w), near); }
-            if local + 64u < half {
-                far = fma(unpack2x16float(cache[at + local + 64u]), vec2(w), far);
-            }
+            let at = value_at(slots[i], kv);
+            if local < half { near = fma(value_pair(at, local), vec2(w), near); }
+            if local + 64u < half { far = fma(value_pair(at, local + 64u), vec2(w), far); }
         }
         workgroupBarrier();
     }

@@ -4,6 +4,8 @@
 // `out`, so no private array grows with the head.
 //!import flat
 //!import attention_params
+//!import format
+//!import bias
 
 // One pair of elements of four heads.
 struct Sums { even: vec4<f32>, odd: vec4<f32> }
@@ -18,32 +20,41 @@ fn four(heads: vec4<u32>, i: u32) -> Sums {
     return Sums(vec4(a.x, b.x, c.x, d.x), vec4(a.y, b.y, c.y, d.y));
 }
 
+fn four_terms(heads: vec4<u32>, i: u32) -> Sums {
+    let a = term(heads.x + i);
+    let b = term(heads.y + i);
+    let c = term(heads.z + i);
+    let d = term(heads.w + i);
+    return Sums(vec4(a.x, b.x, c.x, d.x), vec4(a.y, b.y, c.y, d.y));
+}
+
 fn add_pair(s: Scores, even: vec4<f32>, odd: vec4<f32>, k: vec4<u32>, i: u32) -> Scores {
-    let a = unpack2x16float(cache[k.x + i]);
-    let b = unpack2x16float(cache[k.y + i]);
-    let c = unpack2x16float(cache[k.z + i]);
-    let d = unpack2x16float(cache[k.w + i]);
+    return add(s, even, odd, key_pair(k.x, i), key_pair(k.y, i), key_pair(k.z, i), key_pair(k.w, i));
+}
+
+fn add(s: Scores, even: vec4<f32>, odd: vec4<f32>,
+       a: vec2<f32>, b: vec2<f32>, c: vec2<f32>, d: vec2<f32>) -> Scores {
     return Scores(fma(odd, vec4(a.y), fma(even, vec4(a.x), s.a)),
                   fma(odd, vec4(b.y), fma(even, vec4(b.x), s.b)),
                   fma(odd, vec4(c.y), fma(even, vec4(c.x), s.c)),
                   fma(odd, vec4(d.y), fma(even, vec4(d.x), s.d)));
 }
 
-fn add_value(y: Sums, at: u32, w: vec4<f32>) -> Sums {
-    let v = unpack2x16float(cache[at]);
+fn add_value(y: Sums, head: u32, i: u32, w: vec4<f32>) -> Sums {
+    let v = value_pair(head, i);
     return Sums(fma(w, vec4(v.x), y.even), fma(w, vec4(v.y), y.odd));
 }
 
 fn add_eight(start: Sums, k: u32, i: u32, w: vec4<f32>) -> Sums {
     var y = start;
-    y = add_value(y, subgroupBroadcast(k, 0u) + i, subgroupBroadcast(w, 0u));
-    y = add_value(y, subgroupBroadcast(k, 1u) + i, subgroupBroadcast(w, 1u));
-    y = add_value(y, subgroupBroadcast(k, 2u) + i, subgroupBroadcast(w, 2u));
-    y = add_value(y, subgroupBroadcast(k, 3u) + i, subgroupBroadcast(w, 3u));
-    y = add_value(y, subgroupBroadcast(k, 4u) + i, subgroupBroadcast(w, 4u));
-    y = add_value(y, subgroupBroadcast(k, 5u) + i, subgroupBroadcast(w, 5u));
-    y = add_value(y, subgroupBroadcast(k, 6u) + i, subgroupBroadcast(w, 6u));
-    return add_value(y, subgroupBroadcast(k, 7u) + i, subgroupBroadcast(w, 7u));
+    y = add_value(y, subgroupBroadcast(k, 0u), i, subgroupBroadcast(w, 0u));
+    y = add_value(y, subgroupBroadcast(k, 1u), i, subgroupBroadcast(w, 1u));
+    y = add_value(y, subgroupBroadcast(k, 2u), i, subgroupBroadcast(w, 2u));
+    y = add_value(y, subgroupBroadcast(k, 3u), i, subgroupBroadcast(w, 3u));
+    y = add_value(y, subgroupBroadcast(k, 4u), i, subgroupBroadcast(w, 4u));
+    y = add_value(y, subgroupBroadcast(k, 5u), i, subgroupBroadcast(w, 5u));
+    y = add_value(y, subgroupBroadcast(k, 6u), i, subgroupBroadcast(w, 6u));
+    return add_value(y, subgroupBroadcast(k, 7u), i, subgroupBroadcast(w, 7u));
 }
 
 fn seen_only(s: vec4<f32>, position: u32, first: u32, length: u32) -> vec4<f32> {
@@ -74,6 +85,17 @@ fn scores(heads: vec4<u32>, k: vec4<u32>, lane: u32) -> Scores {
         s = add_pair(s, subgroupBroadcast(even, 5u), subgroupBroadcast(odd, 5u), k, o.y);
         s = add_pair(s, subgroupBroadcast(even, 6u), subgroupBroadcast(odd, 6u), k, o.z);
         s = add_pair(s, subgroupBroadcast(even, 7u), subgroupBroadcast(odd, 7u), k, o.w);
+    }
+    return s;
+}
+
+// What keys lack, by the turns of their positions.
+fn lacking(start: Scores, heads: vec4<u32>, positions: vec4<u32>) -> Scores {
+    var s = start;
+    for (var i = 0u; i < p.head_dim / 2u; i++) {
+        let c = four_terms(heads, i);
+        s = add(s, c.even, c.odd, turn(positions.x, i), turn(positions.y, i),
+                turn(positions.z, i), turn(positions.w, i));
     }
     return s;
 }
@@ -112,15 +134,16 @@ fn main(
     let heads = (vec4(row * p.heads) + picked) * half;
     let m = map[row];
     let seen = first_seen(m.w);
-    // Values lie one half page after their keys.
-    let values = vec4(16u * p.width);
     var top = vec4(LOWEST);
     var total = vec4(0.0);
     for (var t = seen / 32u * 32u; t < m.w; t += 32u) {
         let at = t + lane;
-        let k = vec4(key_at(m, at), key_at(m, at + 8u), key_at(m, at + 16u), key_at(m, at + 24u))
-            + kv * half;
+        let positions = min(vec4(at, at + 8u, at + 16u, at + 24u), vec4(m.w - 1u));
+        let slot = vec4(slot_of(m, positions.x), slot_of(m, positions.y),
+                        slot_of(m, positions.z), slot_of(m, positions.w));
+        let k = vec4(key_at(slot.x, kv), key_at(slot.y, kv), key_at(slot.z, kv), key_at(slot.w, kv));
         var s = scores(heads, k, lane);
+        if BIASED { s = lacking(s, heads, positions); }
         s.a = seen_only(s.a, at, seen, m.w);
         s.b = seen_only(s.b, at + 8u, seen, m.w);
         s.c = seen_only(s.c, at + 16u, seen, m.w);
@@ -132,7 +155,8 @@ fn main(
         total = fma(total, keep, subgroupAdd((w.a + w.b) + (w.c + w.d)));
         let fresh = top.x == LOWEST;
         top = new_top;
-        let v = k + values;
+        let v = vec4(value_at(slot.x, kv), value_at(slot.y, kv),
+                     value_at(slot.z, kv), value_at(slot.w, kv));
         for (var i = 0u; i < half; i += 8u) {
             // Every invocation takes part in the broadcasts, also past the end of a head.
             let mine = min(i + lane, half - 1u);

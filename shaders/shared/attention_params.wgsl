@@ -1,11 +1,14 @@
-// `width` counts words of one position's keys: half its elements. Host twin: params::Attention.
+// Sizes of the cache count words. Host twin: params::Attention.
 struct Params {
     rows: u32,
     row_first: u32,
     heads: u32,
     group: u32,
     head_dim: u32,
-    width: u32,
+    // One page; one head's key, one head's value.
+    page: u32,
+    key: u32,
+    value: u32,
     window: u32,
     scale: f32,
 }
@@ -21,16 +24,20 @@ var<immediate> p: Params;
 // Smaller than any score, yet finite: compilers may assume there are no infinities.
 const LOWEST = -3.0e38;
 
-// First word of the keys at logical position `position`; positions past the end repeat the last.
-fn key_at(m: vec4<u32>, position: u32) -> u32 {
+// Slot of logical position `position`; positions past the end repeat the last.
+fn slot_of(m: vec4<u32>, position: u32) -> u32 {
     let at = min(position, m.w - 1u);
-    var slot: u32;
-    if at < m.y {
-        slot = pages[m.x + at / 16u] * 16u + at % 16u;
-    } else {
-        slot = path[m.z + at - m.y];
-    }
-    return (slot / 16u * 32u + slot % 16u) * p.width;
+    if at < m.y { return pages[m.x + at / 16u] * 16u + at % 16u; }
+    return path[m.z + at - m.y];
+}
+
+// First word of a head's key in a slot, and of its value.
+fn key_at(slot: u32, kv: u32) -> u32 {
+    return slot / 16u * p.page + (slot % 16u * (p.heads / p.group) + kv) * p.key;
+}
+fn value_at(slot: u32, kv: u32) -> u32 {
+    let kv_heads = p.heads / p.group;
+    return slot / 16u * p.page + 16u * kv_heads * p.key + (slot % 16u * kv_heads + kv) * p.value;
 }
 
 // First position seen through the window.

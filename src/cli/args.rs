@@ -3,8 +3,9 @@
 use super::budget::Amount;
 use super::sweep::Sweep;
 use super::throttle::Throttles;
-use super::values;
+use super::{kv, values};
 use crate::job::InputFormat;
+use crate::kernel::KvFormat;
 use crate::synth::Quant;
 use clap::builder::{FalseyValueParser, PossibleValuesParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -74,8 +75,8 @@ pub(super) struct ModelArgs {
     pub(super) model: String,
 }
 
-/// Where and how to compute. None of these changes an answer, but for the device itself and
-/// --max-model-len.
+/// Where and how to compute. None of these changes an answer, but for the device itself,
+/// --max-model-len and --kv-format.
 #[derive(Clone, Debug, Args)]
 pub(super) struct EngineArgs {
     /// auto, cpu, gpu, reference (slow, for tests), part of an adapter's name, or an index of
@@ -97,6 +98,16 @@ pub(super) struct EngineArgs {
     /// Longest sequence, prompt and output, in tokens [default: the model's own, at most 8192]
     #[arg(long, env = "FOREBAY_MAX_MODEL_LEN", value_parser = values::context, value_name = "TOKENS")]
     pub(super) max_model_len: Option<usize>,
+    /// What keys and values are kept as: 16-bit floats, 8-bit keys and 4-bit values (6.75 bits), or both of
+    /// 4 bits (5 bits). auto is the smallest that loses less than --kv-loss, measured once for each model
+    /// and device: no budget changes it, so no budget changes a token [default: f16]
+    #[arg(long, env = "FOREBAY_KV_FORMAT", value_name = "FORMAT")]
+    #[arg(value_parser = PossibleValuesParser::new(kv::NAMES))]
+    pub(super) kv_format: Option<String>,
+    /// What --kv-format auto may lose: growth of the perplexity of a text against 16-bit keys and values
+    #[arg(long, env = "FOREBAY_KV_LOSS", default_value = "1%", value_name = "PERCENT")]
+    #[arg(value_parser = values::percent, allow_negative_numbers = true)]
+    pub(super) kv_loss: f64,
 }
 
 /// How much of each tier may be taken, and what lives where. None of these changes an answer.
@@ -322,6 +333,10 @@ pub(super) struct PerplexityArgs {
     /// Stop after this many chunks [default: all]
     #[arg(long, env = "FOREBAY_CHUNKS", value_parser = values::count, value_name = "N")]
     pub(super) chunks: Option<usize>,
+    /// What keys and values are kept as, as in `forebay run`
+    #[arg(long, env = "FOREBAY_KV_FORMAT", default_value = "f16", value_name = "FORMAT")]
+    #[arg(value_parser = PossibleValuesParser::new(KvFormat::ALL.map(KvFormat::name)))]
+    pub(super) kv_format: String,
     /// auto, cpu, gpu, reference, part of an adapter's name, or an index of `forebay devices`
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub(super) device: String,

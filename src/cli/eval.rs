@@ -6,7 +6,7 @@ use super::exit::{CliError, DONE};
 use super::{device, log, shell};
 use crate::exec::{Executor, ExecutorConfig};
 use crate::generate::{Perplexity, perplexity};
-use crate::kernel::PAGE_LEN;
+use crate::kernel::{KvFormat, PAGE_LEN};
 use crate::tokenizer::Special;
 use anyhow::Context;
 use serde_json::json;
@@ -36,7 +36,9 @@ pub(super) fn eval(args: &PerplexityArgs, quiet: bool) -> anyhow::Result<u8> {
     }
     let device = device::open(&args.device, args.threads)?;
     let info = device.info().clone();
+    let kv_format = KvFormat::from_name(&args.kv_format).unwrap_or_default();
     let config = ExecutorConfig::resident(args.ctx, args.ctx.div_ceil(PAGE_LEN));
+    let config = ExecutorConfig { kv_format, ..config };
     let files = Arc::clone(&model.files);
     let mut executor = Executor::new(device, files, config, &mut |_, _| {})?;
     let chunks_max = args.chunks.unwrap_or(usize::MAX);
@@ -53,6 +55,7 @@ pub(super) fn eval(args: &PerplexityArgs, quiet: bool) -> anyhow::Result<u8> {
             "chunks": result.chunks,
             "tokens": result.tokens,
             "ctx": args.ctx,
+            "kv_format": kv_format.name(),
             "model": model.name,
             "file": name.to_string(),
             "device": info.name,

@@ -3,7 +3,7 @@
 use super::args::InspectArgs;
 use super::exit::DONE;
 use super::shell;
-use crate::kernel::PAGE_LEN;
+use crate::kernel::{KvFormat, PAGE_LEN};
 use crate::store::{ModelFiles, TensorListing};
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
@@ -22,7 +22,7 @@ pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<u8> {
 /// Bytes that one position takes in the KV cache of all layers.
 fn cache_bytes(files: &ModelFiles) -> usize {
     let layers = &files.spec().layers;
-    layers.iter().map(|layer| layer.cache().page_bytes() / PAGE_LEN).sum()
+    layers.iter().map(|layer| layer.cache(KvFormat::F16).page_bytes() / PAGE_LEN).sum()
 }
 
 /// Bytes and tensors by type.

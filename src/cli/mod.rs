@@ -14,6 +14,8 @@ mod exit;
 mod explain;
 mod inspect;
 mod interrupt;
+mod kv;
+mod kv_loss;
 mod log;
 mod memory;
 mod plan;

@@ -8,12 +8,13 @@ use super::explain::{resource, size, tier_bytes, tiers};
 use super::planning::Planned;
 use super::prepare::Setup;
 use super::run::defaults;
-use super::shell;
 use super::sweep::{Axis, Sweep};
+use super::{kv, shell};
 use crate::backend::Device;
 use crate::job::{
     Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, survey as survey_of,
 };
+use crate::kernel::KvFormat;
 use comfy_table::{CellAlignment, Table, presets};
 use forebay_planner::{HardwareProfile, Memory, Split, Tier};
 use serde_json::{Value, json};
@@ -24,7 +25,9 @@ pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
     let model = Model::open(&args.model.model)?;
     let context_len = engine::context_len(model.files.spec(), args.engine.max_model_len)?;
     let (engine, memory) = (&args.engine, &args.memory);
-    let setup = Setup { engine, memory, model: &model, context_len, trace: false, quiet };
+    let (trace, kv_format) = (false, KvFormat::F16);
+    let mut setup = Setup { engine, memory, model: &model, context_len, kv_format, trace, quiet };
+    setup.kv_format = kv::resolve(&setup, None)?;
     let survey = survey(args, &model, context_len)?;
     let mut device = setup.open_device()?;
     let profile = setup.profile(device.as_mut())?;

@@ -4,10 +4,10 @@ use super::budget::Amounts;
 use super::engine::Model;
 use super::exit::CliError;
 use crate::backend::Device;
-use crate::exec::{ExecutorConfig, ExecutorFootprint, KV_FORMAT, model_shape};
+use crate::exec::{ExecutorConfig, ExecutorFootprint, model_shape};
 use crate::generate::EngineConfig;
 use crate::job::Survey;
-use crate::kernel::PAGE_LEN;
+use crate::kernel::{KvFormat, PAGE_LEN};
 use crate::schedule::{Homes, Matrices, RingSizes, StreamPlan};
 use crate::store::{ModelFiles, StoreError};
 use forebay_planner::{
@@ -28,6 +28,8 @@ pub(super) struct Question<'a> {
     pub(super) pins: Pins,
     /// Longest sequence.
     pub(super) context_len: usize,
+    /// Format of the KV cache: decided before anything is planned, since tokens depend on it.
+    pub(super) kv_format: KvFormat,
     /// Folder of packed weights and spilled pages.
     pub(super) folder: PathBuf,
 }
@@ -70,7 +72,7 @@ impl<'a> Question<'a> {
             shape: model_shape(&self.model.files)?,
             workload: workload(self.survey),
             budgets: self.amounts.resolve(device.info(), &self.folder),
-            formats: [KV_FORMAT.to_string()],
+            formats: [self.kv_format.name().to_string()],
             base: base(device, self.profile.shares_ram),
             question: self,
         })
@@ -100,7 +102,8 @@ impl Asked<'_> {
         answer: impl Fn(&Inputs<'_>) -> Result<T, PlanError>,
     ) -> anyhow::Result<T> {
         let files = &self.question.model.files;
-        let footprint = ExecutorFootprint::new(files, device, self.base)?;
+        let kv = (self.question.kv_format, self.question.context_len);
+        let footprint = ExecutorFootprint::new(files, device, self.base, kv)?;
         let inputs = Inputs {
             model: &self.shape,
             footprint: &footprint,
@@ -144,7 +147,8 @@ impl Asked<'_> {
         let shares_ram = self.question.profile.shares_ram;
         let executor = executor_config(&self.question.model.files, policy, shares_ram)?;
         let readers = self.question.profile.disk.queue_depth.clamp(1, 8);
-        let executor = ExecutorConfig { readers, ..executor };
+        let kv_format = self.question.kv_format;
+        let executor = ExecutorConfig { readers, kv_format, positions: context_len, ..executor };
         Ok(Planned { plan, budgets: self.budgets, engine, executor, shares_ram, base })
     }
 }

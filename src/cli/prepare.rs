@@ -7,10 +7,11 @@ use super::exit::CliError;
 use super::planning::{Planned, Question};
 use super::progress::Display;
 use super::throttle::Throttles;
-use super::{cache, device, log, profiles};
+use super::{cache, device, kv, log, profiles};
 use crate::backend::{Device, DeviceError};
 use crate::exec::{ExecError, Executor, ExecutorConfig, Resources};
 use crate::job::{PolicyFile, ProfileFile, Survey};
+use crate::kernel::KvFormat;
 use crate::store::{CacheOptions, FileWeights, IoControl, PackedCache, Throttle, WeightSource};
 use anyhow::Context;
 use bytesize::ByteSize;
@@ -30,6 +31,7 @@ pub(super) struct Setup<'a> {
     pub(super) memory: &'a MemoryArgs,
     pub(super) model: &'a Model,
     pub(super) context_len: usize,
+    pub(super) kv_format: KvFormat,
     pub(super) trace: bool,
     pub(super) quiet: bool,
 }
@@ -63,7 +65,19 @@ impl Setup<'_> {
     /// Rates to plan with, as slow as `--throttle` makes them.
     pub(super) fn profile(&self, device: &mut dyn Device) -> anyhow::Result<HardwareProfile> {
         let mut profile = match &self.memory.profile {
-            Some(path) => ProfileFile::load(path)?.profile,
+            Some(path) => {
+                let profile = ProfileFile::load(path)?.profile;
+                if !kv::has_rates(&profile, self.kv_format) {
+                    return Err(CliError::Usage(format!(
+                        "{}: no rates of attention for --kv-format {}; measure that machine again \
+                         with `forebay calibrate`",
+                        path.display(),
+                        self.kv_format
+                    ))
+                    .into());
+                }
+                profile
+            }
             None => {
                 let folder = self.memory.disk_dir.as_deref();
                 if let Some(folder) = folder {
@@ -71,7 +85,9 @@ impl Setup<'_> {
                     made.with_context(|| format!("--disk-dir {}", folder.display()))?;
                 }
                 let file = self.model.files.path();
-                profiles::profile_for(device, self.engine.threads, folder, Some(file), self.quiet)?
+                let (threads, format) = (self.engine.threads, self.kv_format);
+                let subject = profiles::Subject::new(device, threads, folder, Some(file))?;
+                profiles::profile_for(subject, format, self.quiet)?
             }
         };
         let Throttles { disk, upload } = self.throttles();
@@ -110,8 +126,9 @@ impl Setup<'_> {
     ) -> anyhow::Result<Question<'a>> {
         let MemoryArgs { gpu_mem, ram, disk, .. } = *self.memory;
         let (amounts, folder) = (Amounts { gpu_mem, ram, disk }, self.folder()?);
-        let (pins, context_len) = (self.pins(), self.context_len);
-        Ok(Question { model: self.model, profile, survey, amounts, pins, context_len, folder })
+        let (model, pins) = (self.model, self.pins());
+        let (context_len, kv_format) = (self.context_len, self.kv_format);
+        Ok(Question { model, profile, survey, amounts, pins, context_len, kv_format, folder })
     }
 
     /// The plan: the one of `--plan`, or the best.

@@ -6,6 +6,7 @@ use super::{cache, log};
 use crate::backend::cpu::CpuDevice;
 use crate::backend::{Device, DeviceInfo, DeviceKind};
 use crate::job::ProfileFile;
+use crate::kernel::KvFormat;
 use crate::profile::{Calibration, Clock, DiskPlace, Effort, Settings, calibrate};
 use forebay_planner::HardwareProfile;
 use serde_json::{Map, Value, json};
@@ -119,19 +120,17 @@ fn warning(found: &Calibration) -> Option<String> {
 }
 
 /// The profile to plan with: the cached one if device, driver, threads, disk and version are as they
-/// were; otherwise a quick measurement, which is said.
+/// were and it has rates for the format of the cache; otherwise a quick measurement, which is said.
 pub(super) fn profile_for(
-    device: &mut dyn Device,
-    threads: Option<usize>,
-    folder: Option<&Path>,
-    file: Option<&Path>,
+    mut subject: Subject<'_>,
+    format: KvFormat,
     quiet: bool,
 ) -> anyhow::Result<HardwareProfile> {
-    let mut subject = Subject::new(device, threads, folder, file)?;
     let host = subject.host()?;
     let machine = subject.machine(host.as_ref().map(|host| host.info()));
     drop(host);
-    if let Some(found) = path_of(&machine).and_then(|path| cached(&path, &machine)) {
+    let found = path_of(&machine).and_then(|path| cached(&path, &machine));
+    if let Some(found) = found.filter(|found| super::kv::has_rates(found, format)) {
         return Ok(found);
     }
     if !quiet {

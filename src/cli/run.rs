@@ -7,13 +7,14 @@ use super::explain::{self, Facts};
 use super::prepare::Setup;
 use super::progress::Display;
 use super::replan::Replanner;
-use super::{interrupt, log, memory, planning};
+use super::{interrupt, kv, log, memory, planning};
 use crate::backend::DeviceInfo;
 use crate::job::{
     Clocks, Defaults, Input, InputFormat, Job, Manifest, MovedBytes, Outcome, Output,
     OutputOptions, ParseConfig, Parser, PeakBytes, Placement, Progress, RequestCounts, Seconds,
     Summary, TokensPerSecond, survey, write_trace,
 };
+use crate::kernel::KvFormat;
 use crate::sample::SamplingParams;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -27,12 +28,14 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let model = Model::open(&args.model.model)?;
     let context_len = engine::context_len(model.files.spec(), args.engine.max_model_len)?;
     let (engine, memory) = (&args.engine, &args.memory);
-    let setup =
-        Setup { engine, memory, model: &model, context_len, trace: args.trace.is_some(), quiet };
+    let (trace, kv_format) = (args.trace.is_some(), KvFormat::F16);
+    let mut setup = Setup { engine, memory, model: &model, context_len, kv_format, trace, quiet };
+    let resumed = if args.overwrite { None } else { kv::recorded(&args.output) };
+    setup.kv_format = kv::resolve(&setup, resumed)?;
     let device = setup.open_device()?;
     let info = device.info().clone();
     let defaults = defaults(&args.sampling);
-    let settings = settings(&defaults, context_len);
+    let settings = settings(&defaults, context_len, setup.kv_format);
     let manifest = manifest(&input, &model, &info, &settings);
     let options = OutputOptions {
         overwrite: args.overwrite,
@@ -108,12 +111,13 @@ pub(super) fn defaults(args: &SamplingArgs) -> Defaults {
 }
 
 /// Settings that answers depend on.
-fn settings(defaults: &Defaults, context_len: usize) -> Map<String, Value> {
+fn settings(defaults: &Defaults, context_len: usize, kv_format: KvFormat) -> Map<String, Value> {
     // The digits that people would write, not those of the nearest f64.
     let number = |value: f32| value.to_string().parse::<f64>().unwrap_or_default();
     let sampling = &defaults.sampling;
     let value = json!({
         "max_model_len": context_len,
+        kv::KEY: kv_format.name(),
         "max_tokens": defaults.max_tokens,
         "temperature": number(sampling.temperature),
         "top_p": number(sampling.top_p),

@@ -40,6 +40,13 @@ pub(super) fn split(text: &str) -> Result<PinnedSplit, String> {
     Ok(split)
 }
 
+/// A part such as `1%`.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let number = number.filter(|number| (0.0..=100.0).contains(number));
+    number.map(|number| number / 100.0).ok_or_else(|| "expected a percentage such as 1%".into())
+}
+
 /// A sequence has room for a prompt and an answer.
 pub(super) fn context(text: &str) -> Result<usize, String> {
     integer(text, 2, COUNT_MAX)

@@ -1,18 +1,16 @@
 //! The simulated clock: every pass that is run is also played on the schedule's event clock, at the
 //! rates of a measured profile.
 
-use crate::kernel::PAGE_LEN;
+use crate::kernel::{KvFormat, PAGE_LEN};
 use crate::schedule::{Batch, Matrices, Part, Simulation, Step, StepCosts, StreamPlan};
 use forebay_planner::{AttentionRate, HardwareProfile, LayerShape, ModelShape};
-
-/// Name of the cache's format in profiles and policies.
-pub const KV_FORMAT: &str = "f16";
 
 /// A simulation that follows an executor.
 pub(super) struct Clock {
     simulation: Simulation,
     profile: HardwareProfile,
     shape: ModelShape,
+    kv_format: KvFormat,
     /// Weight elements of each part by storage type.
     elements: Vec<Vec<(String, f64)>>,
 }
@@ -23,6 +21,7 @@ impl Clock {
         plan: &StreamPlan,
         shape: ModelShape,
         profile: HardwareProfile,
+        kv_format: KvFormat,
     ) -> Clock {
         let of_part = |part: &crate::schedule::PartPlan| {
             let mut sums: Vec<(String, f64)> = Vec::new();
@@ -38,7 +37,7 @@ impl Clock {
             sums
         };
         let elements = plan.parts.iter().map(of_part).collect();
-        Clock { simulation: Simulation::new(plan), profile, shape, elements }
+        Clock { simulation: Simulation::new(plan), profile, shape, kv_format, elements }
     }
 
     /// Seconds of all passes that the device computes.
@@ -82,7 +81,8 @@ impl Costs<'_> {
     }
 
     fn attention(&self, layer: &LayerShape, batch: &Batch) -> f64 {
-        let Some(rate) = self.clock.profile.device.attention(KV_FORMAT) else { return 0.0 };
+        let format = self.clock.kv_format.name();
+        let Some(rate) = self.clock.profile.device.attention(format) else { return 0.0 };
         let window = layer.window.unwrap_or(usize::MAX);
         let seen: usize = batch.map.iter().map(|row| (row.length as usize).min(window)).sum();
         let AttentionRate { stream_seconds, kv_element_seconds, product_seconds, .. } = rate;

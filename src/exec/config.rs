@@ -1,6 +1,7 @@
 //! Sizes and homes that an executor is made with.
 
 use crate::forward::WorkspaceSize;
+use crate::kernel::{KvFormat, PAGE_LEN};
 use crate::schedule::{Homes, RingSizes};
 use crate::store::{IoControl, Throttle, WeightSource};
 use forebay_planner::{HEAD_ROWS, HardwareProfile, Tier};
@@ -30,6 +31,10 @@ pub struct ExecutorConfig {
     pub cache_homes: Vec<Tier>,
     /// Pages of a window into caches that are not on the device: most that a micro-batch may see.
     pub window_pages: usize,
+    /// Format of the KV cache.
+    pub kv_format: KvFormat,
+    /// Positions of the longest sequence at most.
+    pub positions: usize,
     /// Home of the residual stream between the turns of micro-batches: the device, or RAM.
     pub activations: Tier,
 }
@@ -68,6 +73,8 @@ impl ExecutorConfig {
             overlap: true,
             cache_homes: Vec::new(),
             window_pages: 0,
+            kv_format: KvFormat::default(),
+            positions: pages * PAGE_LEN,
             activations: Tier::Device,
         }
     }
@@ -102,6 +109,8 @@ impl ExecutorConfig {
             // No page has two owners, so the table of a pass never lists more than all pages.
             pages: self.pages,
             window_pages: self.window_pages,
+            kv_format: self.kv_format,
+            positions: self.positions,
             shared_rows: self.activations == Tier::Ram,
         }
     }

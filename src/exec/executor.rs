@@ -11,7 +11,7 @@ use super::traffic::Traffic;
 use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
 use crate::forward::{self, HeadWeights, LayerWeights, Workspace};
 use crate::kernel::{Buffer, Call, PAGE_LEN};
-use crate::model::{ModelSpec, Role, TensorId};
+use crate::model::{LayerSpec, ModelSpec, Role, TensorId};
 use crate::quant::dequantize_row;
 use crate::schedule::{Batch, Part, PassShape, Step, StreamPlan, pass_steps};
 use crate::store::{AlignedBuffer, ModelFiles, Throttle};
@@ -138,7 +138,9 @@ impl Executor {
     pub fn bytes_on(&self, tier: Tier) -> (u64, u64) {
         let layers = self.files.spec().layers.iter().enumerate();
         let there = layers.filter(|(index, _)| self.config.cache_home(*index) == tier);
-        let cache = there.map(|(_, layer)| (self.config.pages * layer.cache().page_bytes()) as u64);
+        let format = self.config.kv_format;
+        let page = |(_, layer): (usize, &LayerSpec)| layer.cache(format).page_bytes();
+        let cache = there.map(|layer| (self.config.pages * page(layer)) as u64);
         (self.plan.bytes_at(&self.config.homes, tier), cache.sum())
     }
 

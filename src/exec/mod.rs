@@ -16,7 +16,6 @@ mod streams;
 mod trace;
 mod traffic;
 
-pub use clock::KV_FORMAT;
 pub use config::{ExecutorConfig, Resources};
 pub use error::ExecError;
 pub use executor::Executor;

@@ -60,7 +60,7 @@ impl Executor {
         let clock = match resources.profile {
             Some(profile) => {
                 let shape = super::model_shape(&files)?;
-                Some(Clock::new(&matrices, &plan, shape, profile))
+                Some(Clock::new(&matrices, &plan, shape, profile, config.kv_format))
             }
             None => None,
         };
@@ -198,7 +198,7 @@ fn caches(
             caches.push(None);
             continue;
         }
-        let bytes = (pages * layer.cache().page_bytes()) as u64;
+        let bytes = (pages * layer.cache(config.kv_format).page_bytes()) as u64;
         if bytes > bytes_max {
             let device = device.info().name.clone();
             return Err(ExecError::CacheTooLarge { pages, bytes, bytes_max, device });
@@ -216,7 +216,9 @@ fn pager(
     resources: &Resources,
     shares_ram: bool,
 ) -> Result<Option<Pager>, ExecError> {
-    let page_bytes: Vec<usize> = spec.layers.iter().map(|l| l.cache().page_bytes()).collect();
+    let format = config.kv_format;
+    let page_bytes = spec.layers.iter().map(|layer| layer.cache(format).page_bytes());
+    let page_bytes: Vec<usize> = page_bytes.collect();
     let mut homes = Vec::new();
     let mut spilled = 0;
     for (layer, &bytes) in page_bytes.iter().enumerate() {

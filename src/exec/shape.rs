@@ -5,7 +5,7 @@ use super::executor::{FETCH_ROWS, computes_in_ram};
 use super::pager;
 use crate::backend::Device;
 use crate::forward::{self, LayerWeights, MicroBatch, Slabs, Workspace, WorkspaceSize};
-use crate::kernel::{Buffer, Call, Matrix, PAGE_LEN};
+use crate::kernel::{Buffer, Call, KvFormat, Matrix, PAGE_LEN};
 use crate::model::{LayerSpec, ModelSpec, TensorId};
 use crate::quant::Segment;
 use crate::schedule::{Matrices, Part};
@@ -55,27 +55,33 @@ pub struct ExecutorFootprint<'a> {
     matrices: Matrices,
     device: &'a dyn Device,
     fixed: Split,
+    /// Format of the cache, and positions of the longest sequence.
+    kv: (KvFormat, usize),
     /// Working memory of the device by rows of a micro-batch.
     working: RefCell<HashMap<usize, u64>>,
 }
 
 impl<'a> ExecutorFootprint<'a> {
-    /// Of a model on a device; `fixed` bytes are taken whatever the policy.
+    /// Of a model on a device; `fixed` bytes are taken whatever the policy. `kv` is the format of the
+    /// cache and the positions of the longest sequence.
     pub fn new(
         files: &'a ModelFiles,
         device: &'a dyn Device,
         fixed: Split,
+        kv: (KvFormat, usize),
     ) -> Result<ExecutorFootprint<'a>, StoreError> {
         let spec = files.spec();
         let matrices = Matrices::new(spec, |id| files.packing(id))?;
-        Ok(ExecutorFootprint { spec, matrices, device, fixed, working: RefCell::default() })
+        Ok(ExecutorFootprint { spec, matrices, device, fixed, kv, working: RefCell::default() })
     }
 
-    fn config(demand: &Demand) -> ExecutorConfig {
+    fn config(&self, demand: &Demand) -> ExecutorConfig {
         let resident = ExecutorConfig::resident(demand.rows, demand.pages);
         ExecutorConfig {
             micro_rows: demand.micro_rows.max(1),
             outputs: demand.outputs,
+            kv_format: self.kv.0,
+            positions: self.kv.1,
             window_pages: demand.windows.pages,
             activations: Tier::Ram,
             ..resident
@@ -88,7 +94,12 @@ impl<'a> ExecutorFootprint<'a> {
             return bytes;
         }
         let layers = (0..self.spec.layers.len()).map(|layer| {
-            self.device.working_bytes(&sketch_layer(self.spec, &self.matrices, layer, rows))
+            self.device.working_bytes(&sketch_layer(
+                self.spec,
+                &self.matrices,
+                layer,
+                (rows, self.kv.0),
+            ))
         });
         let bytes = layers.max().unwrap_or(0);
         self.working.borrow_mut().insert(rows, bytes);
@@ -103,7 +114,7 @@ impl Footprint for ExecutorFootprint<'_> {
 
     fn workspace(&self, demand: &Demand) -> Split {
         // Whether the head streams is not known yet: as if it did.
-        let size = ExecutorFootprint::config(demand).workspace(true);
+        let size = self.config(demand).workspace(true);
         let device = Workspace::bytes(self.spec, size)
             + self.working_bytes(size.micro_rows.max(size.logit_rows));
         let fetched = FETCH_ROWS.min(size.logit_rows) * self.spec.vocab;
@@ -117,17 +128,23 @@ impl Footprint for ExecutorFootprint<'_> {
     }
 
     fn activations(&self, demand: &Demand) -> u64 {
-        let config = ExecutorFootprint::config(demand);
+        let config = self.config(demand);
         (config.micro_batches() * config.micro_rows.min(config.rows) * self.spec.hidden * 4) as u64
     }
 
-    fn page_bytes(&self, layer: usize, _format: &str) -> u64 {
-        self.spec.layers[layer].cache().page_bytes() as u64
+    fn page_bytes(&self, layer: usize, format: &str) -> u64 {
+        let format = KvFormat::from_name(format).unwrap_or_default();
+        self.spec.layers[layer].cache(format).page_bytes() as u64
     }
 }
 
 /// The calls of one layer over buffers that do not exist: to ask a device what it would need.
-fn sketch_layer(spec: &ModelSpec, matrices: &Matrices, layer: usize, rows: usize) -> Vec<Call> {
+fn sketch_layer(
+    spec: &ModelSpec,
+    matrices: &Matrices,
+    layer: usize,
+    (rows, kv_format): (usize, KvFormat),
+) -> Vec<Call> {
     let buffer = Buffer(0);
     let slabs = |id: TensorId| {
         let packing = matrices.packing(id);
@@ -143,7 +160,7 @@ fn sketch_layer(spec: &ModelSpec, matrices: &Matrices, layer: usize, rows: usize
     let weights = LayerWeights {
         attention_norm: buffer,
         qkv,
-        qkv_bias: None,
+        qkv_bias: spec.layers[layer].qkv_bias.then_some([buffer; 3]),
         qk_norm: None,
         attention_output,
         feed_forward_norm: buffer,
@@ -152,14 +169,14 @@ fn sketch_layer(spec: &ModelSpec, matrices: &Matrices, layer: usize, rows: usize
         down: next(),
         post_norms: None,
     };
-    let w = sketch_workspace(spec);
+    let w = sketch_workspace(spec, kv_format);
     let view = w.micro[0].view(buffer);
     let mut calls = forward::attention_calls(spec, layer, &weights, &view, &w, (0, rows));
     calls.extend(forward::feed_forward_calls(spec, layer, &weights, &w, (0, rows)));
     calls
 }
 
-fn sketch_workspace(spec: &ModelSpec) -> Workspace {
+fn sketch_workspace(spec: &ModelSpec, kv_format: KvFormat) -> Workspace {
     let b = Buffer(0);
     let angles = vec![b; spec.ropes.len()];
     Workspace {
@@ -169,12 +186,15 @@ fn sketch_workspace(spec: &ModelSpec) -> Workspace {
             logit_rows: 1,
             pages: 1,
             window_pages: 0,
+            kv_format,
+            positions: 0,
             shared_rows: false,
         },
         normed: b,
         q: b,
         k: b,
         v: b,
+        terms: b,
         attention: b,
         gate: b,
         up: b,
@@ -182,6 +202,7 @@ fn sketch_workspace(spec: &ModelSpec) -> Workspace {
         logits: b,
         outputs: b,
         identity: b,
+        turns: angles.clone(),
         micro: vec![MicroBatch {
             x: b,
             angles,

@@ -1,12 +1,13 @@
 //! The calls of one layer and of the output head, for every architecture.
 
 use super::{CacheView, HeadWeights, LayerWeights, MicroBatch, Slabs, Workspace};
-use crate::kernel::{Buffer, Call};
+use crate::kernel::{Buffer, Call, KeyBias};
 use crate::model::{LayerSpec, ModelSpec};
 
 /// What the calls of one turn work on: a layer, a micro-batch's buffers and the shared ones.
 struct Turn<'a> {
     spec: &'a ModelSpec,
+    index: usize,
     layer: &'a LayerSpec,
     weights: &'a LayerWeights,
     w: &'a Workspace,
@@ -26,7 +27,7 @@ pub fn attention_calls(
 ) -> Vec<Call> {
     let (layer, m) = (&spec.layers[index], &w.micro[micro]);
     let mut calls = Vec::with_capacity(12);
-    Turn { spec, layer, weights, w, m, rows }.attention(cache, &mut calls);
+    Turn { spec, index, layer, weights, w, m, rows }.attention(cache, &mut calls);
     calls
 }
 
@@ -41,7 +42,7 @@ pub fn feed_forward_calls(
 ) -> Vec<Call> {
     let (layer, m) = (&spec.layers[index], &w.micro[micro]);
     let mut calls = Vec::with_capacity(8);
-    Turn { spec, layer, weights, w, m, rows }.feed_forward(&mut calls);
+    Turn { spec, index, layer, weights, w, m, rows }.feed_forward(&mut calls);
     calls
 }
 
@@ -77,17 +78,39 @@ impl Turn<'_> {
     }
 
     fn attention(&self, view: &CacheView, calls: &mut Vec<Call>) {
-        let Turn { spec, layer, weights, w, m, rows } = *self;
-        let (heads, layout) = (layer.heads, layer.cache());
+        let Turn { spec, index, layer, weights, w, m, rows } = *self;
+        let format = w.size.kv_format;
+        let (heads, layout, head_dim) = (layer.heads, layer.cache(format), layer.head_dim);
+        let split = spec.splits_key_bias(index, format);
         calls.push(norm(spec, m.x, weights.attention_norm, w.normed, rows));
         let projections = (0..3).flat_map(|i| {
-            let bias = weights.qkv_bias.map(|bias| bias[i]);
+            let bias = weights.qkv_bias.filter(|_| i != 1 || !split).map(|bias| bias[i]);
             weights.qkv[i].projections(bias, [w.q, w.k, w.v][i])
         });
         let projections = projections.collect();
         calls.push(Call::Linear { x: w.normed, rows, cols: spec.hidden, projections });
         self.heads(w.q, heads, weights.qk_norm.map(|norms| norms[0]), calls);
         self.heads(w.k, layer.kv_heads, weights.qk_norm.map(|norms| norms[1]), calls);
+        let key_bias = weights.qkv_bias.filter(|_| split).map(|[_, bias, _]| {
+            let (out, kv_heads, style) = (w.terms, layer.kv_heads, spec.ropes[layer.rope].style);
+            calls.push(Call::BiasTerms {
+                q: w.q,
+                bias,
+                out,
+                rows,
+                heads,
+                kv_heads,
+                head_dim,
+                style,
+            });
+            KeyBias { terms: w.terms, turns: w.turns[layer.rope] }
+        });
+        if format.rotates() {
+            // Products of queries and keys stay as they are; what comes of values is turned back.
+            for (x, heads) in [(w.q, heads), (w.k, layer.kv_heads), (w.v, layer.kv_heads)] {
+                calls.push(Call::Rotate { x, rows, heads, head_dim });
+            }
+        }
         let &CacheView { cache, slots, pages, path } = view;
         calls.push(Call::Append { k: w.k, v: w.v, cache, slots, rows, layout });
         calls.push(Call::Attention {
@@ -100,16 +123,20 @@ impl Turn<'_> {
             rows,
             heads,
             layout,
+            key_bias,
             scale: layer.attention_scale,
             window: layer.window.unwrap_or(0),
         });
+        if format.rotates() {
+            calls.push(Call::Rotate { x: w.attention, rows, heads, head_dim });
+        }
         let width = heads * layer.head_dim;
         calls.push(self.linear(w.attention, width, &weights.attention_output, w.normed));
         self.residual(weights.post_norms.map(|n| n[0]), calls);
     }
 
     fn feed_forward(&self, calls: &mut Vec<Call>) {
-        let Turn { spec, layer, weights, w, m, rows } = *self;
+        let Turn { spec, layer, weights, w, m, rows, .. } = *self;
         calls.push(norm(spec, m.x, weights.feed_forward_norm, w.normed, rows));
         let up = weights.up.projections(None, w.up);
         let projections = weights.gate.projections(None, w.gate).chain(up).collect();

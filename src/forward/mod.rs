@@ -8,6 +8,6 @@ mod weights;
 mod workspace;
 
 pub use layer::{attention_calls, feed_forward_calls, gather_calls, head_calls, head_norm_calls};
-pub use rope::angles;
+pub use rope::{angles, turns};
 pub use weights::{HeadWeights, LayerWeights, Slabs};
 pub use workspace::{CacheView, MicroBatch, Workspace, WorkspaceSize};

@@ -1,8 +1,8 @@
 //! Device buffers that every pass reuses.
 
 use crate::backend::{Device, DeviceError};
-use crate::kernel::{AttentionRow, Buffer, PAGE_LEN};
-use crate::model::{LayerSpec, ModelSpec};
+use crate::kernel::{AttentionRow, Buffer, KvFormat, PAGE_LEN};
+use crate::model::{LayerSpec, ModelSpec, RopeSpec};
 
 /// Sizes of a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct WorkspaceSize {
     pub pages: usize,
     /// Pages of a window into caches that are not on the device; 0 if all are.
     pub window_pages: usize,
+    /// Format of the caches.
+    pub kv_format: KvFormat,
+    /// Positions of the longest sequence.
+    pub positions: usize,
     /// Whether micro-batches share one residual stream, since they rest elsewhere between turns.
     pub shared_rows: bool,
 }
@@ -47,6 +51,8 @@ pub struct Workspace {
     pub k: Buffer,
     /// Values `[micro_rows][kv_heads * head_dim]`.
     pub v: Buffer,
+    /// Coefficients of key biases, as `q`; of no size where no key lacks its bias.
+    pub terms: Buffer,
     /// Attention output, as `q`.
     pub attention: Buffer,
     /// Gate `[micro_rows][feed_forward]`.
@@ -61,6 +67,9 @@ pub struct Workspace {
     pub outputs: Buffer,
     /// Page table of a window: its pages in order.
     pub identity: Buffer,
+    /// For each rotary table the turns of all positions, `[positions][2 * pairs]`; of no size where no
+    /// key lacks its bias.
+    pub turns: Vec<Buffer>,
     /// One for each micro-batch.
     pub micro: Vec<MicroBatch>,
 }
@@ -97,6 +106,19 @@ impl MicroBatch {
     }
 }
 
+/// Bytes of the turns of each rotary table.
+fn turns_bytes(spec: &ModelSpec, size: WorkspaceSize) -> Vec<usize> {
+    let split = |rope: usize| {
+        let mut layers = (0..spec.layers.len()).filter(|&layer| spec.layers[layer].rope == rope);
+        layers.any(|layer| spec.splits_key_bias(layer, size.kv_format))
+    };
+    let bytes = |(rope, table): (usize, &RopeSpec)| match split(rope) {
+        true => size.positions * table.inv_freq.len() * 8,
+        false => 0,
+    };
+    spec.ropes.iter().enumerate().map(bytes).collect()
+}
+
 /// The sizes of all buffers, in bytes, in the order in which they are allocated: one function for
 /// the allocator and for whoever plans.
 fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> (Vec<(usize, &'static str)>, Vec<usize>) {
@@ -104,12 +126,14 @@ fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> (Vec<(usize, &'static str)>, 
     let q = widest(&|l| l.heads * l.head_dim);
     let kv = widest(&|l| l.kv_heads * l.head_dim);
     let ff = widest(&|l| l.feed_forward);
+    let splits = (0..spec.layers.len()).any(|layer| spec.splits_key_bias(layer, size.kv_format));
     let rows = |width: usize, what| (size.micro_rows * width * 4, what);
     let shared = vec![
         rows(spec.hidden, "normed activations"),
         rows(q, "queries"),
         rows(kv, "keys"),
         rows(kv, "values"),
+        rows(if splits { q } else { 0 }, "coefficients of key biases"),
         rows(q, "attention output"),
         rows(ff, "feed-forward gate"),
         rows(ff, "feed-forward up"),
@@ -140,7 +164,8 @@ impl Workspace {
     pub fn bytes(spec: &ModelSpec, size: WorkspaceSize) -> u64 {
         let (shared, micro) = sizes(spec, size);
         let shared: usize = shared.iter().map(|&(bytes, _)| bytes).sum();
-        (shared + size.micro_batches * micro.iter().sum::<usize>()) as u64
+        let turns: usize = turns_bytes(spec, size).iter().sum();
+        (shared + turns + size.micro_batches * micro.iter().sum::<usize>()) as u64
     }
 
     /// Allocates all buffers.
@@ -152,13 +177,14 @@ impl Workspace {
         let (shared, micro) = sizes(spec, size);
         let shared = shared.into_iter().map(|(bytes, what)| device.alloc(bytes, what));
         let shared: Vec<Buffer> = shared.collect::<Result<_, _>>()?;
-        let [normed, q, k, v, attention, gate, up, head, logits, outputs, identity, rows] =
+        let [normed, q, k, v, terms, attention, gate, up, head, logits, outputs, identity, rows] =
             shared[..]
         else {
             unreachable!("one buffer for each size")
         };
         let in_order: Vec<u32> = (0..size.window_pages as u32).collect();
         device.write(identity, 0, bytemuck::cast_slice(&in_order))?;
+        let turns = turns(device, spec, size)?;
         let mut all = Vec::new();
         for _ in 0..size.micro_batches {
             let buffers = micro.iter().map(|&bytes| device.alloc(bytes, "a micro-batch"));
@@ -179,6 +205,7 @@ impl Workspace {
             q,
             k,
             v,
+            terms,
             attention,
             gate,
             up,
@@ -186,7 +213,26 @@ impl Workspace {
             logits,
             outputs,
             identity,
+            turns,
             micro,
         })
     }
+}
+
+/// The turns of all positions, on the device.
+fn turns(
+    device: &mut dyn Device,
+    spec: &ModelSpec,
+    size: WorkspaceSize,
+) -> Result<Vec<Buffer>, DeviceError> {
+    let mut values = Vec::new();
+    let each = spec.ropes.iter().zip(turns_bytes(spec, size)).map(|(rope, bytes)| {
+        let buffer = device.alloc(bytes, "turns of positions")?;
+        if bytes > 0 {
+            super::turns(rope, size.positions, &mut values);
+            device.write(buffer, 0, bytemuck::cast_slice(&values))?;
+        }
+        Ok(buffer)
+    });
+    each.collect()
 }

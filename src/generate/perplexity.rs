@@ -20,7 +20,8 @@ pub struct Perplexity {
 /// Scores `tokens` in chunks of `context` positions, at most `chunks_max` of them; `bos` replaces the
 /// first token of each chunk where the model wants one. `progress` is called after each chunk.
 ///
-/// The executor's workspace must hold `context` rows. At least one whole chunk of tokens is needed.
+/// A chunk takes as many passes as the executor's rows and outputs make it; its cache must hold `context`
+/// positions. At least one whole chunk of tokens is needed.
 pub fn perplexity(
     executor: &mut Executor,
     tokens: &[u32],
@@ -39,21 +40,27 @@ pub fn perplexity(
         if let Some(bos) = bos {
             ids[0] = bos;
         }
-        let mut batch = Batch::default();
-        let logits = context - context / 2;
-        batch.push(Span { tokens: &ids, start: 0, pages: &pages, logits });
-        executor.pass(&batch, &mut |first, logits| {
-            for (i, logits) in logits.chunks_exact(vocab).enumerate() {
-                let position = context / 2 + first + i;
-                // The last row predicts a token of the next chunk: not scored.
-                if let Some(&next) = chunk.get(position + 1) {
-                    let loss = -log_probability(logits, next);
-                    sum += loss;
-                    squares += loss * loss;
-                    count += 1;
+        let mut done = 0;
+        while done < context {
+            let (rows, outputs) = (executor.config().rows, executor.config().outputs);
+            let scored = done.max(context / 2);
+            let end = context.min(done + rows).min(scored + outputs);
+            let mut batch = Batch::default();
+            let logits = end.saturating_sub(scored);
+            batch.push(Span { tokens: &ids[done..end], start: done, pages: &pages, logits });
+            executor.pass(&batch, &mut |first, logits| {
+                for (i, logits) in logits.chunks_exact(vocab).enumerate() {
+                    // The last row predicts a token of the next chunk: not scored.
+                    if let Some(&next) = chunk.get(scored + first + i + 1) {
+                        let loss = -log_probability(logits, next);
+                        sum += loss;
+                        squares += loss * loss;
+                        count += 1;
+                    }
                 }
-            }
-        })?;
+            })?;
+            done = end;
+        }
         let mean = sum / f64::from(count);
         let variance = (squares / f64::from(count) - mean * mean) / f64::from(count - 1);
         result = Perplexity {

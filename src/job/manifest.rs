@@ -29,6 +29,12 @@ impl Manifest {
         self.notes.insert(key.to_string(), value.into());
     }
 
+    /// What the answers in `output` depend on under `key`, if its manifest says.
+    pub fn recorded(output: &Path, key: &str) -> Option<Value> {
+        let manifest = Manifest::load(&Manifest::path_beside(output)).ok()??;
+        manifest.answers.get(key).cloned()
+    }
+
     /// Where the manifest of `output` is.
     pub fn path_beside(output: &Path) -> PathBuf {
         let mut name = output.as_os_str().to_owned();
@@ -47,7 +53,8 @@ impl Manifest {
         keys.filter(|&key| self.answers.get(key) != now.answers.get(key))
             .map(|key| {
                 let (there, here) = (value(&self.answers, key), value(&now.answers, key));
-                format!("{key} was {there} and is {here}")
+                let remedy = if key == "kv_format" { " (give --kv-format as it was)" } else { "" };
+                format!("{key} was {there} and is {here}{remedy}")
             })
             .collect()
     }

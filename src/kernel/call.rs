@@ -60,6 +60,18 @@ pub enum Activation {
     GeluTanh,
 }
 
+/// What attention adds to `q . k` where keys are cached without their bias.
+///
+/// With `b` a key head's bias, a key at position `p` lacks `R_p b`, and `q . R_p b` is
+/// `sum_i A_i cos(p t_i) + B_i sin(p t_i)` with coefficients that depend on the query alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyBias {
+    /// `[rows][heads][head_dim]`: the coefficients, see [`Call::BiasTerms`].
+    pub terms: Buffer,
+    /// `[position][head_dim]` f32: cosines of all pairs, then their sines.
+    pub turns: Buffer,
+}
+
 /// One kernel call. Calls of a list run in order; a call sees what earlier ones wrote.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Call {
@@ -107,7 +119,40 @@ pub enum Call {
         /// Which elements form a pair.
         style: RopeStyle,
     },
-    /// Stores each row's key and value in its cache slot, rounded to 16 bits.
+    /// Rotates each head of `x` by a Hadamard matrix, in place: each block of
+    /// [`super::rotation_block`] elements becomes its sums and differences over the root of its length.
+    /// Twice is once undone.
+    Rotate {
+        /// `[rows][heads][head_dim]`.
+        x: Buffer,
+        /// Number of rows.
+        rows: usize,
+        /// Heads of a row.
+        heads: usize,
+        /// Elements of a head.
+        head_dim: usize,
+    },
+    /// The coefficients of [`KeyBias`]: with `(x, y)` a pair of a rotated query and `(b, c)` that of its
+    /// key head's bias, `A = x b + y c` for all pairs, then `B = y b - x c`.
+    BiasTerms {
+        /// `[rows][heads][head_dim]`, rotated by position.
+        q: Buffer,
+        /// `[kv_heads][head_dim]` f32, not rotated.
+        bias: Buffer,
+        /// `[rows][heads][head_dim]`.
+        out: Buffer,
+        /// Number of rows.
+        rows: usize,
+        /// Query heads.
+        heads: usize,
+        /// Key heads.
+        kv_heads: usize,
+        /// Elements of a head, all of which rotate.
+        head_dim: usize,
+        /// Which elements form a pair.
+        style: RopeStyle,
+    },
+    /// Stores each row's key and value in its cache slot, in the format of the cache.
     Append {
         /// `[rows][kv_heads * head_dim]`.
         k: Buffer,
@@ -123,7 +168,8 @@ pub enum Call {
         layout: CacheLayout,
     },
     /// Causal grouped-query attention of each row over its own map; the streaming softmax runs over
-    /// tiles of [`super::PAGE_LEN`] logical positions counted from 0.
+    /// tiles of [`super::PAGE_LEN`] logical positions counted from 0. Keys and values are read as the
+    /// format of the cache keeps them.
     Attention {
         /// `[rows][heads][head_dim]`.
         q: Buffer,
@@ -143,6 +189,8 @@ pub enum Call {
         heads: usize,
         /// Shape of the pages.
         layout: CacheLayout,
+        /// Where keys are cached without their bias, what they lack.
+        key_bias: Option<KeyBias>,
         /// Multiplies `q . k`.
         scale: f32,
         /// Last positions seen (sliding window), or 0 for all.

@@ -3,7 +3,9 @@
 //! Must never know: a device API, a model architecture, a tier.
 
 mod call;
+mod kv;
 mod layout;
 
-pub use call::{Activation, Buffer, Call, Matrix, Projection, RopeStyle};
-pub use layout::{AttentionRow, CacheLayout, PAGE_LEN};
+pub use call::{Activation, Buffer, Call, KeyBias, Matrix, Projection, RopeStyle};
+pub use kv::KvFormat;
+pub use layout::{AttentionRow, CacheLayout, PAGE_LEN, rotation_block};

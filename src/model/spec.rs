@@ -1,7 +1,7 @@
 //! The one description of a network that every architecture is turned into.
 
 use super::{Role, TensorId};
-use crate::kernel::{Activation, CacheLayout, RopeStyle};
+use crate::kernel::{Activation, CacheLayout, KvFormat, RopeStyle};
 
 /// A decoder-only transformer with pre-norm, grouped-query attention and a gated feed-forward
 /// network.
@@ -68,9 +68,9 @@ pub struct LayerSpec {
 }
 
 impl LayerSpec {
-    /// Shape of this layer's KV cache.
-    pub fn cache(&self) -> CacheLayout {
-        CacheLayout { kv_heads: self.kv_heads, head_dim: self.head_dim }
+    /// Shape of this layer's KV cache in a format.
+    pub fn cache(&self, format: KvFormat) -> CacheLayout {
+        CacheLayout { kv_heads: self.kv_heads, head_dim: self.head_dim, format }
     }
 
     /// The tensors this layer has, in the order of computation.
@@ -112,6 +112,15 @@ impl LayerSpec {
 }
 
 impl ModelSpec {
+    /// Whether layer `layer` caches keys without their bias in a format: the bias is one number for all
+    /// positions, and in some models so large that few bits would be left for the rest. It is taken out
+    /// where all of a head rotates; see [`crate::kernel::KeyBias`].
+    pub fn splits_key_bias(&self, layer: usize, format: KvFormat) -> bool {
+        let layer = &self.layers[layer];
+        let rotated = 2 * self.ropes[layer.rope].inv_freq.len();
+        format.is_compressed() && layer.qkv_bias && rotated == layer.head_dim
+    }
+
     /// Every tensor the model has, in the order of computation; a tied head is not listed.
     pub fn tensors(&self) -> Vec<TensorId> {
         let mut ids = vec![TensorId::global(Role::Embedding)];

@@ -6,11 +6,11 @@ use super::fixed::FixedCosts;
 use super::meter::Meter;
 use super::samples::{Timings, noise};
 use crate::backend::DeviceError;
-use crate::kernel::{AttentionRow, Buffer, CacheLayout, Call, PAGE_LEN};
+use crate::kernel::{AttentionRow, Buffer, CacheLayout, Call, KvFormat, PAGE_LEN};
 use forebay_planner::AttentionRate;
 
 /// Formats of the cache.
-pub(super) const FORMATS: [&str; 1] = ["f16"];
+pub(super) const FORMATS: [KvFormat; 3] = KvFormat::ALL;
 
 /// Bytes of keys and values that rows with caches of their own walk over: more than the processor's
 /// caches hold, as in a pass over many layers.
@@ -31,6 +31,7 @@ const CASES_MIN: usize = 2;
 /// A call and what it works on.
 #[derive(Clone, Copy, Debug)]
 struct Case {
+    format: KvFormat,
     shape: (usize, usize, usize),
     /// Rows of one prompt (which see each other's keys), or one row of each of many sequences.
     prompt: bool,
@@ -39,10 +40,10 @@ struct Case {
 
 impl Case {
     /// Every shape both ways, in calls of at most `products` products.
-    fn all(products: f64) -> impl Iterator<Item = Case> {
+    fn all(format: KvFormat, products: f64) -> impl Iterator<Item = Case> {
         SHAPES.into_iter().flat_map(move |shape| {
             [false, true].map(|prompt| {
-                let mut case = Case { shape, prompt, rows: 1 };
+                let mut case = Case { format, shape, prompt, rows: 1 };
                 let row = case.work()[2];
                 let most = if prompt { LENGTH } else { CACHE_BYTES / case.sequence_bytes() };
                 case.rows = most.min((products / row) as usize).max(4);
@@ -52,7 +53,7 @@ impl Case {
     }
 
     fn layout(&self) -> CacheLayout {
-        CacheLayout { kv_heads: self.shape.1, head_dim: self.shape.2 }
+        CacheLayout { kv_heads: self.shape.1, head_dim: self.shape.2, format: self.format }
     }
 
     fn sequence_bytes(&self) -> usize {
@@ -83,12 +84,12 @@ impl Case {
 
 /// Measurements of one format.
 pub(super) struct Attention {
-    pub(super) format: &'static str,
+    pub(super) format: KvFormat,
     cases: Vec<(Case, Timings)>,
 }
 
 impl Attention {
-    pub(super) fn new(format: &'static str) -> Attention {
+    pub(super) fn new(format: KvFormat) -> Attention {
         Attention { format, cases: Vec::new() }
     }
 
@@ -98,11 +99,12 @@ impl Attention {
         let cache = cache(meter)?;
         if self.cases.is_empty() {
             // A few rows first, to see how many the device can do in a sample.
-            let pilot = Case { shape: SHAPES[0], prompt: false, rows: 8 };
+            let (format, shape) = (self.format, SHAPES[0]);
+            let pilot = Case { format, shape, prompt: false, rows: 8 };
             let mut timings = Timings::default();
             time(meter, &pilot, cache, 0.0, &mut timings)?;
             let per_second = pilot.work()[2] / timings.gross();
-            let cases = Case::all(pace.effort.sample_max() / 2.0 * per_second);
+            let cases = Case::all(format, pace.effort.sample_max() / 2.0 * per_second);
             self.cases = cases.map(|case| (case, Timings::default())).collect();
         }
         for (index, (case, timings)) in self.cases.iter_mut().enumerate() {
@@ -125,7 +127,7 @@ impl Attention {
             let fitted = dot(work, &[stream_seconds, kv_element_seconds, product_seconds]);
             tracing::debug!(?work, seconds, error = fitted / seconds - 1.0, "attention");
         }
-        let format = self.format.to_string();
+        let format = self.format.name().to_string();
         AttentionRate { format, stream_seconds, kv_element_seconds, product_seconds }
     }
 }
@@ -169,6 +171,7 @@ fn call(meter: &mut Meter<'_>, case: &Case, cache: Buffer) -> Result<Call, Devic
         rows,
         heads,
         layout: case.layout(),
+        key_bias: None,
         scale: 1.0 / (head_dim as f32).sqrt(),
         window: 0,
     })
@@ -226,7 +229,7 @@ mod tests {
 
     #[test]
     fn coefficients_come_back() {
-        let works: Vec<[f64; 3]> = Case::all(1e9).map(|case| case.work()).collect();
+        let works: Vec<[f64; 3]> = Case::all(KvFormat::F16, 1e9).map(|case| case.work()).collect();
         for want in [[1e-10, 2e-10, 5e-11], [0.0, 0.0, 1e-10], [3e-10, 0.0, 2e-11]] {
             let cases: Vec<([f64; 3], f64)> =
                 works.iter().map(|work| (*work, dot(work, &want))).collect();
@@ -240,7 +243,7 @@ mod tests {
 
     #[test]
     fn slow_devices_get_fewer_rows() {
-        for (all, few) in Case::all(f64::INFINITY).zip(Case::all(1e5)) {
+        for (all, few) in Case::all(KvFormat::Q4, f64::INFINITY).zip(Case::all(KvFormat::Q4, 1e5)) {
             assert!(few.rows == 4 && few.map()[3].length as usize == LENGTH, "{few:?}");
             assert!(all.rows >= 64 && all.map()[0].length >= 1, "{all:?}");
             assert!(all.prompt || all.rows * all.sequence_bytes() <= CACHE_BYTES);

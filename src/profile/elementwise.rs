@@ -6,12 +6,12 @@ use super::fixed::FixedCosts;
 use super::meter::Meter;
 use super::samples::Timings;
 use crate::backend::DeviceError;
-use crate::kernel::{Activation, CacheLayout, Call, PAGE_LEN, RopeStyle};
+use crate::kernel::{Activation, CacheLayout, Call, KvFormat, PAGE_LEN, RopeStyle};
 
 const HIDDEN: usize = 1536;
 const FEED_FORWARD: usize = 5120;
 const HEADS: usize = 12;
-const LAYOUT: CacheLayout = CacheLayout { kv_heads: 2, head_dim: 128 };
+const LAYOUT: CacheLayout = CacheLayout { kv_heads: 2, head_dim: 128, format: KvFormat::F16 };
 
 /// Rows of a decoding pass, and of a chunk of prompts: the larger leaves the inner caches.
 const ROWS: [usize; 2] = [32, 256];

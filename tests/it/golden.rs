@@ -3,7 +3,7 @@
 
 use crate::support::{self, Kind, Model, complete, engine, executor, fixture, greedy};
 use forebay::generate::{EngineConfig, perplexity};
-use forebay::kernel::PAGE_LEN;
+use forebay::kernel::{KvFormat, PAGE_LEN};
 use forebay::schedule::{Batch, Span};
 use forebay::tokenizer::Special;
 use std::fs;
@@ -67,7 +67,7 @@ fn first_token(model: &Model, kind: Kind, cases: &[Golden]) -> Option<Vec<Vec<f6
     let longest = cases.iter().map(|case| case.tokens.len()).max().unwrap();
     let pages_each = longest.div_ceil(PAGE_LEN) as u32;
     let positions = cases.len() * pages_each as usize * PAGE_LEN;
-    let mut executor = executor(model, kind, rows, positions)?;
+    let mut executor = executor(model, kind, rows, positions, KvFormat::F16)?;
     let mut batch = Batch::default();
     for (index, case) in (0u32..).zip(cases) {
         let pages: Vec<u32> = (index * pages_each..(index + 1) * pages_each).collect();
@@ -99,7 +99,7 @@ fn check(name: &str, kind: Kind, bars: &Bars) {
     let mean = differences.iter().sum::<f64>() / differences.len() as f64;
 
     let config = EngineConfig { batch: cases.len(), prefill_chunk: 512, context_len: 256 };
-    let mut engine = engine(&model, kind, config, 2048).unwrap();
+    let mut engine = engine(&model, kind, config, 2048, KvFormat::F16).unwrap();
     let requests = cases.iter().enumerate();
     let requests = requests.map(|(id, case)| greedy(id as u64, &case.tokens, 32)).collect();
     let completions = complete(&mut engine, requests);
@@ -142,20 +142,43 @@ fn gpu_follows_exact_arithmetic() {
     check("qwen2.5-coder-0.5b", Kind::Gpu, &ROUNDED);
 }
 
-/// Perplexity of the first four chunks, within 0.8 % of exact arithmetic.
-fn check_perplexity(name: &str, kind: Kind, exact: f64) {
-    let Some(model) = support::real(name) else { return };
+/// Perplexity of the first chunks in a format of the cache.
+fn perplexity_of(name: &str, kind: Kind, format: KvFormat, chunks: usize) -> Option<f64> {
+    let model = support::real(name)?;
     let text = fs::read_to_string(fixture("golden/perplexity.txt")).unwrap();
     let tokens = model.tokenizer.encode(&text, Special::Parse).unwrap();
-    let Some(mut executor) = executor(&model, kind, 512, 512) else { return };
+    let mut executor = executor(&model, kind, 512, 512, format)?;
     let bos = model.tokenizer.bos().filter(|bos| tokens.first() == Some(bos));
-    let found = perplexity(&mut executor, &tokens, bos, 512, 4, &mut |_| {}).unwrap();
-    let off = (found.value / exact - 1.0) * 100.0;
-    eprintln!(
-        "| {name} | {kind:?} | perplexity {:.4} | exact {exact} | {off:+.3} % |",
-        found.value
-    );
-    assert!(off.abs() <= 0.8, "{name} on {kind:?}: {} against {exact}", found.value);
+    Some(perplexity(&mut executor, &tokens, bos, 512, chunks, &mut |_| {}).unwrap().value)
+}
+
+/// Perplexity of the first four chunks, within 0.8 % of exact arithmetic.
+fn check_perplexity(name: &str, kind: Kind, exact: f64) {
+    let Some(found) = perplexity_of(name, kind, KvFormat::F16, 4) else { return };
+    let off = (found / exact - 1.0) * 100.0;
+    eprintln!("| {name} | {kind:?} | perplexity {found:.4} | exact {exact} | {off:+.3} % |");
+    assert!(off.abs() <= 0.8, "{name} on {kind:?}: {found} against {exact}");
+}
+
+/// What compressed caches lose, against 16 bits on the same device.
+fn check_loss(name: &str, kind: Kind, chunks: usize, formats: &[(KvFormat, f64)]) {
+    let Some(base) = perplexity_of(name, kind, KvFormat::F16, chunks) else { return };
+    for &(format, most) in formats {
+        let found = perplexity_of(name, kind, format, chunks).unwrap();
+        let loss = (found / base - 1.0) * 100.0;
+        eprintln!("| {name} | {kind:?} | {format} | {found:.4} | {loss:+.2} % |");
+        assert!(loss <= most, "{name} on {kind:?}, {format}: {found} against {base}");
+    }
+}
+
+/// Bars of the formats in percent. Four chunks are noisy: the whole figures are in benches/results.
+#[test]
+fn compressed_caches_lose_little() {
+    let bars = [(KvFormat::K8V4, 1.0), (KvFormat::Q4, 3.5)];
+    check_loss("smollm2-135m", Kind::Cpu, 4, &bars);
+    check_loss("qwen2.5-coder-0.5b", Kind::Cpu, 4, &bars);
+    check_loss("gemma3-270m", Kind::Cpu, 2, &bars[..1]);
+    check_loss("smollm2-135m", Kind::Gpu, 1, &[(KvFormat::Q4, 5.0)]);
 }
 
 #[test]

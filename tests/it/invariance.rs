@@ -2,6 +2,7 @@
 
 use crate::support::{Kind, Model, complete, engine, greedy, real};
 use forebay::generate::{EngineConfig, Request};
+use forebay::kernel::KvFormat;
 use forebay::sample::SamplingParams;
 use forebay::tokenizer::Special;
 
@@ -40,9 +41,10 @@ fn ids(
     kind: Kind,
     (batch, prefill_chunk, positions): (usize, usize, usize),
     shuffled: bool,
+    format: KvFormat,
 ) -> Option<Vec<Vec<u32>>> {
     let config = EngineConfig { batch, prefill_chunk, context_len: 128 };
-    let mut engine = engine(model, kind, config, positions)?;
+    let mut engine = engine(model, kind, config, positions, format)?;
     let mut all = Vec::new();
     for temperature in [0.0, 0.8] {
         let completions = complete(&mut engine, requests(model, temperature, shuffled));
@@ -55,12 +57,19 @@ fn ids(
 }
 
 fn check(name: &str, kind: Kind, ways: &[((usize, usize, usize), bool)]) {
+    check_format(name, kind, ways, KvFormat::F16);
+}
+
+fn check_format(name: &str, kind: Kind, ways: &[((usize, usize, usize), bool)], format: KvFormat) {
     let Some(model) = real(name) else { return };
-    let Some(expected) = ids(&model, kind, (32, 512, 4096), false) else { return };
+    let Some(expected) = ids(&model, kind, (32, 512, 4096), false, format) else { return };
     assert!(expected.iter().any(|tokens| tokens.len() == 24));
     for &(way, shuffled) in ways {
-        let found = ids(&model, kind, way, shuffled).unwrap();
-        assert_eq!(found, expected, "{name} on {kind:?}: (batch, chunk, positions) {way:?}");
+        let found = ids(&model, kind, way, shuffled, format).unwrap();
+        assert_eq!(
+            found, expected,
+            "{name} on {kind:?}, {format}: (batch, chunk, positions) {way:?}"
+        );
     }
 }
 
@@ -80,6 +89,14 @@ fn cpu_ids_do_not_depend_on_batching() {
     check("smollm2-135m", Kind::Cpu, &WAYS);
     check("gemma3-270m", Kind::Cpu, &WAYS[1..3]);
     check("qwen2.5-coder-0.5b", Kind::Cpu, &WAYS[1..3]);
+}
+
+#[test]
+fn compressed_caches_do_not_make_ids_depend_on_batching() {
+    check_format("smollm2-135m", Kind::Cpu, &[WAYS[0], WAYS[1], WAYS[5]], KvFormat::Q4);
+    check_format("smollm2-135m", Kind::Cpu, &WAYS[1..2], KvFormat::K8V4);
+    check_format("qwen2.5-coder-0.5b", Kind::Cpu, &WAYS[1..2], KvFormat::Q4);
+    check_format("smollm2-135m", Kind::Gpu, &WAYS[1..2], KvFormat::Q4);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use forebay::backend::gpu::{Family, GpuDevice, Options, Selector};
 use forebay::backend::reference::ReferenceDevice;
 use forebay::backend::{Device, DeviceKind};
 use forebay::kernel::{
-    Activation, AttentionRow, Buffer, CacheLayout, Call, PAGE_LEN, Projection, RopeStyle,
+    Activation, AttentionRow, Buffer, CacheLayout, Call, KeyBias, KvFormat, PAGE_LEN, Projection,
+    RopeStyle,
 };
 use forebay::quant::{DType, IO_ALIGN, Packing, pack, quantize_row};
 
@@ -298,6 +299,23 @@ fn elementwise_calls_match() {
     });
 }
 
+#[test]
+fn heads_are_rotated_and_key_biases_are_split() {
+    let mut noise = Noise(11);
+    for (heads, kv_heads, head_dim) in [(6, 2, 64), (4, 1, 256), (3, 3, 96), (2, 2, 20)] {
+        let rows = 9;
+        let x = noise.many(rows * heads * head_dim);
+        compare("rotate", &[&x], 0, &|b| Call::Rotate { x: b[0], rows, heads, head_dim });
+        let (bias, out) = (noise.many(kv_heads * head_dim), vec![0.0; x.len()]);
+        for style in [RopeStyle::Halves, RopeStyle::Adjacent] {
+            compare("bias terms", &[&x, &bias, &out], 2, &|b| {
+                let (q, bias, out) = (b[0], b[1], b[2]);
+                Call::BiasTerms { q, bias, out, rows, heads, kv_heads, head_dim, style }
+            });
+        }
+    }
+}
+
 /// More workgroups than one dimension of a grid holds.
 #[test]
 fn large_counts_fold() {
@@ -353,6 +371,11 @@ impl Scene {
         Scene { layout, heads, keys, values, slots, pages, path, map, queries }
     }
 
+    /// Codes may fall to either side of a tie where devices round differently.
+    fn tolerance(&self) -> f64 {
+        if self.layout.format.is_compressed() { 3e-5 } else { 1e-10 }
+    }
+
     fn run(&self, device: &mut dyn Device, window: usize) -> Vec<f32> {
         let cache = device.alloc(7 * self.layout.page_bytes(), "cache").unwrap();
         let (k, v) = (put(device, &self.keys), put(device, &self.values));
@@ -360,30 +383,50 @@ impl Scene {
         let (slots, pages) = (put(device, &self.slots), put(device, &self.pages));
         let path = put(device, &self.path);
         let out = put(device, &vec![9f32; self.queries.len()]);
+        let key_bias = self.layout.format.is_compressed().then(|| {
+            let mut terms = Noise(5).many(self.queries.len());
+            let row = self.queries.len() / self.map.len();
+            for again in WHOLE + 1..self.map.len() {
+                terms.copy_within(WHOLE * row..(WHOLE + 1) * row, again * row);
+            }
+            let terms = put(device, &terms);
+            let turns = Noise(6).many(LENGTH as usize * self.layout.head_dim);
+            KeyBias { terms, turns: put(device, &turns) }
+        });
         let scale = 1.0 / (self.layout.head_dim as f32).sqrt();
         let (rows, layout, heads) = (self.map.len(), self.layout, self.heads);
         #[rustfmt::skip]
         let calls = [
             Call::Append { k, v, cache, slots, rows: self.slots.len(), layout },
-            Call::Attention { q, cache, map, pages, path, out, rows, heads, layout, scale, window },
+            Call::Attention {
+                q, cache, map, pages, path, out, rows, heads, layout, key_bias, scale, window,
+            },
         ];
         device.run(&calls).unwrap();
         let y = get(device, out, self.queries.len());
-        [cache, k, v, slots, q, map, pages, path, out].into_iter().for_each(|b| device.free(b));
+        let bias = key_bias.iter().flat_map(|bias| [bias.terms, bias.turns]);
+        [cache, k, v, slots, q, map, pages, path, out]
+            .into_iter()
+            .chain(bias)
+            .for_each(|b| device.free(b));
         y
     }
 }
 
 #[test]
 fn attention_matches_through_pages_paths_and_windows() {
+    let f16 = [0, 1, 20, 32].map(|window| (window, KvFormat::F16));
+    let codes = [(0, KvFormat::K8V4), (20, KvFormat::Q4), (0, KvFormat::Q4)];
+    let ways = f16.into_iter().chain(codes);
     for (kv_heads, head_dim, heads) in [(3, 64, 9), (1, 256, 4), (2, 10, 2), (2, 128, 12)] {
-        let scene = Scene::new(CacheLayout { kv_heads, head_dim }, heads);
-        for window in [0, 1, 20, 32] {
+        for (window, format) in ways.clone() {
+            let scene = Scene::new(CacheLayout { kv_heads, head_dim, format }, heads);
             let want = scene.run(&mut ReferenceDevice::new(), window);
             for (name, mut device) in devices() {
                 let got = scene.run(&mut *device, window);
-                let what = format!("{name}: {heads} heads of {head_dim}, window {window}");
-                close(&what, &got, &want, 1e-10);
+                let what =
+                    format!("{name}: {heads} heads of {head_dim}, {format}, window {window}");
+                close(&what, &got, &want, scene.tolerance());
                 let row = heads * head_dim;
                 for again in WHOLE + 1..scene.map.len() {
                     let by_path = &got[again * row..(again + 1) * row];
@@ -398,7 +441,7 @@ fn attention_matches_through_pages_paths_and_windows() {
 #[test]
 fn heads_too_long_for_the_gpu_are_refused() {
     for (name, mut device) in devices().into_iter().filter(|(name, _)| name != "cpu") {
-        let layout = CacheLayout { kv_heads: 1, head_dim: 258 };
+        let layout = CacheLayout { kv_heads: 1, head_dim: 258, format: KvFormat::Q4 };
         let b = device.alloc(1 << 16, "anything").unwrap();
         let call = Call::Append { k: b, v: b, cache: b, slots: b, rows: 1, layout };
         let refused = device.run(&[call]).unwrap_err().to_string();

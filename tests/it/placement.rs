@@ -3,7 +3,7 @@
 use crate::support::{Kind, Model, complete, device, greedy, real};
 use forebay::exec::{Executor, ExecutorConfig, Resources};
 use forebay::generate::{Engine, EngineConfig, Request};
-use forebay::kernel::PAGE_LEN;
+use forebay::kernel::{KvFormat, PAGE_LEN};
 use forebay::sample::SamplingParams;
 use forebay::schedule::{Homes, Matrices, StreamPlan};
 use forebay::tokenizer::Special;
@@ -34,6 +34,7 @@ struct Way {
     /// Homes of the layers' caches, repeated; pages of a window into those off the device.
     caches: &'static [Tier],
     window_pages: usize,
+    kv_format: KvFormat,
     /// Home of the residual stream, where the device has memory of its own.
     activations: Tier,
 }
@@ -46,6 +47,7 @@ const WEIGHTS: Way = Way {
     readers: 1,
     caches: &[Tier::Device],
     window_pages: 0,
+    kv_format: KvFormat::F16,
     activations: Tier::Device,
 };
 
@@ -72,17 +74,18 @@ fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorCon
         readers: way.readers,
         cache_homes: caches.cycle().take(spec.layers.len()).collect(),
         window_pages: way.window_pages,
+        kv_format: way.kv_format,
         activations: if shares_ram { Tier::Device } else { way.activations },
         ..ExecutorConfig::resident(rows, 2048 / PAGE_LEN)
     }
 }
 
-fn ids(model: &Model, kind: Kind, way: Option<Way>) -> Option<Vec<Vec<u32>>> {
+fn ids(model: &Model, kind: Kind, way: Option<Way>, kv_format: KvFormat) -> Option<Vec<Vec<u32>>> {
     let engine_config = EngineConfig { batch: 4, prefill_chunk: 12, context_len: 96 };
     let rows = engine_config.rows();
     let config = match way {
         Some(way) => config(model, kind == Kind::Cpu, rows, way),
-        None => ExecutorConfig::resident(rows, 2048 / PAGE_LEN),
+        None => ExecutorConfig { kv_format, ..ExecutorConfig::resident(rows, 2048 / PAGE_LEN) },
     };
     let folder = tempfile::tempdir().unwrap();
     let resources = Resources { spill_folder: folder.path().into(), ..Resources::default() };
@@ -122,12 +125,31 @@ const CACHES: [Way; 4] = [
     },
 ];
 
+/// Compressed caches on all three tiers, through windows and without.
+const CODES: [Way; 3] = [
+    Way { caches: &[Tier::Disk, Tier::Device, Tier::Ram], window_pages: 6, ..Q4 },
+    Way { micro_rows: 3, ..Q4 },
+    Way {
+        caches: &[Tier::Ram, Tier::Disk],
+        window_pages: 9,
+        kv_format: KvFormat::K8V4,
+        micro_rows: 16,
+        ..Q4
+    },
+];
+
+const Q4: Way = Way { resident: 100, kv_format: KvFormat::Q4, ..WEIGHTS };
+
 fn check(name: &str, kind: Kind, ways: &[Way]) {
     let Some(model) = real(name) else { return };
-    let Some(expected) = ids(&model, kind, None) else { return };
-    assert!(expected.iter().any(|tokens| tokens.len() == 12));
-    for &way in ways {
-        assert_eq!(ids(&model, kind, Some(way)).unwrap(), expected, "{name}, {kind:?}: {way:?}");
+    let formats = KvFormat::ALL.into_iter().filter(|f| ways.iter().any(|w| w.kv_format == *f));
+    for format in formats {
+        let Some(expected) = ids(&model, kind, None, format) else { return };
+        assert!(expected.iter().any(|tokens| tokens.len() == 12));
+        for &way in ways.iter().filter(|way| way.kv_format == format) {
+            let found = ids(&model, kind, Some(way), format).unwrap();
+            assert_eq!(found, expected, "{name}, {kind:?}: {way:?}");
+        }
     }
 }
 
@@ -141,11 +163,14 @@ fn cpu_ids_do_not_depend_on_placement() {
 fn cpu_ids_do_not_depend_on_where_caches_live() {
     check("smollm2-135m", Kind::Cpu, &CACHES);
     check("qwen2.5-coder-0.5b", Kind::Cpu, &CACHES[2..3]);
+    check("smollm2-135m", Kind::Cpu, &CODES);
+    check("qwen2.5-coder-0.5b", Kind::Cpu, &CODES[..1]);
 }
 
 #[test]
 fn gpu_ids_do_not_depend_on_where_caches_live() {
     check("smollm2-135m", Kind::Gpu, &CACHES);
+    check("smollm2-135m", Kind::Gpu, &CODES[..1]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use forebay::backend::{Device, cpu::CpuDevice, gpu, reference::ReferenceDevice};
 use forebay::exec::{Executor, ExecutorConfig};
 use forebay::generate::{Completion, Engine, EngineConfig, Request};
-use forebay::kernel::PAGE_LEN;
+use forebay::kernel::{KvFormat, PAGE_LEN};
 use forebay::sample::SamplingParams;
 use forebay::store::ModelFiles;
 use forebay::tokenizer::Tokenizer;
@@ -95,20 +95,23 @@ pub(crate) fn executor(
     kind: Kind,
     rows: usize,
     positions: usize,
+    kv_format: KvFormat,
 ) -> Option<Executor> {
     let config = ExecutorConfig::resident(rows, positions.div_ceil(PAGE_LEN));
+    let config = ExecutorConfig { kv_format, ..config };
     let device = device(kind)?;
     Some(Executor::new(device, Arc::clone(&model.files), config, &mut |_, _| {}).unwrap())
 }
 
-/// An engine over a fresh device whose cache holds `positions`.
+/// An engine over a fresh device whose cache holds `positions` in a format.
 pub(crate) fn engine(
     model: &Model,
     kind: Kind,
     config: EngineConfig,
     positions: usize,
+    kv_format: KvFormat,
 ) -> Option<Engine<'_>> {
-    let executor = executor(model, kind, config.rows(), positions)?;
+    let executor = executor(model, kind, config.rows(), positions, kv_format)?;
     Some(Engine::new(executor, &model.tokenizer, config))
 }
 

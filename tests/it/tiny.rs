@@ -3,6 +3,7 @@
 
 use crate::support::{Kind, complete, engine, executor, fixture, greedy, open};
 use forebay::generate::EngineConfig;
+use forebay::kernel::KvFormat;
 use forebay::kernel::PAGE_LEN;
 use forebay::schedule::{Batch, Span};
 use serde::Deserialize;
@@ -29,7 +30,7 @@ fn expected(name: &str) -> Expected {
 /// Logits of every position of `tokens`, all in one pass.
 fn logits(path: &std::path::Path, kind: Kind, tokens: &[u32]) -> Option<Vec<f32>> {
     let model = open(path);
-    let mut executor = executor(&model, kind, tokens.len(), 64)?;
+    let mut executor = executor(&model, kind, tokens.len(), 64, KvFormat::F16)?;
     let pages: Vec<u32> = (0..tokens.len().div_ceil(PAGE_LEN) as u32).collect();
     let mut batch = Batch::default();
     batch.push(Span { tokens, start: 0, pages: &pages, logits: tokens.len() });
@@ -79,7 +80,7 @@ fn folder_and_gguf_agree() {
             let tokens = |path: PathBuf| {
                 let model = open(&path);
                 let config = EngineConfig { batch: 2, prefill_chunk: 16, context_len: 64 };
-                let mut engine = engine(&model, kind, config, 128)?;
+                let mut engine = engine(&model, kind, config, 128, KvFormat::F16)?;
                 let requests = vec![greedy(0, &prompt, 20), greedy(1, &prompt[..5], 20)];
                 let done = complete(&mut engine, requests);
                 Some(done.into_iter().map(|c| c.tokens).collect::<Vec<_>>())

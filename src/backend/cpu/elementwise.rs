@@ -3,7 +3,8 @@
 use super::math::sigmoid;
 use super::simd::{LANES, Simd, Task, sum};
 use super::span::Span;
-use crate::kernel::{Activation, CacheLayout, RopeStyle};
+use crate::kernel::{Activation, CacheLayout, RopeStyle, rotation_block};
+use crate::quant::{Side, encode};
 use half::f16;
 use std::ops::Range;
 
@@ -15,10 +16,20 @@ pub(super) const STRETCH: usize = 2048;
 pub(super) enum Simple {
     Norm { x: Span, weight: Span, out: Span, cols: usize, eps: f32 },
     Rope { x: Span, angles: Span, heads: usize, head_dim: usize, pairs: usize, style: RopeStyle },
+    Rotate { x: Span, width: usize, head_dim: usize },
+    Terms { q: Span, bias: Span, out: Span, shape: Heads, style: RopeStyle },
     Append { k: Span, v: Span, cache: Span, slots: Span, layout: CacheLayout },
     Gate { gate: Span, up: Span, out: Span, count: usize, activation: Activation },
     Add { x: Span, y: Span, count: usize },
     Gather { x: Span, index: Span, out: Span, first: usize, cols: usize },
+}
+
+/// Query heads, key heads, elements of a head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heads {
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
 }
 
 /// Units `units` (rows, or stretches of elements) of a kernel.
@@ -46,13 +57,19 @@ impl Task for Part<'_> {
                             rotate(&mut head[..2 * pairs], angles, style);
                         }
                     }
+                    Simple::Rotate { x, width, head_dim } => {
+                        spread(x.slice_mut::<f32>(unit * width, width), rotation_block(head_dim));
+                    }
+                    Simple::Terms { q, bias, out, shape, style } => {
+                        let width = shape.heads * shape.head_dim;
+                        let bias = bias.slice::<f32>(0, shape.kv_heads * shape.head_dim);
+                        let q = q.slice::<f32>(unit * width, width);
+                        terms(q, bias, out.slice_mut::<f32>(unit * width, width), shape, style);
+                    }
                     Simple::Append { k, v, cache, slots, layout } => {
-                        let width = layout.width();
                         let slot = slots.slice::<u32>(unit, 1)[0] as usize;
-                        for (from, at) in [(k, layout.key_at(slot)), (v, layout.value_at(slot))] {
-                            let row = from.slice::<f32>(unit * width, width);
-                            narrow::<S>(row, cache.slice_mut::<u16>(at, width));
-                        }
+                        append::<S>(k, unit, cache, layout.key_at(slot), layout, Side::Key);
+                        append::<S>(v, unit, cache, layout.value_at(slot), layout, Side::Value);
                     }
                     Simple::Gate { gate, up, out, count, activation } => {
                         let at = unit * STRETCH;
@@ -162,6 +179,73 @@ fn rotate(head: &mut [f32], angles: &[[f32; 2]], style: RopeStyle) {
             for ((a, b), [cos, sin]) in low.iter_mut().zip(high).zip(angles) {
                 (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
             }
+        }
+    }
+}
+
+/// Multiplies blocks of `len` elements by Hadamard's matrix: sums and differences at distances of one, two,
+/// four and so on.
+#[inline(always)]
+fn spread(row: &mut [f32], len: usize) {
+    let scale = 1.0 / (len as f32).sqrt();
+    for block in row.chunks_exact_mut(len) {
+        let mut distance = 1;
+        while distance < len {
+            for both in block.chunks_exact_mut(2 * distance) {
+                let (low, high) = both.split_at_mut(distance);
+                for (a, b) in low.iter_mut().zip(high) {
+                    (*a, *b) = (*a + *b, *a - *b);
+                }
+            }
+            distance *= 2;
+        }
+        block.iter_mut().for_each(|x| *x *= scale);
+    }
+}
+
+#[inline(always)]
+fn terms(q: &[f32], bias: &[f32], out: &mut [f32], shape: Heads, style: RopeStyle) {
+    let Heads { heads, kv_heads, head_dim } = shape;
+    let group = heads / kv_heads;
+    let each = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
+    for (head, (q, out)) in each.enumerate() {
+        let bias = &bias[head / group * head_dim..][..head_dim];
+        let (cosines, sines) = out.split_at_mut(head_dim / 2);
+        for (i, (cosine, sine)) in cosines.iter_mut().zip(sines).enumerate() {
+            let (a, b) = match style {
+                RopeStyle::Adjacent => (2 * i, 2 * i + 1),
+                RopeStyle::Halves => (i, i + head_dim / 2),
+            };
+            *cosine = q[a] * bias[a] + q[b] * bias[b];
+            *sine = q[b] * bias[a] - q[a] * bias[b];
+        }
+    }
+}
+
+/// Stores one row of keys or values at byte `at` of the cache.
+#[inline(always)]
+unsafe fn append<S: Simd>(
+    from: Span,
+    row: usize,
+    cache: Span,
+    at: usize,
+    layout: CacheLayout,
+    side: Side,
+) {
+    let width = layout.width();
+    let (bits, bytes) = match side {
+        Side::Key => (layout.format.key_bits(), layout.key_bytes()),
+        Side::Value => (layout.format.value_bits(), layout.value_bytes()),
+    };
+    // SAFETY: spans check bounds; a slot is written by its row alone.
+    unsafe {
+        let row = from.slice::<f32>(row * width, width);
+        if bits == 16 {
+            return narrow::<S>(row, cache.slice_mut::<u16>(at / 2, width));
+        }
+        let heads = cache.slice_mut::<u8>(at, bytes * layout.kv_heads);
+        for (x, out) in row.chunks_exact(layout.head_dim).zip(heads.chunks_exact_mut(bytes)) {
+            encode(x, bits, side, out);
         }
     }
 }

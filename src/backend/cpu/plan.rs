@@ -2,7 +2,7 @@
 
 use super::activations::{Corrections, GROUP, Round, Rounded};
 use super::attention::{Attention, Rows};
-use super::elementwise::{Part, STRETCH, Simple};
+use super::elementwise::{Heads, Part, STRETCH, Simple};
 use super::expand::correction;
 use super::linear::{Bench, Input, Product, ROW_BLOCK, Tile};
 use super::memory::Memory;
@@ -132,9 +132,10 @@ fn product(p: &Projection, rows: usize, cols: usize, lookup: &impl Lookup) -> Pr
 
 /// The operands of an attention call with `find` applied to its buffers, and its rows.
 fn attention(call: &Call, find: impl Fn(Buffer) -> Span) -> Option<(Attention, usize)> {
-    let &Call::Attention { q, cache, map, pages, path, out, rows, heads, layout, scale, window } =
-        call
-    else {
+    #[rustfmt::skip]
+    let &Call::Attention {
+        q, cache, map, pages, path, out, rows, heads, layout, key_bias, scale, window,
+    } = call else {
         return None;
     };
     assert!(
@@ -142,8 +143,9 @@ fn attention(call: &Call, find: impl Fn(Buffer) -> Span) -> Option<(Attention, u
         "{heads} query heads do not share {} key/value heads evenly",
         layout.kv_heads
     );
-    let [q, cache, map, pages, path, out] = [q, cache, map, pages, path, out].map(find);
-    let call = Attention { q, cache, map, pages, path, out, heads, layout, scale, window };
+    let [q, cache, map, pages, path, out] = [q, cache, map, pages, path, out].map(&find);
+    let bias = key_bias.map(|bias| (find(bias.terms), find(bias.turns)));
+    let call = Attention { q, cache, map, pages, path, out, bias, heads, layout, scale, window };
     Some((call, rows))
 }
 
@@ -182,12 +184,26 @@ fn simple(call: &Call, lookup: &impl Lookup) -> Option<Sized> {
             let angles = find(angles, rows * pairs * 2, "angles");
             (Simple::Rope { x, angles, heads, head_dim, pairs, style }, rows, heads * head_dim)
         }
+        Call::Rotate { x, rows, heads, head_dim } => {
+            let width = heads * head_dim;
+            let x = find(x, rows * width, "heads to spread");
+            (Simple::Rotate { x, width, head_dim }, rows, 2 * width)
+        }
+        Call::BiasTerms { q, bias, out, rows, heads, kv_heads, head_dim, style } => {
+            let shape = Heads { heads, kv_heads, head_dim };
+            let width = heads * head_dim;
+            let (q, out) = (find(q, rows * width, "queries"), find(out, rows * width, "terms"));
+            let bias = find(bias, kv_heads * head_dim, "bias of keys");
+            (Simple::Terms { q, bias, out, shape, style }, rows, width)
+        }
         Call::Append { k, v, cache, slots, rows, layout } => {
             let width = layout.width();
             let (k, v) = (find(k, rows * width, "keys"), find(v, rows * width, "values"));
             let slots = find(slots, rows, "cache slots");
             let cache = lookup.buffer(cache);
-            (Simple::Append { k, v, cache, slots, layout }, rows, 2 * width)
+            // Codes of 4 bits are searched for.
+            let work = if layout.format.is_compressed() { 24 } else { 2 };
+            (Simple::Append { k, v, cache, slots, layout }, rows, work * width)
         }
         Call::Gate { gate, up, out, count, activation } => {
             let (gate, up) = (find(gate, count, "gate"), find(up, count, "gated values"));

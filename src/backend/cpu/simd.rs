@@ -87,6 +87,10 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn load_f16(p: *const u16) -> Self::F;
     /// Rounds to nearest, ties to even.
     unsafe fn store_f16(p: *mut u16, v: Self::F);
+    /// Sixteen i8.
+    unsafe fn load_i8(p: *const u8) -> Self::F;
+    /// The low halves of sixteen bytes, and the high halves: 0 to 15.
+    unsafe fn load_halves(p: *const u8) -> [Self::F; 2];
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;

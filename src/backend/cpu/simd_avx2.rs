@@ -59,6 +59,25 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> F {
+        unsafe {
+            let half = |at: usize| {
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(at).cast())))
+            };
+            [half(0), half(8)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u8) -> [F; 2] {
+        unsafe {
+            let bytes = |at: usize| _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(at).cast()));
+            let (near, far, mask) = (bytes(0), bytes(8), _mm256_set1_epi32(15));
+            let low = |bytes| _mm256_cvtepi32_ps(_mm256_and_si256(bytes, mask));
+            let high = |bytes| _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(bytes));
+            [[low(near), low(far)], [high(near), high(far)]]
+        }
+    }
+    #[inline(always)]
     unsafe fn add(a: F, b: F) -> F {
         unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
     }

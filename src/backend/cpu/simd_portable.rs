@@ -45,6 +45,15 @@ impl Simd for Portable {
         unsafe { p.cast::<[u16; LANES]>().write_unaligned(halves) }
     }
     #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> F {
+        unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u8) -> [F; 2] {
+        let bytes = unsafe { p.cast::<[u8; LANES]>().read_unaligned() };
+        [bytes.map(|byte| f32::from(byte & 15)), bytes.map(|byte| f32::from(byte >> 4))]
+    }
+    #[inline(always)]
     unsafe fn add(a: F, b: F) -> F {
         zip(a, b, |a, b| a + b)
     }

@@ -6,7 +6,8 @@ use super::linear::{Scratch, linear};
 use super::params;
 use super::pipelines::Dispatch;
 use crate::backend::DeviceError;
-use crate::kernel::{Activation, Buffer, CacheLayout, Call, RopeStyle};
+use crate::kernel::{Activation, Buffer, CacheLayout, Call, RopeStyle, rotation_block};
+use crate::quant::GROUP;
 
 /// Workgroups per dimension that every adapter allows.
 const GRID_MAX: u64 = 65535;
@@ -46,11 +47,7 @@ pub(super) fn plan(
                 parts.context.info.name, layout.head_dim
             )));
         }
-        Call::Attention { q, cache, map, pages, path, out, rows, heads, layout, scale, window } => {
-            let buffers = [*q, *cache, *map, *pages, *path, *out];
-            let shape = Heads { rows: *rows, heads: *heads, layout: *layout };
-            attention(parts, &buffers, &shape, *scale, *window, list);
-        }
+        Call::Attention { .. } => attention(parts, call, list),
         _ => list.extend(simple(parts, call)),
     }
     Ok(())
@@ -84,12 +81,6 @@ fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
             let n = rows * heads * pairs;
             dispatch(parts, Kernel::Rope, &[x, angles], &params, threads(n), n)
         }
-        Call::Append { k, v, cache, slots, rows, layout } => {
-            let width = layout.width() / 2;
-            let n = rows * width;
-            let params = pairwise(n, width);
-            dispatch(parts, Kernel::Append, &[k, v, slots, cache], &params, threads(n), n)
-        }
         Call::Gate { gate, up, out, count: n, activation } => {
             let params = pairwise(n, usize::from(activation == Activation::GeluTanh));
             dispatch(parts, Kernel::Gate, &[gate, up, out], &params, threads(n), n)
@@ -104,7 +95,69 @@ fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
             let params = params::Gather { count, cols, first };
             dispatch(parts, Kernel::Gather, &[x, index, out], &params, threads(n), n)
         }
+        Call::Rotate { .. } | Call::BiasTerms { .. } | Call::Append { .. } => around(parts, call),
         Call::Linear { .. } | Call::Attention { .. } => unreachable!("planned elsewhere"),
+    }
+}
+
+/// What stands between rotated heads and attention over the cache.
+fn around(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
+    let count = |n: usize| u32::try_from(n).expect("an activation has fewer than 2^32 elements");
+    let threads = |n: usize| fold(n.div_ceil(64) as u64);
+    match *call {
+        Call::Rotate { x, rows, heads, head_dim } => {
+            let len = rotation_block(head_dim);
+            let blocks = rows * heads * head_dim / len;
+            let scale = 1.0 / (len as f32).sqrt();
+            let params = params::Rotate { count: count(blocks), len: count(len), scale };
+            let groups = match parts.family {
+                Family::Lanes => blocks.div_ceil(8),
+                Family::Tiles => blocks,
+            };
+            let kernel = Kernel::Rotate(parts.family);
+            dispatch(parts, kernel, &[x], &params, fold(groups as u64), 4 * blocks * len)
+        }
+        Call::BiasTerms { q, bias, out, rows, heads, kv_heads, head_dim, style } => {
+            let n = rows * heads * head_dim / 2;
+            let params = params::Terms {
+                count: count(n),
+                heads: count(heads),
+                group: count(heads / kv_heads),
+                pairs: count(head_dim / 2),
+                halves: u32::from(style == RopeStyle::Halves),
+            };
+            dispatch(parts, Kernel::BiasTerms, &[q, bias, out], &params, threads(n), n)
+        }
+        Call::Append { k, v, cache, slots, rows, layout } if layout.format.is_compressed() => {
+            let pairs = layout.head_dim.div_ceil(2 * GROUP);
+            let n = 2 * rows * layout.kv_heads * pairs;
+            let params = params::AppendCodes {
+                count: count(n),
+                pairs: count(pairs),
+                kv_heads: count(layout.kv_heads),
+                head_dim: count(layout.head_dim),
+                page: count(layout.page_bytes() / 4),
+                key: count(layout.key_bytes() / 4),
+                value: count(layout.value_bytes() / 4),
+                key_bits: count(layout.format.key_bits()),
+            };
+            let touched = 16 * rows * layout.width();
+            dispatch(
+                parts,
+                Kernel::AppendCodes,
+                &[k, v, slots, cache],
+                &params,
+                threads(n),
+                touched,
+            )
+        }
+        Call::Append { k, v, cache, slots, rows, layout } => {
+            let width = layout.width() / 2;
+            let n = rows * width;
+            let params = params::Pairwise { count: count(n), second: count(width) };
+            dispatch(parts, Kernel::Append, &[k, v, slots, cache], &params, threads(n), n)
+        }
+        _ => unreachable!("planned elsewhere"),
     }
 }
 
@@ -123,24 +176,18 @@ fn dispatch(
     (elements > 0).then(|| parts.pipelines.dispatch(device, kernel, &blocks, params, grid, cost))
 }
 
-struct Heads {
-    rows: usize,
-    heads: usize,
-    layout: CacheLayout,
-}
-
 /// Positions a row is assumed to see when work is cut: the device does not know the map.
 const ASSUMED_LENGTH: usize = 1024;
 
-fn attention(
-    parts: &mut Parts,
-    buffers: &[Buffer],
-    shape: &Heads,
-    scale: f32,
-    window: usize,
-    list: &mut Vec<Dispatch>,
-) {
-    let Heads { rows, heads, layout } = *shape;
+fn attention(parts: &mut Parts, call: &Call, list: &mut Vec<Dispatch>) {
+    #[rustfmt::skip]
+    let &Call::Attention {
+        q, cache, map, pages, path, out, rows, heads, layout, key_bias, scale, window,
+    } = call else {
+        unreachable!("only attention calls come here")
+    };
+    let mut buffers = vec![q, cache, map, pages, path, out];
+    buffers.extend(key_bias.iter().flat_map(|bias| [bias.terms, bias.turns]));
     let blocks: Vec<_> = buffers.iter().map(|b| parts.memory.buffer(*b)).collect();
     let row_cost = (16 * heads * layout.head_dim * ASSUMED_LENGTH) as f64;
     let most = ((parts.cost_max / row_cost) as usize).max(1);
@@ -152,7 +199,9 @@ fn attention(
             heads: heads as u32,
             group: (heads / layout.kv_heads) as u32,
             head_dim: layout.head_dim as u32,
-            width: (layout.width() / 2) as u32,
+            page: (layout.page_bytes() / 4) as u32,
+            key: (layout.key_bytes() / 4) as u32,
+            value: (layout.value_bytes() / 4) as u32,
             window: window as u32,
             scale,
         };
@@ -162,7 +211,7 @@ fn attention(
         };
         list.push(parts.pipelines.dispatch(
             &parts.context.device,
-            Kernel::Attention(parts.family),
+            Kernel::Attention(parts.family, layout.format, key_bias.is_some()),
             &blocks,
             &params,
             fold(groups as u64),

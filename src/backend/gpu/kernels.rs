@@ -1,6 +1,7 @@
 //! The table of kernels: which files make up each shader, and what it binds.
 
 use super::params;
+use crate::kernel::KvFormat;
 use crate::quant::DType;
 
 macro_rules! shaders {
@@ -9,14 +10,15 @@ macro_rules! shaders {
     };
 }
 
-pub(super) const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "attention" "attention_lanes" "gate"
-    "gather" "matmul_float_lanes" "matmul_float_tiles" "matmul_lanes" "matmul_tiles"
-    "matvec_float_lanes" "matvec_float_tiles" "matvec_lanes" "matvec_tiles" "quantize_rows"
-    "rms_norm" "rms_norm_lanes" "rope");
+pub(super) const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "append_codes" "attention"
+    "attention_lanes" "bias_terms" "gate" "gather" "matmul_float_lanes" "matmul_float_tiles"
+    "matmul_lanes" "matmul_tiles" "matvec_float_lanes" "matvec_float_tiles" "matvec_lanes" "matvec_tiles" "quantize_rows"
+    "rms_norm" "rms_norm_lanes" "rope" "rotate" "rotate_lanes");
 
-pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_params" "bits_4" "bits_5" "bits_6"
-    "bits_8" "bytes" "dot_pairs_4" "dot_pairs_6" "dot_pairs_8" "flat" "float_bf16" "float_bindings"
-    "float_f16" "float_f32" "matmul_bindings" "matmul_params" "pack_bytes" "pack_pairs" "pairs"
+pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_params" "bias_none" "bias_terms"
+    "bits_4" "bits_5" "bits_6" "bits_8" "bytes" "dot_pairs_4" "dot_pairs_6" "dot_pairs_8" "flat"
+    "float_bf16" "float_bindings" "float_f16" "float_f32" "kv_codes" "kv_f16" "kv_k8v4" "kv_q4" "matmul_bindings" "matmul_params"
+    "pack_bytes" "pack_pairs" "pairs"
     "scale_k" "scale_min" "scale_q6_k" "scale_single" "segment" "store_quad" "weight_q4_0" "weight_q4_1"
     "weight_q4_k" "weight_q5_0" "weight_q5_1" "weight_q5_k" "weight_q6_k" "weight_q8_0" "words");
 
@@ -34,7 +36,10 @@ pub enum Family {
 pub(super) enum Kernel {
     Add,
     Append,
-    Attention(Family),
+    AppendCodes,
+    /// Whether keys lack their bias.
+    Attention(Family, KvFormat, bool),
+    BiasTerms,
     Gate,
     Gather,
     Matmul(Family, DType),
@@ -42,6 +47,7 @@ pub(super) enum Kernel {
     Quantize(Family),
     RmsNorm(Family),
     Rope,
+    Rotate(Family),
 }
 
 /// What a pipeline is made of.
@@ -62,7 +68,7 @@ const W: bool = true;
 impl Kernel {
     pub(super) fn spec(self) -> Spec {
         use Family::{Lanes, Tiles};
-        const ATTENTION: usize = size_of::<params::Attention>();
+        const ROTATE: usize = size_of::<params::Rotate>();
         const NORM: usize = size_of::<params::Norm>();
         const PAIRWISE: usize = size_of::<params::Pairwise>();
         const COUNT: usize = size_of::<params::Count>();
@@ -70,8 +76,16 @@ impl Kernel {
         match self {
             Kernel::Add => spec("add", &[W, R], COUNT),
             Kernel::Append => spec("append", &[R, R, R, W], PAIRWISE),
-            Kernel::Attention(Lanes) => spec("attention_lanes", &[R, R, R, R, R, W], ATTENTION),
-            Kernel::Attention(Tiles) => spec("attention", &[R, R, R, R, R, W], ATTENTION),
+            Kernel::AppendCodes => {
+                spec("append_codes", &[R, R, R, W], size_of::<params::AppendCodes>())
+            }
+            Kernel::Attention(family, format, biased) => Spec {
+                file: if family == Lanes { "attention_lanes" } else { "attention" },
+                bound: vec![("format", cached(format)), ("bias", bias(biased))],
+                writes: if biased { &[R, R, R, R, R, W, R, R] } else { &[R, R, R, R, R, W] },
+                params: size_of::<params::Attention>(),
+            },
+            Kernel::BiasTerms => spec("bias_terms", &[R, R, W], size_of::<params::Terms>()),
             Kernel::Gate => spec("gate", &[W, R, W], PAIRWISE),
             Kernel::Gather => spec("gather", &[R, R, W], size_of::<params::Gather>()),
             Kernel::Matmul(family, dtype) => product(
@@ -99,19 +113,21 @@ impl Kernel {
             Kernel::RmsNorm(Lanes) => spec("rms_norm_lanes", &[W, R, W], NORM),
             Kernel::RmsNorm(Tiles) => spec("rms_norm", &[W, R, W], NORM),
             Kernel::Rope => spec("rope", &[W, R], size_of::<params::Rope>()),
+            Kernel::Rotate(Lanes) => spec("rotate_lanes", &[W], ROTATE),
+            Kernel::Rotate(Tiles) => spec("rotate", &[W], ROTATE),
         }
     }
 
     /// Every pipeline there can be.
     #[cfg(test)]
     pub(super) fn all() -> Vec<Kernel> {
-        let mut all = vec![Kernel::Add, Kernel::Append, Kernel::Gate, Kernel::Gather, Kernel::Rope];
+        let mut all = vec![Kernel::Add, Kernel::Append, Kernel::AppendCodes, Kernel::BiasTerms];
+        all.extend([Kernel::Gate, Kernel::Gather, Kernel::Rope]);
         for family in [Family::Lanes, Family::Tiles] {
-            all.extend([
-                Kernel::Attention(family),
-                Kernel::Quantize(family),
-                Kernel::RmsNorm(family),
-            ]);
+            all.extend([Kernel::Quantize(family), Kernel::RmsNorm(family), Kernel::Rotate(family)]);
+            for format in KvFormat::ALL {
+                all.extend([false, true].map(|biased| Kernel::Attention(family, format, biased)));
+            }
             for dtype in DType::ALL {
                 all.extend([Kernel::Matmul(family, dtype), Kernel::Matvec(family, dtype)]);
             }
@@ -143,6 +159,18 @@ fn weight(dtype: DType) -> &'static str {
         DType::Q5K => "weight_q5_k",
         DType::Q6K => "weight_q6_k",
     }
+}
+
+fn cached(format: KvFormat) -> &'static str {
+    match format {
+        KvFormat::F16 => "kv_f16",
+        KvFormat::K8V4 => "kv_k8v4",
+        KvFormat::Q4 => "kv_q4",
+    }
+}
+
+fn bias(biased: bool) -> &'static str {
+    if biased { "bias_terms" } else { "bias_none" }
 }
 
 /// A linear layer's kernel.

@@ -24,7 +24,7 @@ pub(super) struct Matmul {
     pub bias: u32,
 }
 
-/// `shared/attention_params.wgsl`. `width` counts words of one position's keys.
+/// `shared/attention_params.wgsl`. Sizes of the cache count words.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Attention {
@@ -35,7 +35,10 @@ pub(super) struct Attention {
     /// Query heads per key head.
     pub group: u32,
     pub head_dim: u32,
-    pub width: u32,
+    pub page: u32,
+    /// One head's key, one head's value.
+    pub key: u32,
+    pub value: u32,
     pub window: u32,
     pub scale: f32,
 }
@@ -58,6 +61,42 @@ pub(super) struct Rope {
     pub head_dim: u32,
     pub pairs: u32,
     pub halves: u32,
+}
+
+/// `bias_terms.wgsl`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Terms {
+    pub count: u32,
+    pub heads: u32,
+    pub group: u32,
+    pub pairs: u32,
+    pub halves: u32,
+}
+
+/// `rotate.wgsl`, `rotate_lanes.wgsl`: blocks of `len` elements.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Rotate {
+    pub count: u32,
+    pub len: u32,
+    pub scale: f32,
+}
+
+/// `append_codes.wgsl`. Sizes of the cache count words.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct AppendCodes {
+    pub count: u32,
+    /// Pairs of blocks of a head.
+    pub pairs: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+    pub page: u32,
+    /// One head's key, one head's value.
+    pub key: u32,
+    pub value: u32,
+    pub key_bits: u32,
 }
 
 /// `append.wgsl` (`stride`: words of one position's keys), `gather.wgsl` (elements of a row),

@@ -5,7 +5,7 @@ use super::memory::Block;
 use std::collections::HashMap;
 
 /// Most bindings of a kernel.
-const BINDINGS_MAX: usize = 6;
+const BINDINGS_MAX: usize = 8;
 
 /// A kernel ready to be recorded.
 pub(super) struct Dispatch {

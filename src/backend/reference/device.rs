@@ -101,20 +101,33 @@ impl ReferenceDevice {
                     elementwise::rope(x, angles, rows, heads, head_dim, pairs, style);
                 });
             }
+            &Call::Rotate { x, rows, heads, head_dim } => self.edit(x, |_, x| {
+                elementwise::rotate(&mut x[..rows * heads * head_dim], head_dim);
+            }),
+            &Call::BiasTerms { q, bias, out, rows, heads, kv_heads, head_dim, style } => {
+                self.edit(out, |d, out| {
+                    let (q, bias) = (d.floats(q), d.floats(bias));
+                    let shape = (rows, heads, kv_heads, head_dim);
+                    elementwise::bias_terms(q, bias, out, shape, style);
+                });
+            }
             &Call::Append { k, v, cache, slots, rows, layout } => self.edit(cache, |d, cache| {
-                let cache = bytemuck::cast_slice_mut(cache);
+                let cache: &mut [u8] = bytemuck::cast_slice_mut(cache);
                 attention::append(d.floats(k), d.floats(v), cache, d.words(slots), rows, layout);
             }),
-            Call::Attention { q, cache, map, pages, path, out, .. } => self.edit(*out, |d, out| {
-                attention::attention(
-                    call,
-                    d.floats(*q),
-                    bytemuck::cast_slice(d.words(*cache)),
-                    bytemuck::cast_slice(d.words(*map)),
-                    (d.words(*pages), d.words(*path)),
-                    out,
-                );
-            }),
+            Call::Attention { q, cache, map, pages, path, out, key_bias, .. } => {
+                self.edit(*out, |d, out| {
+                    let operands = attention::Operands {
+                        q: d.floats(*q),
+                        cache: bytemuck::cast_slice(d.words(*cache)),
+                        map: bytemuck::cast_slice(d.words(*map)),
+                        pages: d.words(*pages),
+                        path: d.words(*path),
+                        bias: key_bias.map(|bias| (d.floats(bias.terms), d.floats(bias.turns))),
+                    };
+                    attention::attention(call, &operands, out);
+                });
+            }
             &Call::Gate { gate, up, out, count, activation } => self.edit(out, |d, out| {
                 elementwise::gate(d.floats(gate), d.floats(up), out, count, activation);
             }),

@@ -2,7 +2,7 @@
 
 use super::{Random, bits, devices, nmse, put, take};
 use crate::backend::{Device, reference::ReferenceDevice};
-use crate::kernel::{AttentionRow, CacheLayout, Call, PAGE_LEN};
+use crate::kernel::{AttentionRow, CacheLayout, Call, KeyBias, KvFormat, PAGE_LEN, RopeStyle};
 
 /// One attention call and its operands.
 #[derive(Clone)]
@@ -17,12 +17,15 @@ struct Case {
     map: Vec<AttentionRow>,
     pages: Vec<u32>,
     path: Vec<u32>,
+    /// A bias of keys, and turns of positions; without, there are none.
+    bias: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 /// Rows of mixed lengths over shuffled pages; every third one is a tree node with a scattered path.
 fn case(dim: usize, (heads, kv_heads): (usize, usize), window: usize, seed: u64) -> Case {
     let mut random = Random(seed);
-    let layout = CacheLayout { kv_heads, head_dim: dim };
+    let format = KvFormat::F16;
+    let layout = CacheLayout { kv_heads, head_dim: dim, format };
     let lengths = [1usize, 15, 16, 17, 33, 70, 64, 100];
     let page_count = 40;
     let mut pages: Vec<u32> = (0..page_count).collect();
@@ -42,7 +45,7 @@ fn case(dim: usize, (heads, kv_heads): (usize, usize), window: usize, seed: u64)
     let width = slots.len() * layout.width();
     let (keys, values) = (random.values(width), random.values(width));
     let q = random.values(lengths.len() * heads * dim);
-    Case { layout, heads, window, q, keys, values, slots, map, pages, path }
+    Case { layout, heads, window, q, keys, values, slots, map, pages, path, bias: None }
 }
 
 /// Fills the cache by `Append` and attends; returns the output and the cache.
@@ -57,6 +60,16 @@ fn run(device: &mut dyn Device, case: &Case) -> (Vec<f32>, Vec<u16>) {
     let out = device.alloc(case.q.len() * 4, "out").unwrap();
     let scale = 1.0 / (layout.head_dim as f32).sqrt();
     let rows = case.map.len();
+    let key_bias = case.bias.as_ref().map(|(bias, turns)| {
+        let (bias, turns) = (put(device, bias), put(device, turns));
+        let terms = device.alloc(case.q.len() * 4, "terms").unwrap();
+        let (kv_heads, head_dim, style) = (layout.kv_heads, layout.head_dim, RopeStyle::Halves);
+        #[rustfmt::skip]
+        let call =
+            Call::BiasTerms { q, bias, out: terms, rows, heads, kv_heads, head_dim, style };
+        device.run(&[call]).unwrap();
+        KeyBias { terms, turns }
+    });
     device
         .run(&[
             Call::Append { k, v, cache, slots, rows: case.slots.len(), layout },
@@ -70,6 +83,7 @@ fn run(device: &mut dyn Device, case: &Case) -> (Vec<f32>, Vec<u16>) {
                 rows,
                 heads,
                 layout,
+                key_bias,
                 scale: 3.0 * scale,
                 window,
             },
@@ -82,16 +96,23 @@ fn run(device: &mut dyn Device, case: &Case) -> (Vec<f32>, Vec<u16>) {
 #[test]
 fn attention_matches_the_reference() {
     let shapes = [(64, (9, 3)), (96, (4, 4)), (128, (7, 1)), (256, (4, 1)), (20, (6, 2))];
+    let formats = [(0, KvFormat::F16), (20, KvFormat::K8V4), (48, KvFormat::Q4)];
     for (dim, heads) in shapes {
-        for window in [0, 1, 20, 48] {
-            let case = case(dim, heads, window, dim as u64);
+        let f16 = [0, 1, 20, 48].map(|window| (window, KvFormat::F16));
+        for (window, format) in f16.into_iter().chain(formats) {
+            let mut case = case(dim, heads, window, dim as u64);
+            case.layout.format = format;
+            if format.is_compressed() {
+                let mut random = Random(3);
+                case.bias = Some((random.values(heads.1 * dim), random.values(100 * dim)));
+            }
             let (want, want_cache) = run(&mut ReferenceDevice::new(), &case);
             let mut first: Option<Vec<u32>> = None;
             for (name, mut device) in devices() {
                 let (got, cache) = run(&mut device, &case);
-                assert!(cache == want_cache, "cache, {dim} {heads:?} {name}");
+                assert!(cache == want_cache, "cache, {dim} {heads:?} {format} {name}");
                 let error = nmse(&got, &want);
-                assert!(error < 1e-11, "{dim} {heads:?} window {window}, {name}: {error}");
+                assert!(error < 1e-11, "{dim} {heads:?} {format} window {window}, {name}: {error}");
                 let got = bits(&got);
                 assert!(*first.get_or_insert_with(|| got.clone()) == got, "bits of {name}");
             }
@@ -102,7 +123,8 @@ fn attention_matches_the_reference() {
 /// A row has the same bits alone, after its fellows are gone, and with its pages elsewhere.
 #[test]
 fn rows_have_the_same_bits_in_any_company() {
-    let case = case(64, (6, 2), 0, 7);
+    let mut case = case(64, (6, 2), 0, 7);
+    case.layout.format = KvFormat::Q4;
     let (name, mut device) = devices().remove(0);
     let (all, _) = run(&mut device, &case);
     let width = case.heads * case.layout.head_dim;
