@@ -47,11 +47,12 @@ impl Clock {
 
     /// Plays a pass; returns its seconds.
     pub(super) fn pass(&mut self, plan: &StreamPlan, steps: &[Step], micro: &[Batch]) -> f64 {
-        let outputs = micro.iter().map(|batch| batch.outputs.len()).sum();
+        let outputs: usize = micro.iter().map(|batch| batch.outputs.len()).sum();
+        let slices = steps.iter().filter(|step| matches!(step, Step::Gather { .. })).count();
         // Taken out, since costs borrow the rest.
         let mut simulation = std::mem::take(&mut self.simulation);
         let before = simulation.now();
-        let costs = Costs { clock: self, plan, micro, outputs };
+        let costs = Costs { clock: self, plan, micro, outputs: outputs.div_ceil(slices.max(1)) };
         let rows: usize = micro.iter().map(Batch::rows).sum();
         let device = &self.profile.device;
         simulation.idle(device.pass_seconds + rows as f64 * device.embed_seconds);
@@ -68,6 +69,7 @@ struct Costs<'a> {
     clock: &'a Clock,
     plan: &'a StreamPlan,
     micro: &'a [Batch],
+    /// Rows of a slice of logits.
     outputs: usize,
 }
 

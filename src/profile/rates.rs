@@ -110,7 +110,7 @@ impl Rates {
         Ok(())
     }
 
-    /// The rates, by the least times so far.
+    /// The rates, by what was measured so far.
     pub(super) fn rates(&self) -> DeviceRates {
         let fixed = self.fixed.costs();
         let mut linear = self.linear.iter().map(|kind| kind.rate(&fixed)).collect::<Vec<_>>();

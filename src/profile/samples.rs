@@ -44,6 +44,18 @@ fn least(values: impl Iterator<Item = f64>) -> f64 {
     if second <= first * (1.0 + CLOSE) { (first + second) / 2.0 } else { first }
 }
 
+/// A value so many times the least is another program's doing, not the machine's usual noise.
+const BUSY: f64 = 1.5;
+
+/// The mean, since a job takes the sum of its calls; without those that others disturbed. 0 of none.
+fn usual(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    let most = BUSY * least(values.clone());
+    let (count, sum) = values
+        .filter(|&value| value <= most)
+        .fold((0, 0.0), |(count, sum), value| (count + 1, sum + value));
+    if count > 0 { sum / f64::from(count) } else { 0.0 }
+}
+
 /// A timing as it was taken.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Timing {
@@ -73,9 +85,10 @@ impl Timings {
         self.0.is_empty()
     }
 
-    /// The least seconds of a unit beside `fixed` costs. 0 where nothing was measured.
+    /// The usual seconds of a unit beside `fixed` costs: a job takes what its calls usually take, not
+    /// the least that they can. 0 where nothing was measured.
     pub(super) fn seconds(&self, fixed: &FixedCosts) -> f64 {
-        least(self.0.iter().map(|timing| {
+        usual(self.0.iter().map(|timing| {
             let own = (timing.seconds - fixed.of(timing)).max(LEAST_OWN * timing.seconds);
             own / timing.units as f64
         }))
@@ -145,10 +158,11 @@ mod tests {
         let mut timings = Timings::default();
         timings.push(Timing { seconds: 10.0 + 1.0 + 4.0 + 0.4, units: 2, runs: 2, calls: 4 });
         timings.push(Timing { seconds: 15.0 + 1.0 + 6.0 + 0.6, units: 3, runs: 3, calls: 6 });
+        timings.push(Timing { seconds: 90.0, units: 3, runs: 3, calls: 6 });
         let fixed = FixedCosts { wait: 1.0, run: 2.0, call: 0.1, pass: 0.0 };
         assert!((timings.seconds(&fixed) - 5.0).abs() < 1e-12);
         assert!((timings.gross() - (15.4 / 2.0 + 22.6 / 3.0) / 2.0).abs() < 1e-12);
-        assert!((timings.mean() - 38.0 / 5.0).abs() < 1e-12);
+        assert!((timings.mean() - 128.0 / 8.0).abs() < 1e-12);
         let large = FixedCosts { wait: 1e3, ..fixed };
         assert!(timings.seconds(&large) > 0.0, "never free");
     }
