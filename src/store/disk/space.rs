@@ -21,6 +21,12 @@ pub(in crate::store) fn reserve(
         missing: bytes.saturating_sub(available),
         remedy: "free some, or choose another --disk-dir",
     };
+    // To try and fail would fill the disk for a moment, and others would find it full.
+    if let Some(available) = free_bytes(folder)
+        && available.saturating_add(allocated(file)) < bytes
+    {
+        return Err(short(available));
+    }
     match allocate(file, bytes) {
         Ok(()) => Ok(()),
         Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
@@ -32,6 +38,18 @@ pub(in crate::store) fn reserve(
         },
         Err(e) => Err(StoreError::io(folder, "reserve space in it", e)),
     }
+}
+
+/// Bytes that a file takes already.
+#[cfg(unix)]
+fn allocated(file: &File) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().map_or(0, |metadata| metadata.blocks() * 512)
+}
+
+#[cfg(not(unix))]
+fn allocated(_: &File) -> u64 {
+    0
 }
 
 #[cfg(target_os = "linux")]
