@@ -101,6 +101,8 @@ pub(crate) struct Kind {
     window: usize,
     /// Bytes of a page in each format.
     pub(crate) page_bytes: Vec<u64>,
+    /// The same on disk.
+    pub(crate) spilled_bytes: Vec<u64>,
 }
 
 impl Kind {
@@ -207,6 +209,8 @@ impl<'a> Costs<'a> {
         let layer = &model.layers[index];
         let page_bytes = |format: &String| footprint.page_bytes(index, format);
         let page_bytes: Vec<u64> = inputs.kv_formats.iter().map(page_bytes).collect();
+        let spilled = |format: &String| footprint.spilled_page_bytes(index, format);
+        let spilled_bytes = inputs.kv_formats.iter().map(spilled).collect();
         let same = |kind: &&mut Kind| {
             model.layers[kind.layers[0]] == *layer && kind.page_bytes == page_bytes
         };
@@ -232,6 +236,7 @@ impl<'a> Costs<'a> {
             kv_len: layer.kv_len() as f64,
             window,
             page_bytes,
+            spilled_bytes,
         });
     }
 
@@ -298,12 +303,13 @@ impl<'a> Costs<'a> {
     ) -> LayerCost {
         let hw = self.hardware;
         let page = kind.page_bytes[setting.format] as f64;
+        let spilled = kind.spilled_bytes[setting.format] as f64;
         // In memory that the device shares, RAM is in its reach.
         let away = if hw.shares_ram { kv[2] } else { kv[1] + kv[2] };
         let on_host = if setting.kv_mode == KvMode::Host { away } else { 0.0 };
         let mut terms = Terms {
-            disk_read: kv[2] * pass.pages_read * page / hw.disk.read_bytes_per_sec,
-            disk_write: kv[2] * pass.pages_written * page / hw.disk.write_bytes_per_sec,
+            disk_read: kv[2] * pass.pages_read * spilled / hw.disk.read_bytes_per_sec,
+            disk_write: kv[2] * pass.pages_written * spilled / hw.disk.write_bytes_per_sec,
             ..Terms::default()
         };
         if on_host < 1.0 {

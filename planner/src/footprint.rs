@@ -56,6 +56,11 @@ pub trait Footprint {
 
     /// Bytes of one page of one layer's cache in a format.
     fn page_bytes(&self, layer: usize, format: &str) -> u64;
+
+    /// Bytes that such a page takes on disk, and that are read and written.
+    fn spilled_page_bytes(&self, layer: usize, format: &str) -> u64 {
+        self.page_bytes(layer, format)
+    }
 }
 
 /// A footprint that is linear in everything.

@@ -133,7 +133,11 @@ pub(crate) fn cache(costs: &Costs<'_>, setting: &Setting, pages: usize, homes: &
     let mut split = Split::default();
     for kind in &costs.kinds {
         for &layer in &kind.layers {
-            *split.on_mut(homes[layer]) += kind.page_bytes[setting.format] * pages as u64;
+            let page = match homes[layer] {
+                Tier::Disk => kind.spilled_bytes[setting.format],
+                _ => kind.page_bytes[setting.format],
+            };
+            *split.on_mut(homes[layer]) += page * pages as u64;
         }
     }
     split

@@ -136,6 +136,10 @@ impl Footprint for ExecutorFootprint<'_> {
         let format = KvFormat::from_name(format).unwrap_or_default();
         self.spec.layers[layer].cache(format).page_bytes() as u64
     }
+
+    fn spilled_page_bytes(&self, layer: usize, format: &str) -> u64 {
+        pager::stride(self.page_bytes(layer, format) as usize) as u64
+    }
 }
 
 /// The calls of one layer over buffers that do not exist: to ask a device what it would need.
