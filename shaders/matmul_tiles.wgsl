@@ -12,8 +12,8 @@ struct Sums { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
 // [column / 4][quad of outputs].
 var<workgroup> quants: array<vec4<u32>, 128>;
 var<workgroup> factors: array<Affine, 16>;
-// [half block][row].
-var<workgroup> rounded: array<vec4<u32>, 128>;
+// [plane][half block][row].
+var<workgroup> rounded: array<vec4<u32>, 256>;
 var<workgroup> row_scales: array<vec2<f32>, 64>;
 
 fn fetch(local: u32, b: u32, out_start: u32, row_start: u32, blocks: u32) {
@@ -29,24 +29,34 @@ fn fetch(local: u32, b: u32, out_start: u32, row_start: u32, blocks: u32) {
         quants[(j + 4u) * 16u + part % 16u] = centred(w.b);
         if j == 0u { factors[part] = affine(tile, b, index % 4u); }
     } else if local < 128u {
-        rounded[part] = x[row * 2u];
+        rounded[part] = x[row * 4u];
+        rounded[64u + part] = x[row * 4u + 1u];
     } else if local < 192u {
-        rounded[64u + part] = x[row * 2u + 1u];
+        rounded[128u + part] = x[row * 4u + 2u];
+        rounded[192u + part] = x[row * 4u + 3u];
     } else {
         row_scales[part] = x_scales[row];
     }
 }
 
-fn half_sum(first: u32, quad: u32, v: vec4<u32>) -> vec4<i32> {
-    return dot_word(quants[first + quad], v.x) + dot_word(quants[first + 16u + quad], v.y)
-        + dot_word(quants[first + 32u + quad], v.z) + dot_word(quants[first + 48u + quad], v.w);
+// Four words of one half of the block.
+struct Half { a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32> }
+
+fn half_at(at: u32) -> Half {
+    return Half(quants[at], quants[at + 16u], quants[at + 32u], quants[at + 48u]);
 }
 
-fn add_row(row: u32, quad: u32, sum: vec4<f32>) -> vec4<f32> {
-    let f = factors[quad];
+fn plane_sum(w: Half, v: vec4<u32>) -> vec4<i32> {
+    return dot_word(w.a, v.x) + dot_word(w.b, v.y) + dot_word(w.c, v.z) + dot_word(w.d, v.w);
+}
+
+fn half_sum(w: Half, at: u32) -> vec4<i32> {
+    return plane_sum(w, rounded[at]) * 128 + plane_sum(w, rounded[at + 128u]);
+}
+
+fn add_row(row: u32, f: Affine, first: Half, second: Half, sum: vec4<f32>) -> vec4<f32> {
     let s = row_scales[row];
-    let i = f.first * half_sum(0u, quad, rounded[row])
-        + f.second * half_sum(64u, quad, rounded[64u + row]);
+    let i = f.first * half_sum(first, row) + f.second * half_sum(second, row + 64u);
     return fma(block_value(f, i, s.y), vec4(s.x), sum);
 }
 
@@ -63,10 +73,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         fetch(local, b, out_start, row_start, blocks);
         workgroupBarrier();
-        part.a = add_row(row, quad, part.a);
-        part.b = add_row(row + 1u, quad, part.b);
-        part.c = add_row(row + 2u, quad, part.c);
-        part.d = add_row(row + 3u, quad, part.d);
+        let f = factors[quad];
+        let first = half_at(quad);
+        let second = half_at(64u + quad);
+        part.a = add_row(row, f, first, second, part.a);
+        part.b = add_row(row + 1u, f, first, second, part.b);
+        part.c = add_row(row + 2u, f, first, second, part.c);
+        part.d = add_row(row + 3u, f, first, second, part.d);
         if b % SEGMENT == SEGMENT - 1u || b == blocks - 1u {
             total.a += part.a;
             total.b += part.b;

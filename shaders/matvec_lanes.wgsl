@@ -22,11 +22,17 @@ fn main(
     for (var b = 0u; b < blocks; b++) {
         let f = affine(tile, b, quad);
         let high = extra(tile, b, quad);
-        let v = x[(row * blocks + b) * 4u + lane % 4u];
-        let i = dot_step(pairs(words(tile, b, 0u, quad, high)), subgroupBroadcast(v, 0u), f)
-            + dot_step(pairs(words(tile, b, 1u, quad, high)), subgroupBroadcast(v, 1u), f)
-            + dot_step(pairs(words(tile, b, 2u, quad, high)), subgroupBroadcast(v, 2u), f)
-            + dot_step(pairs(words(tile, b, 3u, quad, high)), subgroupBroadcast(v, 3u), f);
+        // Lanes 0 to 3 load the high plane, 4 to 7 the low one.
+        let v = x[(row * blocks + b) * 8u + lane % 8u];
+        let w0 = pairs(words(tile, b, 0u, quad, high));
+        let w1 = pairs(words(tile, b, 1u, quad, high));
+        let w2 = pairs(words(tile, b, 2u, quad, high));
+        let w3 = pairs(words(tile, b, 3u, quad, high));
+        let top = dot_step(w0, subgroupBroadcast(v, 0u), f) + dot_step(w1, subgroupBroadcast(v, 1u), f)
+            + dot_step(w2, subgroupBroadcast(v, 2u), f) + dot_step(w3, subgroupBroadcast(v, 3u), f);
+        let low = dot_step(w0, subgroupBroadcast(v, 4u), f) + dot_step(w1, subgroupBroadcast(v, 5u), f)
+            + dot_step(w2, subgroupBroadcast(v, 6u), f) + dot_step(w3, subgroupBroadcast(v, 7u), f);
+        let i = top * 128 + low;
         let s = x_scales[row * blocks + b];
         sum = fma(block_value(f, i, s.y), vec4(s.x), sum);
     }

@@ -10,8 +10,12 @@
 const WORKERS = 32u;
 var<workgroup> parts: array<vec4<f32>, 128>;
 
-fn half_sum(w: array<vec4<u32>, 4>, v: vec4<u32>) -> vec4<i32> {
+fn plane_sum(w: array<vec4<u32>, 4>, v: vec4<u32>) -> vec4<i32> {
     return dot_word(w[0], v.x) + dot_word(w[1], v.y) + dot_word(w[2], v.z) + dot_word(w[3], v.w);
+}
+
+fn half_sum(w: array<vec4<u32>, 4>, at: u32) -> vec4<i32> {
+    return plane_sum(w, x[at]) * 128 + plane_sum(w, x[at + 2u]);
 }
 
 fn add_block(b: u32, at: u32, tile: u32, quad: u32, sum: vec4<f32>) -> vec4<f32> {
@@ -23,8 +27,8 @@ fn add_block(b: u32, at: u32, tile: u32, quad: u32, sum: vec4<f32>) -> vec4<f32>
     let w3 = words(tile, b, 3u, quad, high);
     let first = array(centred(w0.a), centred(w1.a), centred(w2.a), centred(w3.a));
     let second = array(centred(w0.b), centred(w1.b), centred(w2.b), centred(w3.b));
-    let i = f.first * half_sum(first, x[(at + b) * 2u])
-        + f.second * half_sum(second, x[(at + b) * 2u + 1u]);
+    let i = f.first * half_sum(first, (at + b) * 4u)
+        + f.second * half_sum(second, (at + b) * 4u + 1u);
     let s = x_scales[at + b];
     return fma(block_value(f, i, s.y), vec4(s.x), sum);
 }

@@ -1,6 +1,8 @@
-// Rounds x to 8 bits per block of 32 columns: scale = largest / 127, nearest, ties to even.
+// Rounds x to 15 bits per block of 32 columns: scale = largest / STEPS, nearest, ties to even. A quant
+// is 128 * high + low, two planes of 8 bits for dot products of integers.
 //!import flat
 struct Params { blocks: u32 }
+const STEPS = 16256.0; // 127 * 128
 var<immediate> p: Params;
 // [blocks][32] f32.
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
@@ -27,15 +29,19 @@ fn main(
     if b >= p.blocks { return; }
     var top = 0.0;
     for (var g = 0u; g < 8u; g++) { top = largest(top, x[b * 8u + g]); }
-    let scale = top / 127.0;
+    let scale = top / STEPS;
     // Smaller values would overflow the quotient; they round to zero.
-    let inverse = select(0.0, 127.0 / top, top > 1e-30);
+    let inverse = select(0.0, STEPS / top, top > 1e-30);
     var sum = 0;
     for (var j = 0u; j < 4u; j++) {
         let low = vec4<i32>(round(x[b * 8u + j] * inverse));
         let high = vec4<i32>(round(x[b * 8u + j + 4u] * inverse));
         sum += total(low) + total(high);
-        store_step(b, j, low, high);
+        // Nearest, so that the low plane has seven bits with their sign.
+        let low_top = (low + vec4(64)) >> vec4(7u);
+        let high_top = (high + vec4(64)) >> vec4(7u);
+        store_step(b * 2u, j, low_top, high_top);
+        store_step(b * 2u + 1u, j, low - low_top * 128, high - high_top * 128);
     }
     scales[b] = vec2(scale, f32(sum));
 }

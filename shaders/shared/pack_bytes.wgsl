@@ -1,4 +1,4 @@
-// 32 quants as the bytes of eight words, in column order.
+// A plane of 32 quants as the bytes of eight words, in column order.
 alias Element = u32;
 
 fn store_step(at: u32, j: u32, a: vec4<i32>, b: vec4<i32>) {

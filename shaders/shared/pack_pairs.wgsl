@@ -1,4 +1,4 @@
-// 32 quants as 16 words of two 16-bit numbers: columns (c + 2, c), the partner of `pairs`.
+// A plane of 32 quants as 16 words of two 16-bit numbers: columns (c + 2, c), the partner of `pairs`.
 alias Element = vec4<u32>;
 
 fn pair(low: i32, high: i32) -> u32 {

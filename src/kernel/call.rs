@@ -90,8 +90,9 @@ pub enum Call {
         /// Added to the mean square.
         eps: f32,
     },
-    /// `out = x * weight^T + bias` for each projection. Quantized weights see `x` rounded to 8 bits
-    /// per 32 columns of a row (the reference device does not round); float weights see it exact.
+    /// `out = x * weight^T + bias` for each projection. Quantized weights see `x` rounded per
+    /// 32 columns of a row, to 8 bits on cpu and 15 on gpu (the reference device does not round); float
+    /// weights see it exact.
     Linear {
         /// `[rows][cols]`.
         x: Buffer,

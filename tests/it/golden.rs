@@ -134,12 +134,11 @@ fn cpu_follows_exact_arithmetic() {
     support::MODELS.iter().for_each(|name| check(name, Kind::Cpu, &ROUNDED));
 }
 
-/// Not gemma3-270m: of its 60 log-probabilities one is off by 0.56 on a software adapter (the mean,
-/// 0.06, and the ids hold), and that bar is for the kernels to meet, not for this test to lower.
 #[test]
 fn gpu_follows_exact_arithmetic() {
-    check("smollm2-135m", Kind::Gpu, &ROUNDED);
-    check("qwen2.5-coder-0.5b", Kind::Gpu, &ROUNDED);
+    for name in ["smollm2-135m", "qwen2.5-coder-0.5b", "gemma3-270m"] {
+        check(name, Kind::Gpu, &EXACT);
+    }
 }
 
 /// Perplexity of the first chunks in a format of the cache.

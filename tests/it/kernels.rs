@@ -109,9 +109,14 @@ fn product(
     y
 }
 
-/// Share of the power that rounding x to 8 bits may cost; float weights lose f32 rounding only.
-fn linear_nmse(dtype: DType) -> f64 {
-    if dtype.is_float() { 1e-11 } else { 1e-4 }
+/// Share of the power that rounding x may cost: to 8 bits on cpu, to 15 on gpu; float weights lose f32
+/// rounding only.
+fn linear_nmse(dtype: DType, device: &str) -> f64 {
+    match (dtype.is_float(), device) {
+        (true, _) => 1e-11,
+        (false, "cpu") => 1e-4,
+        (false, _) => 1e-8,
+    }
 }
 
 #[test]
@@ -133,7 +138,7 @@ fn linear_layers_match_the_reference() {
                 let got = product(&mut *device, shape, &bytes, bias, &x);
                 let want = product(&mut reference, shape, &bytes, bias, &x);
                 let what = format!("{name}: {dtype} {outs}x{cols}, {rows} rows");
-                close(&what, &got, &want, linear_nmse(dtype));
+                close(&what, &got, &want, linear_nmse(dtype, &name));
             }
         }
         let scratch = device.memory().bytes - held;
@@ -373,7 +378,7 @@ impl Scene {
 
     /// Codes may fall to either side of a tie where devices round differently.
     fn tolerance(&self) -> f64 {
-        if self.layout.format.is_compressed() { 3e-5 } else { 1e-10 }
+        if self.layout.format.is_compressed() { 1e-4 } else { 1e-10 }
     }
 
     fn run(&self, device: &mut dyn Device, window: usize) -> Vec<f32> {
@@ -461,7 +466,7 @@ fn memory_is_counted_and_given_back() {
         device.free(buffer);
         device.unload(weight);
         assert_eq!(device.memory().bytes, before, "{name}");
-        let refused = device.alloc(1 << 40, "everything").unwrap_err().to_string();
+        let refused = device.alloc(1 << 50, "everything").unwrap_err().to_string();
         assert!(refused.contains("everything"), "{name}: {refused}");
     }
 }

@@ -45,11 +45,11 @@ fn grow(slot: &mut Option<Block>, parts: &mut Parts, bytes: u64) -> Result<(), D
     Ok(())
 }
 
-/// Bytes of the rounded quants of 32 columns.
+/// Bytes of the rounded quants of 32 columns: two planes.
 fn quant_bytes(family: Family) -> u64 {
     match family {
-        Family::Lanes => 64,
-        Family::Tiles => 32,
+        Family::Lanes => 128,
+        Family::Tiles => 64,
     }
 }
 
