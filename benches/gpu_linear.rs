@@ -10,9 +10,16 @@ use forebay::quant::{DType, quantize_row};
 use std::io::Write;
 use std::time::Instant;
 
-const SHAPES: [(usize, usize); 5] =
-    [(576, 576), (576, 1536), (1536, 576), (1536, 8960), (4096, 4096)];
-const ROWS: [usize; 6] = [1, 4, 8, 32, 64, 256];
+const SHAPES: [(usize, usize); 7] = [
+    (576, 576),
+    (576, 1536),
+    (1536, 576),
+    (1536, 8960),
+    (4096, 4096),
+    (4096, 14336),
+    (14336, 4096),
+];
+const ROWS: [usize; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
 
 /// Calls of one run.
 const CALLS: usize = 20;

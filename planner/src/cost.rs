@@ -319,10 +319,13 @@ impl<'a> Costs<'a> {
             terms.host = on_host * self.attend(kind, setting, pass, true);
         }
         if !hw.shares_ram {
-            let [up, down] = link_bytes(kind, setting, pass, page / self.page_positions);
+            let [up, down] = link_bytes(kind, setting, pass, page);
             let moved = 2.0 * activations * pass.rows() * self.hidden * FLOAT;
+            // What goes down is waited for, once for each micro-batch.
+            let waits = Costs::micro_batches(setting, pass) * hw.device.pass_seconds;
             terms.upload = (away * up + moved) / hw.upload_bytes_per_sec;
-            terms.download = (away * down + moved) / hw.download_bytes_per_sec;
+            terms.download =
+                (away * down + moved) / hw.download_bytes_per_sec + (away + activations) * waits;
         }
         terms.device = device[0] + device[1];
         LayerCost { device, terms }
@@ -405,7 +408,7 @@ impl<'a> Costs<'a> {
 }
 
 /// Bytes up and down the link for one layer whose cache is off the device.
-fn link_bytes(kind: &Kind, setting: &Setting, pass: &Pass, position: f64) -> [f64; 2] {
+fn link_bytes(kind: &Kind, setting: &Setting, pass: &Pass, page: f64) -> [f64; 2] {
     match setting.kv_mode {
         KvMode::Resident => [0.0, 0.0],
         // Queries and new keys and values go down, attention's output comes up.
@@ -413,10 +416,7 @@ fn link_bytes(kind: &Kind, setting: &Setting, pass: &Pass, position: f64) -> [f6
             let (up, down) = (kind.query_len, kind.query_len + 2.0 * kind.kv_len);
             [up, down].map(|len| pass.rows() * len * FLOAT)
         }
-        KvMode::Staged => {
-            let pages = pass.pages_read * kind.page_bytes[setting.format] as f64;
-            [pages, pass.rows() * position]
-        }
+        KvMode::Staged => [pass.pages_read * page, pass.pages_written * page],
     }
 }
 

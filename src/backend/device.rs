@@ -79,6 +79,10 @@ impl MemoryUse {
     }
 }
 
+/// A copy out of a device that may still be under way; see [`Device::fetch`].
+#[derive(Debug)]
+pub struct Fetch(pub(super) Vec<u8>);
+
 /// What can go wrong on a device that the caller could not have prevented.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -161,6 +165,24 @@ pub trait Device: Send {
 
     /// Copies out of `buffer` at `offset` bytes (a multiple of 4, as is the length), after all calls so far.
     fn read(&mut self, buffer: Buffer, offset: usize, out: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Begins to copy `parts` (offset and length in bytes, multiples of 4) out of `buffer`, after all calls
+    /// so far. At most one of these is under way.
+    fn fetch(&mut self, buffer: Buffer, parts: &[(usize, usize)]) -> Result<Fetch, DeviceError> {
+        let mut bytes = vec![0; parts.iter().map(|part| part.1).sum()];
+        let mut out = &mut bytes[..];
+        for &(offset, len) in parts {
+            let (part, rest) = out.split_at_mut(len);
+            self.read(buffer, offset, part)?;
+            out = rest;
+        }
+        Ok(Fetch(bytes))
+    }
+
+    /// Waits for a fetch, not for what was run since: its parts, one after the other.
+    fn fetched(&mut self, fetch: Fetch) -> Result<Vec<u8>, DeviceError> {
+        Ok(fetch.0)
+    }
 
     /// Runs calls in order; may return before they finish.
     fn run(&mut self, calls: &[Call]) -> Result<(), DeviceError>;

@@ -1,9 +1,12 @@
 //! The simulated clock: every pass that is run is also played on the schedule's event clock, at the
 //! rates of a measured profile.
 
-use crate::kernel::{KvFormat, PAGE_LEN};
-use crate::schedule::{Batch, Matrices, Part, Simulation, Step, StepCosts, StreamPlan};
-use forebay_planner::{AttentionRate, HardwareProfile, LayerShape, ModelShape};
+use super::pager::stride;
+use crate::kernel::{CacheLayout, KvFormat, PAGE_LEN};
+use crate::schedule::{
+    Batch, Matrices, PageSeconds, Part, Simulation, Step, StepCosts, StreamPlan,
+};
+use forebay_planner::{AttentionRate, HardwareProfile, LayerShape, ModelShape, Tier};
 
 /// A simulation that follows an executor.
 pub(super) struct Clock {
@@ -147,5 +150,32 @@ impl StepCosts for Costs<'_> {
 
     fn read_overlap(&self) -> f64 {
         self.clock.profile.disk.overlap
+    }
+
+    fn page_seconds(&self, step: Step) -> PageSeconds {
+        let profile = &self.clock.profile;
+        let (layer, pages, disk_rate) = match step {
+            Step::LoadPages { layer, micro } | Step::AwaitPages { layer, micro } => {
+                (layer, self.micro[micro].pages.len(), profile.disk.read_bytes_per_sec)
+            }
+            Step::StorePages { layer, micro } => {
+                let written = self.micro[micro].pages_written().len();
+                (layer, written, profile.disk.write_bytes_per_sec)
+            }
+            _ => return PageSeconds::default(),
+        };
+        let LayerShape { kv_heads, head_dim, .. } = self.clock.shape.layers[layer];
+        let layout = CacheLayout { kv_heads, head_dim, format: self.clock.kv_format };
+        let on_disk = self.plan.caches[layer] == Tier::Disk;
+        let disk = if on_disk { (pages * stride(layout.page_bytes())) as f64 } else { 0.0 };
+        let bytes = if self.plan.shares_ram { 0.0 } else { (pages * layout.page_bytes()) as f64 };
+        let link = match step {
+            Step::AwaitPages { .. } => bytes / profile.upload_bytes_per_sec,
+            Step::StorePages { .. } if bytes > 0.0 => {
+                bytes / profile.download_bytes_per_sec + profile.device.pass_seconds
+            }
+            _ => 0.0,
+        };
+        PageSeconds { disk: disk / disk_rate, link }
     }
 }

@@ -206,8 +206,11 @@ impl Executor {
             }
             Step::Await { part } => self.wait(part),
             Step::LoadPages { layer, micro } => {
-                self.pager.as_mut().expect("a pager was made").load(layer, &pass.micro[micro]);
-                Ok(())
+                if !self.plan.shares_ram {
+                    self.flush()?;
+                }
+                let pager = self.pager.as_mut().expect("a pager was made");
+                pager.load(self.device.as_mut(), layer, &pass.micro[micro])
             }
             Step::AwaitPages { .. } => {
                 self.flush()?;

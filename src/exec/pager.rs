@@ -8,7 +8,7 @@
 use super::ExecError;
 use super::executor::POISON;
 use super::reader::Target;
-use crate::backend::Device;
+use crate::backend::{Device, Fetch};
 use crate::kernel::Buffer;
 use crate::quant::IO_ALIGN;
 use crate::schedule::Batch;
@@ -46,6 +46,14 @@ struct Turn {
     loading: bool,
 }
 
+/// A turn whose pages are on their way from the device.
+struct Leaving {
+    turn: Turn,
+    /// Places in the window of the pages written, in the order of the fetch.
+    places: Vec<usize>,
+    fetch: Fetch,
+}
+
 /// Moves bytes between a window and a home.
 struct Job {
     layer: usize,
@@ -67,6 +75,7 @@ pub(super) struct Pager {
     shares_ram: bool,
     /// Turns loaded or about to be, oldest first: at most two.
     turns: Vec<Turn>,
+    leaving: Option<Leaving>,
     next_window: usize,
     jobs: Option<Sender<Job>>,
     done: Receiver<Result<(), StoreError>>,
@@ -75,8 +84,6 @@ pub(super) struct Pager {
     finished: usize,
     /// The job after which a window holds what its turn needs.
     loaded_at: [usize; 2],
-    /// Reused between reads from the device.
-    bytes: Vec<u8>,
     /// See [`super::Resources::poison`].
     pub(super) poison: bool,
     /// Bytes of pages loaded and stored.
@@ -132,13 +139,13 @@ impl Pager {
             _staging: staging,
             shares_ram,
             turns: Vec::new(),
+            leaving: None,
             next_window: 0,
             jobs: Some(jobs),
             done,
             asked: 0,
             finished: 0,
             loaded_at: [0; 2],
-            bytes: Vec::new(),
             poison: false,
             loaded_bytes: 0,
             stored_bytes: 0,
@@ -166,7 +173,13 @@ impl Pager {
 
     /// Begins to bring a micro-batch's pages of `layer`, unless the turn before writes to one of them:
     /// then that happens once it has.
-    pub(super) fn load(&mut self, layer: usize, batch: &Batch) {
+    pub(super) fn load(
+        &mut self,
+        device: &mut dyn Device,
+        layer: usize,
+        batch: &Batch,
+    ) -> Result<(), ExecError> {
+        self.settle(device)?;
         let window = self.next_window;
         self.next_window = 1 - window;
         let (pages, written) = (batch.pages.clone(), batch.pages_written());
@@ -177,6 +190,7 @@ impl Pager {
         if !waits {
             self.begin(self.turns.len() - 1);
         }
+        Ok(())
     }
 
     fn begin(&mut self, turn: usize) {
@@ -191,6 +205,7 @@ impl Pager {
     /// Waits for the pages of the oldest turn; its window.
     pub(super) fn arrived(&mut self, device: &mut dyn Device) -> Result<Buffer, ExecError> {
         if !self.turns[0].loading {
+            self.settle(device)?;
             self.begin(0);
         }
         let Turn { layer, window, ref pages, .. } = self.turns[0];
@@ -205,24 +220,45 @@ impl Pager {
         Ok(self.windows[window])
     }
 
-    /// Ends the oldest turn: what it wrote goes back.
+    /// Ends the oldest turn: what it wrote goes back. A device with memory of its own copies it while the
+    /// next turn is prepared.
     pub(super) fn store(&mut self, device: &mut dyn Device) -> Result<(), ExecError> {
+        self.settle(device)?;
         let turn = self.turns.remove(0);
-        let bytes = self.page_bytes[turn.layer];
         let at = |page: &u32| turn.pages.iter().position(|p| p == page).expect("written is loaded");
-        let pages: Vec<(u32, usize)> = turn.written.iter().map(|page| (*page, at(page))).collect();
-        if !self.shares_ram {
-            for &(_, place) in &pages {
-                self.bytes.resize(bytes, 0);
-                device.read(self.windows[turn.window], place * bytes, &mut self.bytes)?;
-                // SAFETY: as in `arrived`.
-                let to = unsafe { self.targets[turn.window].part(place * bytes, bytes).bytes() };
-                to.copy_from_slice(&self.bytes);
-            }
+        let places: Vec<usize> = turn.written.iter().map(at).collect();
+        if self.shares_ram {
+            self.send_home(&turn, &places);
+            return Ok(());
         }
+        let bytes = self.page_bytes[turn.layer];
+        let parts: Vec<(usize, usize)> =
+            places.iter().map(|place| (place * bytes, bytes)).collect();
+        let fetch = device.fetch(self.windows[turn.window], &parts)?;
+        self.leaving = Some(Leaving { turn, places, fetch });
+        Ok(())
+    }
+
+    /// Waits for the pages that are leaving the device and sends them home. Before that, their window's
+    /// memory in RAM is not loaded into, and no page of theirs is loaded.
+    pub(super) fn settle(&mut self, device: &mut dyn Device) -> Result<(), ExecError> {
+        let Some(Leaving { turn, places, fetch }) = self.leaving.take() else { return Ok(()) };
+        let bytes = self.page_bytes[turn.layer];
+        let fetched = device.fetched(fetch)?;
+        for (page, &place) in fetched.chunks_exact(bytes).zip(&places) {
+            // SAFETY: the load of this turn is done, and the thread gets no other job for this window
+            // before this one.
+            unsafe { self.targets[turn.window].part(place * bytes, bytes).bytes() }
+                .copy_from_slice(page);
+        }
+        self.send_home(&turn, &places);
+        Ok(())
+    }
+
+    fn send_home(&mut self, turn: &Turn, places: &[usize]) {
+        let pages = turn.written.iter().copied().zip(places.iter().copied()).collect();
         let (layer, target) = (turn.layer, self.targets[turn.window]);
         self.ask(Job { layer, target, pages, store: true, poison: false });
-        Ok(())
     }
 }
 

@@ -66,9 +66,11 @@ pub fn calibrate(
     let mut disk = Disk::open(place, effort)?;
     let mut memory = Memory::new();
     let mut meter = Meter::new(device, clock)?;
-    let mut rates = Rates::new(DType::ALL.to_vec(), effort);
+    let mut rates = Rates::new(DType::ALL.to_vec(), kind, effort);
     let mut host = match host {
-        Some(host) => Some((Meter::new(host, clock)?, Rates::new(Vec::new(), effort))),
+        Some(host) => {
+            Some((Meter::new(host, clock)?, Rates::new(Vec::new(), DeviceKind::Cpu, effort)))
+        }
         None => None,
     };
     let mut steadiness = Steadiness::load(&mut meter, pace)?;

@@ -3,7 +3,7 @@
 use super::effort::{Effort, Pace};
 use super::error::ProfileError;
 use super::fixed::FixedCosts;
-use super::layer::{Activations, CALLS, SMALLEST, Weights, call_elements, layer_elements};
+use super::layer::{Activations, LayerShape, SMALLEST, Weights};
 use super::meter::Meter;
 use super::samples::Timings;
 use crate::backend::DeviceError;
@@ -21,6 +21,7 @@ const LOADING: usize = 4;
 /// Measurements of one storage type.
 pub(super) struct Linear {
     pub(super) dtype: DType,
+    shape: &'static LayerShape,
     points: Vec<Point>,
 }
 
@@ -35,14 +36,14 @@ enum Way {
 impl Way {
     /// How to time a layer that is expected to take so many seconds per weight, and at most so many
     /// in all; `None` where even the smallest call would take longer.
-    fn of(seconds: f64, most: f64) -> Option<Way> {
-        let layer = seconds * layer_elements();
+    fn of(shape: &LayerShape, seconds: f64, most: f64) -> Option<Way> {
+        let layer = seconds * shape.elements();
         if layer < WHOLE_SECONDS.min(most) {
             Some(Way::Whole)
         } else if layer < most {
             Some(Way::EachCall)
         } else {
-            (seconds * call_elements(&CALLS[SMALLEST]) < most).then_some(Way::Smallest)
+            (seconds * shape.call_elements(SMALLEST) < most).then_some(Way::Smallest)
         }
     }
 }
@@ -74,29 +75,30 @@ impl Point {
     ) -> Result<(), DeviceError> {
         let chosen = match way {
             Way::Whole => return meter.sample(runs, next, pace.slice(), &mut self.whole),
-            Way::EachCall => 0..CALLS.len(),
+            Way::EachCall => 0..self.calls.len(),
             Way::Smallest => SMALLEST..SMALLEST + 1,
         };
         meter.sample_calls(runs, next, chosen, pace.slice(), &mut self.calls)
     }
 
     /// Seconds of the layer per weight element; 0 where nothing was measured.
-    fn seconds(&self, fixed: &FixedCosts) -> f64 {
+    fn seconds(&self, shape: &LayerShape, fixed: &FixedCosts) -> f64 {
         if !self.whole.is_empty() {
-            return self.whole.seconds(fixed) / layer_elements();
+            return self.whole.seconds(fixed) / shape.elements();
         }
-        let measured = self.calls.iter().zip(CALLS).filter(|(timings, _)| !timings.is_empty());
+        let measured = self.calls.iter().enumerate().filter(|(_, timings)| !timings.is_empty());
         let (seconds, elements) =
-            measured.fold((0.0, 0.0), |(seconds, elements), (timings, call)| {
-                (seconds + timings.seconds(fixed), elements + call_elements(&call))
+            measured.fold((0.0, 0.0), |(seconds, elements), (call, timings)| {
+                (seconds + timings.seconds(fixed), elements + shape.call_elements(call))
             });
         if elements > 0.0 { seconds / elements } else { 0.0 }
     }
 }
 
 impl Linear {
-    pub(super) fn new(dtype: DType, effort: Effort) -> Linear {
-        Linear { dtype, points: effort.rows().iter().map(|&rows| Point::new(rows)).collect() }
+    pub(super) fn new(dtype: DType, shape: &'static LayerShape, effort: Effort) -> Linear {
+        let points = effort.rows().iter().map(|&rows| Point::new(rows)).collect();
+        Linear { dtype, shape, points }
     }
 
     /// One round over the numbers of rows; of the first alone where it is late.
@@ -131,16 +133,17 @@ impl Linear {
             }
             let fewer = self.points[..index].iter().rev().find(|point| !point.is_empty());
             if let Some(fewer) = fewer {
-                per_row = fewer.seconds(&FixedCosts::default()) / fewer.rows as f64;
+                per_row = fewer.seconds(self.shape, &FixedCosts::default()) / fewer.rows as f64;
             }
             let point = &mut self.points[index];
             let runs = runs(point.rows);
             if index == 0 && point.way.is_none() {
-                per_row = pilot(meter, &runs[0][SMALLEST])? / point.rows as f64;
+                let seconds = pilot(meter, &runs[0][SMALLEST])?;
+                per_row = seconds / self.shape.call_elements(SMALLEST) / point.rows as f64;
             }
             // The cost of a row falls with their number, so this is the most that it can take.
             let most = pace.effort.sample_max();
-            let way = point.way.or_else(|| Way::of(per_row * point.rows as f64, most));
+            let way = point.way.or_else(|| Way::of(self.shape, per_row * point.rows as f64, most));
             // The least number of rows is measured however long it takes.
             let Some(way) = way.or((index == 0).then_some(Way::Smallest)) else { continue };
             point.way = Some(way);
@@ -151,16 +154,16 @@ impl Linear {
 
     /// What was measured; rows for which there was no time are left out.
     pub(super) fn rate(&self, fixed: &FixedCosts) -> LinearRate {
-        let points = self.points.iter().map(|point| (point.rows, point.seconds(fixed)));
+        let points = self.points.iter().map(|point| (point.rows, point.seconds(self.shape, fixed)));
         let points = points.filter(|&(_, seconds)| seconds > 0.0).collect();
         LinearRate { dtype: self.dtype.to_string(), points }
     }
 }
 
-/// Seconds per weight element of the smallest call, when it is not run for the first time.
+/// Seconds of a call when it is not run for the first time.
 fn pilot(meter: &mut Meter<'_>, call: &Call) -> Result<f64, DeviceError> {
     meter.elapsed([std::slice::from_ref(call)])?;
-    Ok(meter.elapsed([std::slice::from_ref(call)])? / call_elements(&CALLS[SMALLEST]))
+    meter.elapsed([std::slice::from_ref(call)])
 }
 
 /// The first of `count` points, one in the middle, then the others: where time is short, a rate is best
@@ -207,10 +210,12 @@ fn at(rate: &LinearRate, rows: usize) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::DeviceKind;
 
     #[test]
     fn long_layers_are_timed_in_parts() {
-        let layer = |seconds: f64| Way::of(seconds / layer_elements(), 0.12);
+        let shape = LayerShape::of(DeviceKind::Cpu);
+        let layer = |seconds: f64| Way::of(shape, seconds / shape.elements(), 0.12);
         assert_eq!(layer(0.002), Some(Way::Whole));
         assert_eq!(layer(0.01), Some(Way::EachCall));
         assert_eq!(layer(0.5), Some(Way::Smallest));

@@ -7,8 +7,10 @@ use super::elementwise::Elementwise;
 use super::error::ProfileError;
 use super::fixed::Fixed;
 use super::host::{Embedding, Logits};
+use super::layer::LayerShape;
 use super::linear::{Linear, complete};
 use super::meter::Meter;
+use crate::backend::DeviceKind;
 use crate::quant::DType;
 use forebay_planner::DeviceRates;
 
@@ -31,10 +33,12 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    pub(super) fn new(dtypes: Vec<DType>, effort: Effort) -> Rates {
+    pub(super) fn new(dtypes: Vec<DType>, kind: DeviceKind, effort: Effort) -> Rates {
+        let shape = LayerShape::of(kind);
+        let linear = |dtype| Linear::new(dtype, shape, effort);
         Rates {
             fixed: Fixed::default(),
-            linear: dtypes.into_iter().map(|dtype| Linear::new(dtype, effort)).collect(),
+            linear: dtypes.into_iter().map(linear).collect(),
             attention: FORMATS.map(Attention::new).into(),
             elementwise: Elementwise::default(),
             logits: Logits::new(),
@@ -140,7 +144,7 @@ mod tests {
     fn measured(device: &mut FakeDevice, slowness: &[f64], effort: Effort) -> (DeviceRates, f64) {
         let folder = tempfile::tempdir().unwrap();
         let place = DiskPlace::folder_of(folder.path());
-        let mut rates = Rates::new(DTYPES.into(), effort);
+        let mut rates = Rates::new(DTYPES.into(), DeviceKind::Cpu, effort);
         let (start, pace) = (fake_now(), Pace::start(effort, Clock::Fake));
         for &slowness in slowness {
             device.slowness = slowness;

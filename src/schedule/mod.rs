@@ -20,5 +20,5 @@ pub use pages::PagePool;
 pub use part::{Homes, Matrices, Part, head_tensor};
 pub use plan::{PartPlan, Piecework, RingSizes, Stream, StreamPlan};
 pub use ring::{Gate, Piece, Place, RingTooSmall, lay_out, ring_bytes_min};
-pub use simulate::{Simulation, StepCosts};
+pub use simulate::{PageSeconds, Simulation, StepCosts};
 pub use step::{PassShape, Step, pass_steps, prologue};

@@ -3,6 +3,7 @@
 use super::plan::StreamPlan;
 use super::step::Step;
 use forebay_planner::Tier;
+use std::collections::VecDeque;
 
 /// What steps cost.
 pub trait StepCosts {
@@ -16,6 +17,17 @@ pub trait StepCosts {
     fn upload_overlap(&self) -> f64;
     /// Part of a read that runs beside the device's work, 0 to 1.
     fn read_overlap(&self) -> f64;
+    /// What loading, awaiting or storing cache pages takes.
+    fn page_seconds(&self, step: Step) -> PageSeconds;
+}
+
+/// Where a step that moves cache pages spends its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PageSeconds {
+    /// On the disk.
+    pub disk: f64,
+    /// Between RAM and the device, which waits.
+    pub link: f64,
 }
 
 /// Clocks of the reader, the uploader and the device, carried from pass to pass.
@@ -39,6 +51,9 @@ pub struct Simulation {
     host_place_free: Vec<f64>,
     parts_released: usize,
     uploads: usize,
+    /// When the thread that moves pages is free, and when the pages of coming turns are there.
+    pager_free: f64,
+    arrivals: VecDeque<f64>,
 }
 
 impl Simulation {
@@ -87,11 +102,33 @@ impl Simulation {
                     self.released[part] = self.now;
                     self.parts_released = self.pass * plan.parts.len() + part + 1;
                 }
+                Step::LoadPages { .. } => {
+                    let there = self.move_pages(costs.page_seconds(step));
+                    self.arrivals.push_back(there);
+                }
+                Step::AwaitPages { .. } => {
+                    let there = self.arrivals.pop_front().unwrap_or_default();
+                    self.now = self.now.max(there) + costs.page_seconds(step).link;
+                }
+                Step::StorePages { .. } => {
+                    let seconds = costs.page_seconds(step);
+                    self.now += seconds.link;
+                    self.move_pages(seconds);
+                }
                 _ => self.compute(costs.compute_seconds(step), costs),
             }
         }
         self.pass += 1;
         self.now - start
+    }
+
+    /// Pages to or from the disk, which reads of weights share; when that is done.
+    fn move_pages(&mut self, seconds: PageSeconds) -> f64 {
+        self.pager_free = self.pager_free.max(self.now) + seconds.disk;
+        if self.reader_free > self.now {
+            self.reader_free += seconds.disk;
+        }
+        self.pager_free
     }
 
     /// Device time; while a read is under way, what cannot overlap is added.

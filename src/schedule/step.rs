@@ -149,13 +149,15 @@ pub fn pass_steps(plan: &StreamPlan, shape: PassShape) -> Vec<Step> {
         let ahead = uploads_beside(plan, part);
         for micro in 0..shape.micro_batches {
             let away = turn.next_if(|&&at| plan.parts[part].part == Part::Attention(at.0));
-            if let Some(&(layer, micro)) = away {
-                // Two windows: the next turn's pages come while this one's are used.
-                steps.extend(turn.peek().map(|&&(layer, micro)| Step::LoadPages { layer, micro }));
-                steps.push(Step::AwaitPages { layer, micro });
-            }
+            // Two windows: the next turn's pages come while this one's are used. A device that computes in
+            // RAM is asked to compute and does it; another is first given what to compute meanwhile.
+            let next = away.and_then(|_| turn.peek());
+            let next = next.map(|&&(layer, micro)| Step::LoadPages { layer, micro });
+            steps.extend(next.filter(|_| plan.shares_ram));
+            steps.extend(away.map(|&(layer, micro)| Step::AwaitPages { layer, micro }));
             steps.extend(rests.then_some(Step::LoadRows { micro }));
             steps.push(Step::Run { part, micro });
+            steps.extend(next.filter(|_| !plan.shares_ram));
             steps.extend(rests.then_some(Step::StoreRows { micro }));
             steps.extend(away.map(|&(layer, micro)| Step::StorePages { layer, micro }));
             steps.extend(share(&ahead, micro, shape.micro_batches));

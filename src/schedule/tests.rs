@@ -113,6 +113,36 @@ impl StepCosts for Costs {
     fn read_overlap(&self) -> f64 {
         1.0
     }
+    fn page_seconds(&self, step: Step) -> PageSeconds {
+        match step {
+            Step::LoadPages { .. } => PageSeconds { disk: self.rate, link: 0.0 },
+            Step::AwaitPages { .. } => PageSeconds { disk: 0.0, link: 0.001 },
+            _ => PageSeconds::default(),
+        }
+    }
+}
+
+/// Pages of the next turn come while this one computes, and no earlier: a turn takes the longer of both.
+#[test]
+fn a_simulated_turn_waits_for_its_pages() {
+    let (mut plan, _) = streamed(1.0);
+    let shape = PassShape { micro_batches: 2, slices: 1 };
+    let pass = |plan: &StreamPlan, page_seconds: f64| {
+        let resting = StreamPlan { streams: Vec::new(), ..plan.clone() };
+        let steps = pass_steps(plan, shape);
+        let steps: Vec<Step> = steps
+            .into_iter()
+            .filter(|step| !matches!(step, Step::Await { .. } | Step::Upload { .. }))
+            .collect();
+        Simulation::new(&resting).pass(&resting, &steps, &Costs { rate: page_seconds })
+    };
+    let resident = pass(&plan, 0.0);
+    plan.caches.fill(Tier::Disk);
+    let turns = 2.0 * plan.caches.len() as f64;
+    let quick = pass(&plan, 0.0);
+    assert!((quick - resident - turns * 0.001).abs() < 1e-9, "{quick} against {resident}");
+    let slow = pass(&plan, 1.0);
+    assert!(slow > turns && slow < turns + resident, "{slow} for {turns} turns");
 }
 
 #[test]

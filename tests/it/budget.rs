@@ -60,7 +60,7 @@ fn device_memory_stays_within_its_budget() {
     prompts(folder.path());
     let (expected, _) = run(folder.path(), &adapter.name, &[]).unwrap();
     let mut planned = 0;
-    for mib in [120, 52, 49, 48, 20] {
+    for mib in [120, 57, 54, 53, 20] {
         let flags = ["--gpu-mem", &format!("{mib}MiB")];
         let Some((answers, summary)) = run(folder.path(), &adapter.name, &flags) else { continue };
         planned += 1;

@@ -8,7 +8,7 @@ use super::linear::{self, Scratch};
 use super::memory::{Block, Memory};
 use super::pipelines::{Dispatch, Pipelines};
 use super::transfer::Transfer;
-use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
+use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, Fetch, MemoryUse};
 use crate::kernel::{Buffer, Call, Matrix};
 use crate::quant::{DType, Packing};
 
@@ -212,6 +212,25 @@ impl Device for GpuDevice {
         let Parts { memory, context, .. } = &mut self.parts;
         let from = &memory.buffer(buffer).buffer;
         self.transfer.fetch(context, from, offset as u64, out)
+    }
+
+    fn fetch(&mut self, buffer: Buffer, parts: &[(usize, usize)]) -> Result<Fetch, DeviceError> {
+        let Parts { memory, context, .. } = &mut self.parts;
+        let from = &memory.buffer(buffer).buffer;
+        let mut bytes = vec![0; parts.iter().map(|part| part.1).sum()];
+        if !self.transfer.begin(context, from, parts)? {
+            let mut at = 0;
+            for &(offset, len) in parts {
+                self.transfer.fetch(context, from, offset as u64, &mut bytes[at..at + len])?;
+                at += len;
+            }
+        }
+        Ok(Fetch(bytes))
+    }
+
+    fn fetched(&mut self, mut fetch: Fetch) -> Result<Vec<u8>, DeviceError> {
+        self.transfer.end(&mut self.parts.context, &mut fetch.0)?;
+        Ok(fetch.0)
     }
 
     fn run(&mut self, calls: &[Call]) -> Result<(), DeviceError> {

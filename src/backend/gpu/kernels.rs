@@ -18,7 +18,7 @@ pub(super) const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "append_
 pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_params" "bias_none" "bias_terms"
     "bits_4" "bits_5" "bits_6" "bits_8" "bytes" "dot_pairs_4" "dot_pairs_6" "dot_pairs_8" "flat" "float_bf16"
     "float_bindings" "float_f16" "float_f32" "kv_codes" "kv_f16" "kv_k8v4" "kv_q4" "matmul_bindings"
-    "matmul_params" "pack_bytes" "pack_pairs" "pairs" "scale_k" "scale_min" "scale_q6_k" "scale_single"
+    "matmul_params" "pack_bytes" "pack_pairs" "pairs" "rows_1" "rows_4" "scale_k" "scale_min" "scale_q6_k" "scale_single"
     "segment" "store_quad" "weight_q4_0" "weight_q4_1" "weight_q4_k" "weight_q5_0" "weight_q5_1" "weight_q5_k"
     "weight_q6_k" "weight_q8_0" "words");
 
@@ -40,6 +40,8 @@ pub(super) enum Kernel {
     /// Whether keys lack their bias.
     Attention(Family, KvFormat, bool),
     BiasTerms,
+    /// Several rows of x, few enough for the weights to be what takes time; quantized, of `Tiles`.
+    Few(DType),
     Gate,
     Gather,
     Matmul(Family, DType),
@@ -86,6 +88,7 @@ impl Kernel {
                 params: size_of::<params::Attention>(),
             },
             Kernel::BiasTerms => spec("bias_terms", &[R, R, W], size_of::<params::Terms>()),
+            Kernel::Few(dtype) => product(dtype, "matvec_tiles", "rows_4"),
             Kernel::Gate => spec("gate", &[W, R, W], PAIRWISE),
             Kernel::Gather => spec("gather", &[R, R, W], size_of::<params::Gather>()),
             Kernel::Matmul(family, dtype) => product(
@@ -96,6 +99,7 @@ impl Kernel {
                     (Lanes, false) => "matmul_lanes",
                     (Tiles, false) => "matmul_tiles",
                 },
+                "rows_1",
             ),
             Kernel::Matvec(family, dtype) => product(
                 dtype,
@@ -105,6 +109,7 @@ impl Kernel {
                     (Lanes, false) => "matvec_lanes",
                     (Tiles, false) => "matvec_tiles",
                 },
+                "rows_1",
             ),
             Kernel::Quantize(family) => Spec {
                 bound: vec![("pack", if family == Lanes { "pack_pairs" } else { "pack_bytes" })],
@@ -130,6 +135,7 @@ impl Kernel {
             }
             for dtype in DType::ALL {
                 all.extend([Kernel::Matmul(family, dtype), Kernel::Matvec(family, dtype)]);
+                all.extend((!dtype.is_float()).then_some(Kernel::Few(dtype)));
             }
         }
         all
@@ -174,7 +180,7 @@ fn bias(biased: bool) -> &'static str {
 }
 
 /// A linear layer's kernel.
-fn product(dtype: DType, file: &'static str) -> Spec {
+fn product(dtype: DType, file: &'static str, rows: &'static str) -> Spec {
     let dot = match dtype {
         DType::Q8_0 => "dot_pairs_8",
         DType::Q6K => "dot_pairs_6",
@@ -182,7 +188,7 @@ fn product(dtype: DType, file: &'static str) -> Spec {
     };
     Spec {
         file,
-        bound: vec![("weight", weight(dtype)), ("dot", dot)],
+        bound: vec![("weight", weight(dtype)), ("dot", dot), ("rows", rows)],
         writes: if dtype.is_float() { &[R, R, R, W] } else { &[R, R, R, R, W] },
         params: size_of::<params::Matmul>(),
     }

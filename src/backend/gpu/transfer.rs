@@ -21,6 +21,9 @@ pub(super) struct Transfer {
     ring: Vec<Staging>,
     next: usize,
     back: wgpu::Buffer,
+    /// A copy under way, in a buffer of its own so that others can be made and waited for meanwhile.
+    parts: wgpu::Buffer,
+    under_way: Option<wgpu::SubmissionIndex>,
 }
 
 impl Transfer {
@@ -36,8 +39,9 @@ impl Transfer {
         let ring = (0..RING)
             .map(|_| Ok(Staging { buffer: create(up)?, last_use: None }))
             .collect::<Result<_, DeviceError>>()?;
-        let back = create(Usage::MAP_READ | Usage::COPY_DST)?;
-        Ok(Transfer { ring, next: 0, back })
+        let down = Usage::MAP_READ | Usage::COPY_DST;
+        let (back, parts) = (create(down)?, create(down)?);
+        Ok(Transfer { ring, next: 0, back, parts, under_way: None })
     }
 
     /// Copies up to one staging buffer of bytes: `fill` writes them where the device will read them.
@@ -136,15 +140,49 @@ impl Transfer {
             encoder.copy_buffer_to_buffer(from, at, &self.back, 0, bytes);
             let submission = context.submit(encoder.finish())?;
             context.map(&self.back, wgpu::MapMode::Read, bytes, Some(submission))?;
-            let view = self
-                .back
-                .get_mapped_range(0..bytes)
-                .map_err(|e| DeviceError::Lost(format!("{}: {e}", context.info.name)))?;
-            piece.copy_from_slice(&view);
-            drop(view);
-            self.back.unmap();
+            copy_mapped(context, &self.back, piece)?;
             at += bytes;
         }
         Ok(())
     }
+
+    /// Begins to copy parts (offset and length in bytes) of a buffer out, after all submissions so far;
+    /// false if they are too many bytes.
+    pub(super) fn begin(
+        &mut self,
+        context: &mut Context,
+        from: &wgpu::Buffer,
+        parts: &[(usize, usize)],
+    ) -> Result<bool, DeviceError> {
+        if parts.iter().map(|part| part.1 as u64).sum::<u64>() > STAGING_BYTES {
+            return Ok(false);
+        }
+        let mut encoder = context.device.create_command_encoder(&Default::default());
+        let mut to = 0;
+        for &(offset, len) in parts {
+            encoder.copy_buffer_to_buffer(from, offset as u64, &self.parts, to, len as u64);
+            to += len as u64;
+        }
+        self.under_way = Some(context.submit(encoder.finish())?);
+        Ok(true)
+    }
+
+    /// Waits for what [`Transfer::begin`] began and copies it to `out`, if anything was begun.
+    pub(super) fn end(&mut self, context: &mut Context, out: &mut [u8]) -> Result<(), DeviceError> {
+        let Some(submission) = self.under_way.take() else { return Ok(()) };
+        let bytes = out.len() as u64;
+        context.map(&self.parts, wgpu::MapMode::Read, bytes, Some(submission))?;
+        copy_mapped(context, &self.parts, out)
+    }
+}
+
+/// Copies out of a mapped buffer and unmaps it.
+fn copy_mapped(context: &Context, from: &wgpu::Buffer, out: &mut [u8]) -> Result<(), DeviceError> {
+    let view = from
+        .get_mapped_range(0..out.len() as u64)
+        .map_err(|e| DeviceError::Lost(format!("{}: {e}", context.info.name)))?;
+    out.copy_from_slice(&view);
+    drop(view);
+    from.unmap();
+    Ok(())
 }

@@ -1,0 +1,2 @@
+// Rows of x that share a load of weights.
+const ROWS = 1u;
