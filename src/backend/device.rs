@@ -79,6 +79,17 @@ impl MemoryUse {
     }
 }
 
+/// Part of a buffer to copy: offsets and length are multiples of 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyPart {
+    /// First byte in the source.
+    pub from: usize,
+    /// First byte in the target.
+    pub to: usize,
+    /// Length.
+    pub bytes: usize,
+}
+
 /// A copy out of a device that may still be under way; see [`Device::fetch`].
 #[derive(Debug)]
 pub struct Fetch(pub(super) Vec<u8>);
@@ -115,6 +126,23 @@ pub trait Device: Send {
 
     /// Allocates a zeroed buffer; `what` names it in errors.
     fn alloc(&mut self, bytes: usize, what: &str) -> Result<Buffer, DeviceError>;
+
+    /// Allocates a zeroed buffer in host memory from which, and to which, the device copies by itself;
+    /// `None` where it cannot. It is not counted in [`Device::memory`].
+    fn alloc_host(&mut self, bytes: usize, what: &str) -> Result<Option<Buffer>, DeviceError> {
+        let _ = (bytes, what);
+        Ok(None)
+    }
+
+    /// Copies parts of a buffer to another one, after all calls so far.
+    fn copy(&mut self, from: Buffer, to: Buffer, parts: &[CopyPart]) -> Result<(), DeviceError> {
+        let mut bytes = Vec::new();
+        parts.iter().try_for_each(|part| {
+            bytes.resize(part.bytes, 0);
+            self.read(from, part.from, &mut bytes)?;
+            self.write(to, part.to, &bytes)
+        })
+    }
 
     /// Releases a buffer.
     fn free(&mut self, buffer: Buffer);

@@ -7,4 +7,4 @@ mod device;
 pub mod gpu;
 pub mod reference;
 
-pub use device::{Device, DeviceError, DeviceInfo, DeviceKind, Fetch, MemoryUse};
+pub use device::{CopyPart, Device, DeviceError, DeviceInfo, DeviceKind, Fetch, MemoryUse};

@@ -1,7 +1,7 @@
 //! The simulated clock: every pass that is run is also played on the schedule's event clock, at the
 //! rates of a measured profile.
 
-use super::pager::stride;
+use super::mover::stride;
 use crate::kernel::{CacheLayout, KvFormat, PAGE_LEN};
 use crate::schedule::{
     Batch, Matrices, PageSeconds, Part, Simulation, Step, StepCosts, StreamPlan,

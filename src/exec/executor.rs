@@ -8,7 +8,7 @@ use super::resting::Resting;
 use super::streams::Streams;
 use super::trace::{Trace, TraceEvent};
 use super::traffic::Traffic;
-use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
+use crate::backend::{CopyPart, Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
 use crate::forward::{self, HeadWeights, LayerWeights, Workspace};
 use crate::kernel::{Buffer, Call, PAGE_LEN};
 use crate::model::{LayerSpec, ModelSpec, Role, TensorId};
@@ -33,7 +33,7 @@ pub struct Executor {
     pub(super) streams: Option<Streams>,
     pub(super) pager: Option<Pager>,
     /// Weights at home in RAM, by stream.
-    pub(super) in_ram: HashMap<usize, AlignedBuffer>,
+    pub(super) in_ram: HashMap<usize, InRam>,
     pub(super) host_ring: Option<AlignedBuffer>,
     pub(super) device: Box<dyn Device>,
     pub(super) files: Arc<ModelFiles>,
@@ -60,6 +60,14 @@ pub struct Executor {
     pub(super) clock: Option<Clock>,
     /// Seconds that the event clock gives the last pass.
     pub(super) simulated: f64,
+}
+
+/// Weights at home in RAM.
+pub(super) enum InRam {
+    /// In a buffer from which the device copies by itself.
+    Reached(Buffer),
+    /// In memory of ours.
+    Bytes(AlignedBuffer),
 }
 
 /// Host memory that passes reuse.
@@ -272,8 +280,15 @@ impl Executor {
                 streams.target(&stream)
             }
             _ => {
-                let to = (ring, stream.place.offset);
-                copy(&self.throttle, self.device.as_mut(), to, &self.in_ram[&index])?;
+                let (from, to) = (&self.in_ram[&index], (ring, stream.place.offset));
+                let device = self.device.as_mut();
+                paced(&self.throttle, stream.bytes, || match from {
+                    InRam::Bytes(bytes) => device.write(to.0, to.1, bytes),
+                    InRam::Reached(buffer) => {
+                        let part = CopyPart { from: 0, to: to.1, bytes: stream.bytes };
+                        device.copy(*buffer, to.0, &[part])
+                    }
+                })?;
                 self.uploaded(stream.bytes);
                 return Ok(());
             }
@@ -281,7 +296,8 @@ impl Executor {
         // SAFETY: the read is done, and its place is not written again before `uploaded` says so.
         let bytes = unsafe { target.bytes() };
         let to = (ring, stream.place.offset);
-        copy(&self.throttle, self.device.as_mut(), to, bytes)?;
+        let device = self.device.as_mut();
+        paced(&self.throttle, bytes.len(), || device.write(to.0, to.1, bytes))?;
         if self.poison {
             bytes.fill(POISON);
         }
@@ -431,15 +447,14 @@ pub(super) fn computes_in_ram(device: &DeviceInfo) -> bool {
     device.kind == DeviceKind::Cpu
 }
 
-/// Copies to a place in a buffer, no faster than the throttle allows.
-fn copy(
+/// Copies `bytes`, no faster than the throttle allows.
+fn paced(
     throttle: &Option<Arc<Throttle>>,
-    device: &mut dyn Device,
-    (to, offset): (Buffer, usize),
-    bytes: &[u8],
+    bytes: usize,
+    copy: impl FnOnce() -> Result<(), DeviceError>,
 ) -> Result<(), DeviceError> {
     match throttle {
-        Some(throttle) => throttle.pace(bytes.len() as u64, || device.write(to, offset, bytes)),
-        None => device.write(to, offset, bytes),
+        Some(throttle) => throttle.pace(bytes as u64, copy),
+        None => copy(),
     }
 }

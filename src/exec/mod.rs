@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod executor;
 mod load;
+mod mover;
 mod open;
 mod pager;
 mod reader;

@@ -3,9 +3,10 @@
 use super::ExecError;
 use super::clock::Clock;
 use super::config::{ExecutorConfig, Resources};
-use super::executor::{Executor, POISON, Scratch, computes_in_ram};
+use super::executor::{Executor, InRam, POISON, Scratch, computes_in_ram};
 use super::load::Loader;
-use super::pager::{Home, Pager, stride};
+use super::mover::{Home, stride};
+use super::pager::Pager;
 use super::reader::{Reader, Target};
 use super::resting::Resting;
 use super::streams::Streams;
@@ -73,7 +74,7 @@ impl Executor {
         let mut executor = Executor {
             streams: None,
             pager,
-            in_ram: load_ram(&plan, &*source)?,
+            in_ram: load_ram(device.as_mut(), &plan, &*source)?,
             host_ring: None,
             device,
             files: Arc::clone(&files),
@@ -173,14 +174,22 @@ fn load(
 
 /// Reads the streams that live in RAM.
 fn load_ram(
+    device: &mut dyn Device,
     plan: &StreamPlan,
     source: &dyn WeightSource,
-) -> Result<HashMap<usize, AlignedBuffer>, ExecError> {
+) -> Result<HashMap<usize, InRam>, ExecError> {
     let mut in_ram = HashMap::new();
     for (index, stream) in plan.streams.iter().enumerate().filter(|(_, s)| s.home == Tier::Ram) {
-        let mut buffer = AlignedBuffer::new(stream.bytes)?;
-        source.read_segment(stream.tensor, stream.index, &mut buffer)?;
-        in_ram.insert(index, buffer);
+        let mut bytes = AlignedBuffer::new(stream.bytes)?;
+        source.read_segment(stream.tensor, stream.index, &mut bytes)?;
+        let home = match device.alloc_host(stream.bytes, "weights in RAM")? {
+            Some(buffer) => {
+                device.write(buffer, 0, &bytes)?;
+                InRam::Reached(buffer)
+            }
+            None => InRam::Bytes(bytes),
+        };
+        in_ram.insert(index, home);
     }
     Ok(in_ram)
 }
@@ -224,7 +233,10 @@ fn pager(
     for (layer, &bytes) in page_bytes.iter().enumerate() {
         homes.push(match config.cache_home(layer) {
             Tier::Device => None,
-            Tier::Ram => Some(Home::Ram(AlignedBuffer::new(config.pages * bytes)?)),
+            Tier::Ram => Some(match device.alloc_host(config.pages * bytes, "cache in RAM")? {
+                Some(buffer) => Home::Reached(buffer),
+                None => Home::Ram(AlignedBuffer::new(config.pages * bytes)?),
+            }),
             Tier::Disk => {
                 let first = spilled;
                 spilled += (config.pages * stride(bytes)) as u64;

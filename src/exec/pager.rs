@@ -7,32 +7,16 @@
 
 use super::ExecError;
 use super::executor::POISON;
+use super::mover::{Home, Job, Mover, bounce_bytes};
 use super::reader::Target;
-use crate::backend::{Device, Fetch};
+use crate::backend::{CopyPart, Device, Fetch};
 use crate::kernel::Buffer;
-use crate::quant::IO_ALIGN;
 use crate::schedule::Batch;
-use crate::store::{AlignedBuffer, SpillFile, StoreError, checksum};
+use crate::store::{AlignedBuffer, SpillFile, StoreError};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use forebay_planner::{Split, Windows};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-
-/// Bytes of the buffer through which pages go to and from a file.
-const BOUNCE_BYTES: usize = 1 << 20;
-
-/// Where the pages of the layers that are not on the device live.
-pub(super) enum Home {
-    /// All pages of a layer, in RAM.
-    Ram(AlignedBuffer),
-    /// From byte `first` of the spill file on; pages are padded to the file's alignment.
-    File {
-        /// Where page 0 lies.
-        first: u64,
-        /// Checksum of each page; 0 where nothing was written yet.
-        sums: Vec<u64>,
-    },
-}
 
 /// What a turn is about: a layer, its page size, and its window.
 struct Turn {
@@ -54,20 +38,12 @@ struct Leaving {
     fetch: Fetch,
 }
 
-/// Moves bytes between a window and a home.
-struct Job {
-    layer: usize,
-    target: Target,
-    /// (page of the layer's cache, its place in the window).
-    pages: Vec<(u32, usize)>,
-    store: bool,
-    poison: bool,
-}
-
 /// See the module.
 pub(super) struct Pager {
     page_bytes: Vec<usize>,
     windows: [Buffer; 2],
+    /// By layer: its pages, where the device copies them by itself and the thread has no part in it.
+    reached: Vec<Option<Buffer>>,
     /// Where the thread reads and writes: the windows themselves, or memory beside them from which the
     /// device is written.
     targets: [Target; 2],
@@ -121,6 +97,11 @@ impl Pager {
             Ok(Target::new(start, bytes))
         };
         let targets = [target(windows[0])?, target(windows[1])?];
+        let reached = homes.iter().map(|home| match home {
+            Some(Home::Reached(buffer)) => Some(*buffer),
+            _ => None,
+        });
+        let reached = reached.collect();
         let (jobs, queue) = unbounded();
         let (report, done) = unbounded();
         let mut mover = Mover::new(page_bytes.clone(), homes, spill)?;
@@ -135,6 +116,7 @@ impl Pager {
         Ok(Pager {
             page_bytes,
             windows,
+            reached,
             targets,
             _staging: staging,
             shares_ram,
@@ -186,8 +168,9 @@ impl Pager {
         let waits = self.turns.iter().any(|before| {
             before.layer == layer && before.written.iter().any(|page| pages.contains(page))
         });
-        self.turns.push(Turn { layer, window, pages, written, loading: false });
-        if !waits {
+        let reached = self.reached[layer].is_some();
+        self.turns.push(Turn { layer, window, pages, written, loading: reached });
+        if !waits && !reached {
             self.begin(self.turns.len() - 1);
         }
         Ok(())
@@ -204,6 +187,9 @@ impl Pager {
 
     /// Waits for the pages of the oldest turn; its window.
     pub(super) fn arrived(&mut self, device: &mut dyn Device) -> Result<Buffer, ExecError> {
+        if let Some(home) = self.reached[self.turns[0].layer] {
+            return self.copy_in(device, home);
+        }
         if !self.turns[0].loading {
             self.settle(device)?;
             self.begin(0);
@@ -220,6 +206,24 @@ impl Pager {
         Ok(self.windows[window])
     }
 
+    /// Brings the pages of the oldest turn out of memory that the device copies from.
+    fn copy_in(&mut self, device: &mut dyn Device, home: Buffer) -> Result<Buffer, ExecError> {
+        let Turn { layer, window, ref pages, .. } = self.turns[0];
+        let (window, bytes) = (self.windows[window], self.page_bytes[layer]);
+        if self.poison {
+            device.write(window, 0, &vec![POISON; pages.len() * bytes])?;
+        }
+        let parts = pages.iter().zip(0..).map(|(&page, place): (&u32, usize)| CopyPart {
+            from: page as usize * bytes,
+            to: place * bytes,
+            bytes,
+        });
+        let parts = joined(parts);
+        self.loaded_bytes += (pages.len() * bytes) as u64;
+        device.copy(home, window, &parts)?;
+        Ok(window)
+    }
+
     /// Ends the oldest turn: what it wrote goes back. A device with memory of its own copies it while the
     /// next turn is prepared.
     pub(super) fn store(&mut self, device: &mut dyn Device) -> Result<(), ExecError> {
@@ -227,6 +231,16 @@ impl Pager {
         let turn = self.turns.remove(0);
         let at = |page: &u32| turn.pages.iter().position(|p| p == page).expect("written is loaded");
         let places: Vec<usize> = turn.written.iter().map(at).collect();
+        if let Some(home) = self.reached[turn.layer] {
+            let bytes = self.page_bytes[turn.layer];
+            let parts = turn.written.iter().zip(&places).map(|(&page, &place)| CopyPart {
+                from: place * bytes,
+                to: page as usize * bytes,
+                bytes,
+            });
+            self.stored_bytes += (places.len() * bytes) as u64;
+            return Ok(device.copy(self.windows[turn.window], home, &joined(parts))?);
+        }
         if self.shares_ram {
             self.send_home(&turn, &places);
             return Ok(());
@@ -270,92 +284,20 @@ impl Drop for Pager {
     }
 }
 
-/// The thread's side.
-struct Mover {
-    page_bytes: Vec<usize>,
-    homes: Vec<Option<Home>>,
-    spill: Option<Arc<SpillFile>>,
-    bounce: AlignedBuffer,
-}
-
-impl Mover {
-    fn new(
-        page_bytes: Vec<usize>,
-        homes: Vec<Option<Home>>,
-        spill: Option<Arc<SpillFile>>,
-    ) -> Result<Mover, ExecError> {
-        let largest = page_bytes.iter().copied().max().unwrap_or(0);
-        let bytes = if spill.is_some() { bounce_bytes(largest) } else { 0 };
-        Ok(Mover { page_bytes, homes, spill, bounce: AlignedBuffer::new(bytes)? })
-    }
-
-    fn run(&mut self, job: &Job) -> Result<(), StoreError> {
-        let bytes = self.page_bytes[job.layer];
-        if job.poison {
-            // SAFETY: the pager leaves the window alone until the job is done.
-            unsafe { job.target.bytes() }.fill(POISON);
-        }
-        match &mut self.homes[job.layer] {
-            Some(Home::Ram(pages)) => {
-                for &(page, place) in &job.pages {
-                    let at = &mut pages[page as usize * bytes..][..bytes];
-                    // SAFETY: the pager leaves the window alone until the job is done.
-                    let window = unsafe { job.target.part(place * bytes, bytes).bytes() };
-                    if job.store { at.copy_from_slice(window) } else { window.copy_from_slice(at) }
-                }
-                Ok(())
+/// Parts that are neighbours on both sides as one.
+fn joined(parts: impl Iterator<Item = CopyPart>) -> Vec<CopyPart> {
+    let mut all: Vec<CopyPart> = Vec::new();
+    for part in parts {
+        match all.last_mut() {
+            Some(last)
+                if (last.from + last.bytes, last.to + last.bytes) == (part.from, part.to) =>
+            {
+                last.bytes += part.bytes;
             }
-            Some(Home::File { first, sums }) => {
-                let (first, mut sums) = (*first, std::mem::take(sums));
-                // Neighbours in the file that are neighbours in the window go together.
-                let most = self.bounce.len() / stride(bytes);
-                let together =
-                    |a: &(u32, usize), b: &(u32, usize)| b.0 == a.0 + 1 && b.1 == a.1 + 1;
-                let runs = job.pages.chunk_by(together).flat_map(|run| run.chunks(most));
-                let moved = runs.map(|run| (run[0], run.len())).try_for_each(|(start, count)| {
-                    self.move_run(job, (first, &mut sums), start, count)
-                });
-                self.homes[job.layer] = Some(Home::File { first, sums });
-                moved
-            }
-            None => unreachable!("only layers away from the device have turns"),
+            _ => all.push(part),
         }
     }
-
-    fn move_run(
-        &mut self,
-        job: &Job,
-        (first, sums): (u64, &mut [u64]),
-        (page, place): (u32, usize),
-        count: usize,
-    ) -> Result<(), StoreError> {
-        let (bytes, stride) = (self.page_bytes[job.layer], stride(self.page_bytes[job.layer]));
-        let spill = self.spill.as_ref().expect("a file was made for pages");
-        let offset = first + u64::from(page) * stride as u64;
-        let bounce = &mut self.bounce[..count * stride];
-        // SAFETY: the pager leaves the window alone until the job is done.
-        let window = unsafe { job.target.part(place * bytes, count * bytes).bytes() };
-        let sums = &mut sums[page as usize..][..count];
-        let pages = window.chunks_exact_mut(bytes).zip(sums);
-        if job.store {
-            for (padded, (page, sum)) in bounce.chunks_exact_mut(stride).zip(pages) {
-                padded[..bytes].copy_from_slice(page);
-                *sum = checksum(padded);
-            }
-            return spill.write_at(offset, bounce);
-        }
-        spill.read_at(offset, bounce)?;
-        let offsets = (offset..).step_by(stride);
-        for ((padded, offset), (page, sum)) in
-            bounce.chunks_exact_mut(stride).zip(offsets).zip(pages)
-        {
-            if *sum != 0 {
-                spill.verify(offset, padded, *sum)?;
-            }
-            page.copy_from_slice(&padded[..bytes]);
-        }
-        Ok(())
-    }
+    all
 }
 
 /// Bytes that a pager takes, its homes aside: two windows, memory beside them where the device has its
@@ -367,14 +309,4 @@ pub(super) fn bytes(windows: &Windows, shares_ram: bool) -> Split {
     let both = 2 * windows.bytes();
     let bounce = if windows.disk { bounce_bytes(windows.page_bytes as usize) as u64 } else { 0 };
     Split { device: both, ram: bounce + if shares_ram { 0 } else { both }, disk: 0 }
-}
-
-/// Bytes of the buffer to and from the file for pages of up to `page_bytes`.
-fn bounce_bytes(page_bytes: usize) -> usize {
-    BOUNCE_BYTES.max(stride(page_bytes))
-}
-
-/// Bytes of a page in the spill file.
-pub(super) fn stride(page_bytes: usize) -> usize {
-    page_bytes.next_multiple_of(IO_ALIGN)
 }

@@ -2,7 +2,7 @@
 
 use super::config::ExecutorConfig;
 use super::executor::{FETCH_ROWS, computes_in_ram};
-use super::pager;
+use super::{mover, pager};
 use crate::backend::Device;
 use crate::forward::{self, LayerWeights, MicroBatch, Slabs, Workspace, WorkspaceSize};
 use crate::kernel::{Buffer, Call, KvFormat, Matrix, PAGE_LEN};
@@ -138,7 +138,7 @@ impl Footprint for ExecutorFootprint<'_> {
     }
 
     fn spilled_page_bytes(&self, layer: usize, format: &str) -> u64 {
-        pager::stride(self.page_bytes(layer, format) as usize) as u64
+        mover::stride(self.page_bytes(layer, format) as usize) as u64
     }
 }
 

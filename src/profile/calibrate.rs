@@ -94,8 +94,8 @@ pub fn calibrate(
         host,
         shares_ram,
         ram_bytes_per_sec: memory.copy_rate(),
-        upload_bytes_per_sec: transfer(Path::Write),
-        download_bytes_per_sec: transfer(Path::Read),
+        upload_bytes_per_sec: transfer([Path::CopyUp, Path::Write]),
+        download_bytes_per_sec: transfer([Path::CopyDown, Path::Read]),
         upload_overlap: memory.overlap(),
         disk: disk.profile(),
     };

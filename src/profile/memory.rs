@@ -4,7 +4,7 @@ use super::effort::Pace;
 use super::error::ProfileError;
 use super::meter::Meter;
 use super::samples::{Overlap, Samples};
-use crate::backend::DeviceError;
+use crate::backend::{CopyPart, DeviceError};
 use crate::kernel::Call;
 use crate::quant::DType;
 use std::fmt;
@@ -28,6 +28,10 @@ pub enum Path {
     Read,
     /// `Device::load`: packing and writing.
     Load,
+    /// `Device::copy` from memory of the host that the device reaches.
+    CopyUp,
+    /// The same to it.
+    CopyDown,
 }
 
 impl fmt::Display for Path {
@@ -36,6 +40,8 @@ impl fmt::Display for Path {
             Path::Write => "write",
             Path::Read => "read",
             Path::Load => "load",
+            Path::CopyUp => "copy up",
+            Path::CopyDown => "copy down",
         })
     }
 }
@@ -64,7 +70,7 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn new() -> Memory {
-        let paths = [Path::Write, Path::Read, Path::Load].into_iter();
+        let paths = [Path::Write, Path::Read, Path::Load, Path::CopyUp, Path::CopyDown].into_iter();
         let all = paths.flat_map(|path| SIZES.map(|size| (path, size, Samples::default())));
         Memory {
             copy: Samples::default(),
@@ -99,7 +105,12 @@ impl Memory {
         let to = meter.buffer(SEGMENT)?;
         let host = vec![1u8; SEGMENT];
         let compute = vec![Call::Add { x, y, count }];
-        let write = |meter: &mut Meter<'_>| meter.device.write(to, 0, &host);
+        let reached = meter.device.alloc_host(SEGMENT, "measuring")?;
+        let all = [CopyPart { from: 0, to: 0, bytes: SEGMENT }];
+        let write = |meter: &mut Meter<'_>| match reached {
+            Some(from) => meter.device.copy(from, to, &all),
+            None => meter.device.write(to, 0, &host),
+        };
         let one = |meter: &mut Meter<'_>, calls: usize, writes: usize| {
             let start = Instant::now();
             for step in 0..calls.max(writes) {
@@ -124,6 +135,9 @@ impl Memory {
         let alone = [one(meter, calls, 0)?, one(meter, 0, writes)?];
         self.overlap.push(alone, one(meter, calls, writes)?);
         meter.release(mark);
+        if let Some(reached) = reached {
+            meter.device.free(reached);
+        }
         Ok(())
     }
 
@@ -137,11 +151,11 @@ impl Memory {
         1.0 / self.copy.least()
     }
 
-    /// What segments reached on a path.
-    pub(super) fn rate(&self, path: Path) -> f64 {
+    /// What segments reached on the first of these paths that there is.
+    pub(super) fn rate(&self, paths: [Path; 2]) -> f64 {
         let rates = self.transfers();
-        let found = rates.iter().find(|rate| rate.path == path && rate.bytes == SEGMENT);
-        found.map_or(0.0, |rate| rate.bytes_per_sec)
+        let find = |path| rates.iter().find(|rate| rate.path == path && rate.bytes == SEGMENT);
+        paths.into_iter().find_map(find).map_or(0.0, |rate| rate.bytes_per_sec)
     }
 
     /// What was reached on each path.
@@ -182,10 +196,22 @@ fn transfer(
 ) -> Result<(), DeviceError> {
     let mark = meter.mark();
     let times = (SEGMENT / host.len()).max(1);
+    let copies = matches!(path, Path::CopyUp | Path::CopyDown);
+    let reached = if copies { meter.device.alloc_host(host.len(), "measuring")? } else { None };
+    if copies && reached.is_none() {
+        return Ok(());
+    }
+    let all = [CopyPart { from: 0, to: 0, bytes: host.len() }];
     let buffer = if path == Path::Load { None } else { Some(meter.buffer(host.len())?) };
     let measured = repeat(pace.slice(), samples, || {
         for _ in 0..times {
             match (path, buffer) {
+                (Path::CopyUp, Some(buffer)) => {
+                    meter.device.copy(reached.unwrap_or(buffer), buffer, &all)?;
+                }
+                (Path::CopyDown, Some(buffer)) => {
+                    meter.device.copy(buffer, reached.unwrap_or(buffer), &all)?;
+                }
                 (Path::Read, Some(buffer)) => meter.device.read(buffer, 0, host)?,
                 (_, Some(buffer)) => meter.device.write(buffer, 0, host)?,
                 (_, None) => {
@@ -201,6 +227,9 @@ fn transfer(
         Ok(times * host.len())
     });
     meter.release(mark);
+    if let Some(reached) = reached {
+        meter.device.free(reached);
+    }
     measured
 }
 
@@ -222,6 +251,6 @@ mod tests {
         assert_eq!(rates.len(), 9);
         assert!(rates.iter().all(|rate| rate.bytes_per_sec > 1e6), "{rates:?}");
         assert!(memory.copy_rate() > 1e8 && (0.0..=1.0).contains(&memory.overlap()));
-        assert!(memory.rate(Path::Load) > 0.0);
+        assert!(memory.rate([Path::CopyUp, Path::Write]) > 0.0);
     }
 }

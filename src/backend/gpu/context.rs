@@ -1,12 +1,15 @@
 //! A wgpu device and its queue: faults become errors, submissions stay short and few.
 
 use super::adapter;
-use crate::backend::{DeviceError, DeviceInfo};
+use crate::backend::{DeviceError, DeviceInfo, DeviceKind};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Submissions that may wait for the device: one runs while the next is recorded.
-const IN_FLIGHT_MAX: usize = 2;
+/// Submissions that may wait for a software adapter: one runs while the next is recorded.
+const IN_FLIGHT_SOFTWARE: usize = 2;
+
+/// For others: copies of a few megabytes are done before the next is recorded.
+const IN_FLIGHT: usize = 8;
 
 pub(super) struct Context {
     pub device: wgpu::Device,
@@ -14,8 +17,11 @@ pub(super) struct Context {
     pub info: DeviceInfo,
     /// Fewest invocations of a subgroup, or 0 without subgroup operations.
     pub subgroup: u32,
+    /// Whether buffers can lie in host memory for good.
+    pub host_buffers: bool,
     fault: Arc<Mutex<Option<String>>>,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
+    in_flight_max: usize,
 }
 
 impl Context {
@@ -30,9 +36,10 @@ impl Context {
             memory_bytes: super::vram::memory_bytes(adapter),
         };
         let subgroups = adapter.features() & wgpu::Features::SUBGROUP;
+        let mappable = adapter.features() & wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
         let wanted = wgpu::DeviceDescriptor {
             label: Some("forebay"),
-            required_features: wgpu::Features::IMMEDIATES | subgroups,
+            required_features: wgpu::Features::IMMEDIATES | subgroups | mappable,
             required_limits: limits,
             // Large blocks of spare memory would break the planner's accounts.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
@@ -49,7 +56,17 @@ impl Context {
             }
         });
         let subgroup = if subgroups.is_empty() { 0 } else { about.subgroup_min_size };
-        Ok(Context { device, queue, info, subgroup, fault, in_flight: VecDeque::new() })
+        let software = info.kind == DeviceKind::SoftwareGpu;
+        Ok(Context {
+            device,
+            queue,
+            info,
+            subgroup,
+            host_buffers: !mappable.is_empty(),
+            fault,
+            in_flight: VecDeque::new(),
+            in_flight_max: if software { IN_FLIGHT_SOFTWARE } else { IN_FLIGHT },
+        })
     }
 
     /// The first fault the device reported since it was opened, if any.
@@ -65,7 +82,7 @@ impl Context {
         &mut self,
         commands: wgpu::CommandBuffer,
     ) -> Result<wgpu::SubmissionIndex, DeviceError> {
-        while self.in_flight.len() >= IN_FLIGHT_MAX {
+        while self.in_flight.len() >= self.in_flight_max {
             if let Some(oldest) = self.in_flight.pop_front() {
                 self.wait(oldest)?;
             }

@@ -8,7 +8,7 @@ use super::linear::{self, Scratch};
 use super::memory::{Block, Memory};
 use super::pipelines::{Dispatch, Pipelines};
 use super::transfer::Transfer;
-use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, Fetch, MemoryUse};
+use crate::backend::{CopyPart, Device, DeviceError, DeviceInfo, DeviceKind, Fetch, MemoryUse};
 use crate::kernel::{Buffer, Call, Matrix};
 use crate::quant::{DType, Packing};
 
@@ -134,6 +134,26 @@ impl Device for GpuDevice {
         let Parts { memory, context, .. } = &mut self.parts;
         let block = memory.block(context, bytes as u64, what)?;
         Ok(memory.add(block))
+    }
+
+    fn alloc_host(&mut self, bytes: usize, what: &str) -> Result<Option<Buffer>, DeviceError> {
+        let Parts { memory, context, .. } = &mut self.parts;
+        if !context.host_buffers {
+            return Ok(None);
+        }
+        let block = memory.host_block(context, bytes as u64, what)?;
+        Ok(Some(memory.add(block)))
+    }
+
+    fn copy(&mut self, from: Buffer, to: Buffer, parts: &[CopyPart]) -> Result<(), DeviceError> {
+        let Parts { memory, context, .. } = &mut self.parts;
+        let [from, to] = [from, to].map(|buffer| &memory.buffer(buffer).buffer);
+        let mut encoder = context.device.create_command_encoder(&Default::default());
+        for part in parts {
+            let [source, target, bytes] = [part.from, part.to, part.bytes].map(|n| n as u64);
+            encoder.copy_buffer_to_buffer(from, source, to, target, bytes);
+        }
+        context.submit(encoder.finish()).map(|_| ())
     }
 
     fn free(&mut self, buffer: Buffer) {

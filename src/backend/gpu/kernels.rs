@@ -18,7 +18,8 @@ pub(super) const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "append_
 pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_params" "bias_none" "bias_terms"
     "bits_4" "bits_5" "bits_6" "bits_8" "bytes" "dot_pairs_4" "dot_pairs_6" "dot_pairs_8" "flat" "float_bf16"
     "float_bindings" "float_f16" "float_f32" "kv_codes" "kv_f16" "kv_k8v4" "kv_q4" "matmul_bindings"
-    "matmul_params" "pack_bytes" "pack_pairs" "pairs" "rows_1" "rows_4" "scale_k" "scale_min" "scale_q6_k" "scale_single"
+    "matmul_params" "pack_bytes" "pack_pairs" "pairs" "rows_1"
+    "rows_4" "scale_k" "scale_min" "scale_q6_k" "scale_single"
     "segment" "store_quad" "weight_q4_0" "weight_q4_1" "weight_q4_k" "weight_q5_0" "weight_q5_1" "weight_q5_k"
     "weight_q6_k" "weight_q8_0" "words");
 

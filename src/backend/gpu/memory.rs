@@ -13,6 +13,8 @@ pub(super) struct Block {
     /// First byte and bytes of the part.
     pub start: u64,
     pub bytes: u64,
+    /// Whether it lies in host memory, which is not the device's to count.
+    pub on_host: bool,
 }
 
 impl Block {
@@ -46,6 +48,11 @@ const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
     .union(wgpu::BufferUsages::COPY_SRC)
     .union(wgpu::BufferUsages::COPY_DST);
 
+/// Memory that a mapping for reading asks for is the host's, and cached there.
+const HOST: wgpu::BufferUsages = wgpu::BufferUsages::MAP_READ
+    .union(wgpu::BufferUsages::COPY_SRC)
+    .union(wgpu::BufferUsages::COPY_DST);
+
 #[derive(Default)]
 pub(super) struct Memory {
     pub held: MemoryUse,
@@ -69,9 +76,24 @@ impl Memory {
         }
         let buffer = context.create(bytes, STORAGE, what)?;
         self.held.grow(buffer.size());
+        Ok(self.whole(buffer, false))
+    }
+
+    /// A zeroed block in host memory, of at least `bytes`.
+    pub(super) fn host_block(
+        &mut self,
+        context: &Context,
+        bytes: u64,
+        what: &str,
+    ) -> Result<Block, DeviceError> {
+        let buffer = context.create(bytes.max(1).next_multiple_of(16), HOST, what)?;
+        Ok(self.whole(buffer, true))
+    }
+
+    fn whole(&mut self, buffer: wgpu::Buffer, on_host: bool) -> Block {
         self.serials += 1;
         let bytes = buffer.size();
-        Ok(Block { serial: self.serials, buffer, start: 0, bytes })
+        Block { serial: self.serials, buffer, start: 0, bytes, on_host }
     }
 
     /// A matrix whose packed bytes are a part of `buffer`.
@@ -80,14 +102,16 @@ impl Memory {
         let bytes = packing.bytes() as u64;
         assert!(start + bytes <= whole.size(), "a view lies within its buffer");
         self.serials += 1;
-        let block = Block { serial: self.serials, buffer: whole, start, bytes };
+        let block = Block { serial: self.serials, buffer: whole, start, bytes, on_host: false };
         let slabs = vec![Slab { block, first: 0, outs: packing.rows }];
         self.add_matrix(Weights { packing, slabs, borrowed: true })
     }
 
     /// Gives a block back; the device frees it once submissions that use it are done.
     pub(super) fn release(&mut self, block: &Block) {
-        self.held.shrink(block.buffer.size());
+        if !block.on_host {
+            self.held.shrink(block.buffer.size());
+        }
     }
 
     pub(super) fn add(&mut self, block: Block) -> Buffer {
