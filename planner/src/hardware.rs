@@ -54,6 +54,9 @@ pub struct DeviceRates {
     pub elementwise_seconds: f64,
     /// Turning one logit into a part of a sampled token, its way to the host included, seconds.
     pub logit_seconds: f64,
+    /// The same where the likeliest token is taken; a job's share of these goes into `logit_seconds`
+    /// before it is planned ([`DeviceRates::with_greedy`]).
+    pub greedy_seconds: f64,
     /// Fetching and expanding the embedding of one row, seconds.
     pub embed_seconds: f64,
     /// Fixed cost of each kernel call of a list, beside all of the above, seconds. A layer has about
@@ -112,6 +115,12 @@ impl LinearRate {
 }
 
 impl DeviceRates {
+    /// These rates for a job of which the part `share` (0 to 1) of the tokens is the likeliest one.
+    pub fn with_greedy(mut self, share: f64) -> DeviceRates {
+        self.logit_seconds += share * (self.greedy_seconds - self.logit_seconds);
+        self
+    }
+
     /// The rate of a storage type; of the nearest thing, the first, where it was not measured.
     pub fn linear(&self, dtype: &str) -> Option<&LinearRate> {
         self.linear.iter().find(|rate| rate.dtype == dtype).or(self.linear.first())

@@ -215,6 +215,7 @@ fn check_rates(whose: &str, rates: &DeviceRates, linear: bool) -> Result<(), Pla
     let fixed = [
         rates.elementwise_seconds,
         rates.logit_seconds,
+        rates.greedy_seconds,
         rates.embed_seconds,
         rates.run_seconds,
         rates.pass_seconds,

@@ -112,7 +112,8 @@ fn rates_of(profile: &HardwareProfile) -> String {
         let _ = writeln!(text, "{name:<20}{value}");
     };
     row("other", format!("{:.3} ns a number", device.elementwise_seconds * 1e9));
-    row("logits", format!("{:.2} ns each, sampling included", device.logit_seconds * 1e9));
+    let (all, greedy) = (device.logit_seconds * 1e9, device.greedy_seconds * 1e9);
+    row("logits", format!("{all:.2} ns each, sampling included; {greedy:.2} at temperature 0"));
     row("embeddings", format!("{:.2} us a row", device.embed_seconds * 1e6));
     let [call, run, pass] = [device.call_seconds, device.run_seconds, device.pass_seconds];
     let [call, run, pass] = [call, run, pass].map(|seconds| seconds * 1e6);

@@ -14,9 +14,10 @@ static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 pub(super) fn start(verbosity: &Verbosity) {
     let level = match (verbosity.quiet, verbosity.verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "warn,forebay=info",
-        (false, 2) => "warn,forebay=debug",
+        // wgpu warns that buffers in host memory are slow, which is why they hold what is only copied.
+        (false, 0) => "warn,wgpu_core=error",
+        (false, 1) => "warn,wgpu_core=error,forebay=info",
+        (false, 2) => "warn,wgpu_core=error,forebay=debug",
         (false, _) => "info,forebay=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

@@ -30,7 +30,8 @@ pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
     setup.kv_format = kv::resolve(&setup, None)?;
     let survey = survey(args, &model, context_len)?;
     let mut device = setup.open_device()?;
-    let profile = setup.profile(device.as_mut())?;
+    let mut profile = setup.profile(device.as_mut())?;
+    profile.device = profile.device.with_greedy(survey.greedy);
     if let Some(sweep) = &args.sweep {
         let rows = tabulate(&setup, &profile, device.as_ref(), sweep, &survey)?;
         let text = if args.json {

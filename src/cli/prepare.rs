@@ -170,7 +170,8 @@ impl Setup<'_> {
         survey: &Survey,
         display: &mut Display,
     ) -> anyhow::Result<Ready> {
-        let profile = self.profile(device.as_mut())?;
+        let mut profile = self.profile(device.as_mut())?;
+        profile.device = profile.device.with_greedy(survey.greedy);
         let near = if profile.shares_ram { Tier::Ram } else { Tier::Device };
         let (mut less, mut step) = (Split::default(), 0);
         for attempt in 0.. {

@@ -67,6 +67,9 @@ struct DeviceText {
     attention: Vec<AttentionText>,
     elementwise_seconds: f64,
     logit_seconds: f64,
+    /// As `logit_seconds` where it is left out.
+    #[serde(default)]
+    greedy_seconds: Option<f64>,
     embed_seconds: f64,
     call_seconds: f64,
     run_seconds: f64,
@@ -205,6 +208,7 @@ fn check_device(name: &str, device: &DeviceText, all: bool) -> Result<(), String
     for (field, value) in [
         ("elementwise_seconds", device.elementwise_seconds),
         ("logit_seconds", device.logit_seconds),
+        ("greedy_seconds", device.greedy_seconds.unwrap_or_default()),
         ("embed_seconds", device.embed_seconds),
         ("call_seconds", device.call_seconds),
         ("run_seconds", device.run_seconds),
@@ -315,6 +319,7 @@ impl From<DeviceText> for DeviceRates {
             attention: text.attention.into_iter().map(attention).collect(),
             elementwise_seconds: text.elementwise_seconds,
             logit_seconds: text.logit_seconds,
+            greedy_seconds: text.greedy_seconds.unwrap_or(text.logit_seconds),
             embed_seconds: text.embed_seconds,
             call_seconds: text.call_seconds,
             run_seconds: text.run_seconds,
@@ -338,6 +343,7 @@ impl From<&DeviceRates> for DeviceText {
             attention: rates.attention.iter().map(attention).collect(),
             elementwise_seconds: rates.elementwise_seconds,
             logit_seconds: rates.logit_seconds,
+            greedy_seconds: Some(rates.greedy_seconds),
             embed_seconds: rates.embed_seconds,
             call_seconds: rates.call_seconds,
             run_seconds: rates.run_seconds,
@@ -365,6 +371,7 @@ mod tests {
             }],
             elementwise_seconds: 1e-10,
             logit_seconds: 2e-9,
+            greedy_seconds: 1e-9,
             embed_seconds: 3e-6,
             call_seconds: 1e-6,
             run_seconds: 5e-6,

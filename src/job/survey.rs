@@ -34,6 +34,8 @@ pub struct Survey {
     pub longest: usize,
     /// What is known of output lengths.
     pub learned: Learned,
+    /// Part of the sequences that take the likeliest token, 0 to 1.
+    pub greedy: f64,
 }
 
 impl Survey {
@@ -70,6 +72,7 @@ pub fn survey(
     let stride = digest.requests.div_ceil(SAMPLES_MAX).max(1);
     let mut survey = Survey::default();
     let mut index = 0;
+    let (mut greedy, mut all) = (0, 0);
     while let Some(line) = lines.next_line().map_err(fail)? {
         if line.is_blank() {
             continue;
@@ -77,6 +80,8 @@ pub fn survey(
         let sampled = index % stride == 0;
         index += 1;
         let Ok(task) = parser.parse(&line) else { continue };
+        all += task.prompts.len();
+        greedy += if task.sampling.temperature <= 0.0 { task.prompts.len() } else { 0 };
         for prompt in &task.prompts {
             let tokens = match sampled {
                 true => encoder.encode(prompt).map_or(0, |ids| ids.len()),
@@ -90,6 +95,7 @@ pub fn survey(
             }
         }
     }
+    survey.greedy = greedy as f64 / all.max(1) as f64;
     Ok(Some(survey))
 }
 

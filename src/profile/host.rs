@@ -28,16 +28,22 @@ const TABLE_ROWS: usize = 2048;
 /// Fetching and sampling logits.
 pub(super) struct Logits {
     timings: Timings,
+    greedy: Timings,
     values: Vec<f32>,
     sampler: Sampler,
 }
 
 impl Logits {
     pub(super) fn new() -> Logits {
-        Logits { timings: Timings::default(), values: Vec::new(), sampler: Sampler::default() }
+        Logits {
+            timings: Timings::default(),
+            greedy: Timings::default(),
+            values: Vec::new(),
+            sampler: Sampler::default(),
+        }
     }
 
-    /// One round, at temperature 1 over the whole vocabulary: the default of jobs.
+    /// One round, at temperature 1 over the whole vocabulary, the default of jobs, and at 0.
     pub(super) fn round(&mut self, meter: &mut Meter<'_>, pace: Pace) -> Result<(), ProfileError> {
         let mark = meter.mark();
         let mut noise = noise();
@@ -46,19 +52,24 @@ impl Logits {
             .map(|_| 3.0 * (noise() + noise() + noise() + noise() - 2.0))
             .collect();
         let logits = meter.holding(&values)?;
-        let params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
+        let params = |temperature| SamplingParams { temperature, ..SamplingParams::default() };
         self.values = values;
         let begin = Instant::now();
-        while self.timings.is_empty() || begin.elapsed().as_secs_f64() < pace.slice() {
+        let both = [params(1.0), params(0.0)];
+        for (params, greedy) in both.iter().zip([false, true]).cycle() {
+            if !self.greedy.is_empty() && begin.elapsed().as_secs_f64() > 2.0 * pace.slice() {
+                break;
+            }
             let start = meter.now();
             meter.device.read(logits, 0, bytemuck::cast_slice_mut(&mut self.values))?;
             for (position, logits) in self.values.chunks_exact(VOCAB).enumerate() {
                 let key = NoiseKey::new(1, 0, position);
-                let token = self.sampler.sample(&params, logits, &History::default(), key);
+                let token = self.sampler.sample(params, logits, &History::default(), key);
                 std::hint::black_box(token);
             }
             let seconds = meter.now() - start;
-            self.timings.push(Timing { seconds, units: OUTPUTS * VOCAB, runs: 0, calls: 0 });
+            let timings = if greedy { &mut self.greedy } else { &mut self.timings };
+            timings.push(Timing { seconds, units: OUTPUTS * VOCAB, runs: 0, calls: 0 });
         }
         self.values = Vec::new();
         meter.release(mark);
@@ -68,6 +79,11 @@ impl Logits {
     /// Seconds per logit.
     pub(super) fn seconds(&self, fixed: &FixedCosts) -> f64 {
         self.timings.seconds(fixed)
+    }
+
+    /// Seconds per logit at temperature 0.
+    pub(super) fn greedy_seconds(&self, fixed: &FixedCosts) -> f64 {
+        self.greedy.seconds(fixed)
     }
 }
 

@@ -124,6 +124,7 @@ impl Rates {
             attention: self.attention.iter().map(|kind| kind.rate(&fixed)).collect(),
             elementwise_seconds: self.elementwise.seconds(&fixed),
             logit_seconds: self.logits.seconds(&fixed),
+            greedy_seconds: self.logits.greedy_seconds(&fixed),
             embed_seconds: self.embedding.seconds(&fixed),
             call_seconds: fixed.call,
             run_seconds: fixed.run,

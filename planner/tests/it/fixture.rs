@@ -97,6 +97,7 @@ fn rates(flops: f64, bytes_per_sec: f64, kv_bytes_per_sec: f64) -> DeviceRates {
         attention: vec![attention("f16", 2.0), attention("q4", 0.6)],
         elementwise_seconds: 4.0 / bytes_per_sec,
         logit_seconds: 1e-10,
+        greedy_seconds: 1e-10,
         embed_seconds: 1e-6,
         call_seconds: 0.0,
         run_seconds: 2e-5,
