@@ -9,7 +9,7 @@ use super::planning::Planned;
 use super::prepare::Setup;
 use super::run::defaults;
 use super::sweep::{Axis, Sweep};
-use super::{kv, shell};
+use super::{attention, kv, shell};
 use crate::backend::Device;
 use crate::job::{
     Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, survey as survey_of,
@@ -25,11 +25,22 @@ pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
     let model = Model::open(&args.model.model)?;
     let context_len = engine::context_len(model.files.spec(), args.engine.max_model_len)?;
     let (engine, memory) = (&args.engine, &args.memory);
-    let (trace, kv_format) = (false, KvFormat::F16);
-    let mut setup = Setup { engine, memory, model: &model, context_len, kv_format, trace, quiet };
+    let (kv_format, host_attention, trace) = (KvFormat::F16, false, false);
+    let mut setup = Setup {
+        engine,
+        memory,
+        model: &model,
+        context_len,
+        kv_format,
+        host_attention,
+        trace,
+        quiet,
+    };
     setup.kv_format = kv::resolve(&setup, None)?;
     let survey = survey(args, &model, context_len)?;
     let mut device = setup.open_device()?;
+    let surveyed = || Ok(survey.clone());
+    setup.host_attention = attention::resolve(&setup, device.as_mut(), None, surveyed)?;
     let profile = setup.profile(device.as_mut())?;
     if let Some(sweep) = &args.sweep {
         let rows = tabulate(&setup, &profile, device.as_ref(), sweep, &survey)?;
@@ -90,8 +101,13 @@ fn plan_text(planned: &Planned, model: &Model, device: &dyn Device, tokens: f64)
     line(format!("{} on {}", model.name, device.info().name));
     line(memory_table(&plan.memory, planned.budgets, planned.shares_ram).to_string());
     line(format!(
-        "batch {}, micro-batch {}, prefill chunk {}, {} cache pages ({})",
-        policy.batch, policy.micro_batch, policy.prefill_chunk, policy.pages, policy.kv_format
+        "batch {}, micro-batch {}, prefill chunk {}, {} cache pages ({}){}",
+        policy.batch,
+        policy.micro_batch,
+        policy.prefill_chunk,
+        policy.pages,
+        policy.kv_format,
+        if policy.host_attention { ", attention on the host" } else { "" }
     ));
     let seconds = plan.seconds();
     line(format!(
@@ -140,7 +156,8 @@ fn pins(planned: &Planned) -> String {
         parts.collect::<Vec<_>>().join(",")
     };
     format!(
-        "--batch {} --micro-batch {} --prefill-chunk {} --weights {} --kv {}",
+        "--attention {} --batch {} --micro-batch {} --prefill-chunk {} --weights {} --kv {}",
+        attention::name(policy.host_attention),
         policy.batch,
         policy.micro_batch,
         policy.prefill_chunk,
