@@ -231,3 +231,33 @@ pub(super) fn bytes(spec: &ModelSpec, config: &ExecutorConfig, threads: Option<u
         + CpuDevice::own_bytes(threads, &sketch(spec, size))
         + (on_their_way + biases) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// Planner and allocator count the same.
+    #[test]
+    fn what_is_taken_is_what_was_counted() {
+        for name in ["llama", "qwen2", "gemma3"] {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny");
+            let files = ModelFiles::open(root.join(name).to_str().unwrap()).unwrap();
+            for kv_format in KvFormat::ALL {
+                let resident = ExecutorConfig::resident(100, 9);
+                let config =
+                    ExecutorConfig { micro_rows: 32, kv_format, host_attention: true, ..resident };
+                let host = HostAttention::start(&files, &config, Some(3)).unwrap();
+                let floats: usize = host.free.iter().map(Vec::capacity).sum();
+                let attender = Attender::new(&files, &config, Some(3)).unwrap();
+                let layers = files.spec().layers.iter();
+                let caches: usize = layers.map(|l| 9 * l.cache(kv_format).page_bytes()).sum();
+                assert_eq!(
+                    attender.device.memory().bytes + 4 * floats as u64,
+                    bytes(files.spec(), &config, Some(3)) + caches as u64,
+                    "{name}, {kv_format}"
+                );
+            }
+        }
+    }
+}
