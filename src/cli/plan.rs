@@ -2,7 +2,7 @@
 
 use super::args::PlanArgs;
 use super::budget::Amount;
-use super::engine::{self, Model};
+use super::engine::Model;
 use super::exit::{CliError, DONE};
 use super::explain::{resource, size, tier_bytes, tiers};
 use super::planning::Planned;
@@ -14,7 +14,6 @@ use crate::backend::Device;
 use crate::job::{
     Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, survey as survey_of,
 };
-use crate::kernel::KvFormat;
 use comfy_table::{CellAlignment, Table, presets};
 use forebay_planner::{HardwareProfile, Memory, Split, Tier};
 use serde_json::{Value, json};
@@ -23,21 +22,9 @@ use std::fmt::Write as _;
 /// Shows where everything would live, how long the job would take, and why.
 pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
     let model = Model::open(&args.model.model)?;
-    let context_len = engine::context_len(model.files.spec(), args.engine.max_model_len)?;
-    let (engine, memory) = (&args.engine, &args.memory);
-    let (kv_format, host_attention, trace) = (KvFormat::F16, false, false);
-    let mut setup = Setup {
-        engine,
-        memory,
-        model: &model,
-        context_len,
-        kv_format,
-        host_attention,
-        trace,
-        quiet,
-    };
+    let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
     setup.kv_format = kv::resolve(&setup, None)?;
-    let survey = survey(args, &model, context_len)?;
+    let survey = survey(args, &model, setup.context_len)?;
     let mut device = setup.open_device()?;
     let surveyed = || Ok(survey.clone());
     setup.host_attention = attention::resolve(&setup, device.as_mut(), None, surveyed)?;

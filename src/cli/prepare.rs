@@ -44,6 +44,20 @@ pub(super) struct Ready {
     pub(super) profile: HardwareProfile,
 }
 
+impl<'a> Setup<'a> {
+    /// Before anything that needs a device is decided.
+    pub(super) fn new(
+        engine: &'a EngineArgs,
+        memory: &'a MemoryArgs,
+        model: &'a Model,
+        quiet: bool,
+    ) -> anyhow::Result<Setup<'a>> {
+        let context_len = super::engine::context_len(model.files.spec(), engine.max_model_len)?;
+        let (kv_format, host_attention, trace) = (KvFormat::default(), false, false);
+        Ok(Setup { engine, memory, model, context_len, kv_format, host_attention, trace, quiet })
+    }
+}
+
 impl Setup<'_> {
     /// Whether the plan is to stay: it was given, or its trace is wanted in one piece.
     pub(super) fn is_pinned(&self) -> bool {

@@ -1,7 +1,7 @@
 //! `forebay run`.
 
 use super::args::{RunArgs, SamplingArgs};
-use super::engine::{self, Model};
+use super::engine::Model;
 use super::exit::{DONE, FAILED_REQUESTS, INTERRUPTED};
 use super::explain::{self, Facts};
 use super::prepare::Setup;
@@ -14,7 +14,6 @@ use crate::job::{
     OutputOptions, ParseConfig, Parser, PeakBytes, Placement, Progress, RequestCounts, Seconds,
     Summary, Survey, TokensPerSecond, survey, write_trace,
 };
-use crate::kernel::KvFormat;
 use crate::sample::SamplingParams;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -26,19 +25,9 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let format = InputFormat::from_name(&args.input_format).unwrap_or(InputFormat::Auto);
     let input = Input::open(&args.input, format)?;
     let model = Model::open(&args.model.model)?;
-    let context_len = engine::context_len(model.files.spec(), args.engine.max_model_len)?;
-    let (engine, memory) = (&args.engine, &args.memory);
-    let (kv_format, host_attention, trace) = (KvFormat::F16, false, args.trace.is_some());
-    let mut setup = Setup {
-        engine,
-        memory,
-        model: &model,
-        context_len,
-        kv_format,
-        host_attention,
-        trace,
-        quiet,
-    };
+    let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
+    setup.trace = args.trace.is_some();
+    let context_len = setup.context_len;
     let resumed = if args.overwrite { None } else { kv::recorded(&args.output) };
     setup.kv_format = kv::resolve(&setup, resumed)?;
     let defaults = defaults(&args.sampling);

@@ -59,17 +59,12 @@ impl Executor {
         };
         let (layers, head) = load(device.as_mut(), &files, &plan, ring, progress)?;
         let caches = caches(device.as_mut(), spec, &config)?;
-        let (host, pager) = match config.host_attention {
-            true => (Some(HostAttention::start(&files, &config, resources.host_threads)?), None),
-            false => (None, pager(device.as_mut(), spec, &config, &resources, shares_ram)?),
-        };
-        let clock = match resources.profile {
-            Some(profile) => {
-                let shape = super::model_shape(&files, config.host_attention)?;
-                Some(Clock::new(&matrices, &plan, shape, profile, config.kv_format))
-            }
-            None => None,
-        };
+        let host = || HostAttention::start(&files, &config, resources.host_threads);
+        let host = config.host_attention.then(host).transpose()?;
+        let pager = pager(device.as_mut(), spec, &config, &resources, shares_ram)?;
+        let shape = super::model_shape(&files, config.host_attention)?;
+        let clock = |profile| Clock::new(&matrices, &plan, shape, profile, config.kv_format);
+        let clock = resources.profile.map(clock);
         let size = config.workspace(plan.head_streams());
         let workspace = Workspace::alloc(device.as_mut(), spec, size)?;
         let resting = match size.shared_rows {
@@ -224,7 +219,7 @@ fn caches(
     Ok(caches)
 }
 
-/// What brings the pages of the other caches.
+/// What brings the pages of the other caches to the device, unless the host attends to them.
 fn pager(
     device: &mut dyn Device,
     spec: &ModelSpec,
@@ -239,6 +234,7 @@ fn pager(
     let mut spilled = 0;
     for (layer, &bytes) in page_bytes.iter().enumerate() {
         homes.push(match config.cache_home(layer) {
+            _ if config.host_attention => None,
             Tier::Device => None,
             Tier::Ram => Some(Home::Ram(AlignedBuffer::new(config.pages * bytes)?)),
             Tier::Disk => {
