@@ -15,6 +15,9 @@ mod faults;
 /// Real models against exact arithmetic.
 #[path = "it/golden.rs"]
 mod golden;
+/// Attention on the host, beside the device.
+#[path = "it/host_attention.rs"]
+mod host_attention;
 /// Token ids depend on the request alone.
 #[path = "it/invariance.rs"]
 mod invariance;

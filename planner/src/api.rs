@@ -109,6 +109,10 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
         let why = "the policy uses device memory, and this device computes in host memory";
         return Err(PlanError::BadInput(why.into()));
     }
+    if policy.host_attention && policy.kv_homes.iter().any(|&home| home != Tier::Ram) {
+        let why = "the policy's host attends, and not all of its cache is in RAM";
+        return Err(PlanError::BadInput(why.into()));
+    }
     let setting = Setting {
         batch: policy.batch,
         prefill_chunk: policy.prefill_chunk,

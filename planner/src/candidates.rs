@@ -59,15 +59,14 @@ pub(crate) fn micro_batches(inputs: &Inputs<'_>, rows: usize, tight: bool) -> Ve
 
 /// Ways of keys and values that the machine and the pins allow.
 pub(crate) fn kv_modes(inputs: &Inputs<'_>) -> Vec<KvMode> {
-    let host = inputs.pins.host_attention;
-    let mut modes = vec![KvMode::Resident];
-    if !inputs.hardware.shares_ram && host != Some(false) {
-        modes.push(KvMode::Host);
+    match inputs.pins.host_attention {
+        Some(true) => vec![KvMode::Host],
+        // In memory that both share, what attends is asked for and not found out.
+        None if !inputs.hardware.shares_ram => {
+            vec![KvMode::Resident, KvMode::Host, KvMode::Staged]
+        }
+        _ => vec![KvMode::Resident, KvMode::Staged],
     }
-    if host != Some(true) || inputs.hardware.shares_ram {
-        modes.push(KvMode::Staged);
-    }
-    modes
 }
 
 /// The ways with the floors of cache and weights that can differ for each.
@@ -78,7 +77,8 @@ pub(crate) fn ways(inputs: &Inputs<'_>) -> Vec<(KvMode, Tier, Tier)> {
     for kv_mode in kv_modes(inputs) {
         let floors = match kv_mode {
             KvMode::Resident => vec![near],
-            _ => slower.clone().collect(),
+            KvMode::Host => vec![Tier::Ram],
+            KvMode::Staged => slower.clone().collect(),
         };
         for kv_floor in floors {
             let weight_floors = Tier::ALL.into_iter().filter(|&tier| tier >= near);

@@ -24,7 +24,7 @@ pub(crate) const HALF_CALLS: f64 = (Part::Attention.calls() + Part::FeedForward.
 pub(crate) enum KvMode {
     /// All of them are in reach of the device.
     Resident,
-    /// Those off the device are attended to on the host.
+    /// All of them are in RAM, and the host attends.
     Host,
     /// Those off the device are brought to it in every pass.
     Staged,
@@ -52,6 +52,15 @@ pub(crate) struct Setting {
 impl Setting {
     pub(crate) fn rows(&self) -> usize {
         self.batch * self.rows_per_sequence + self.prefill_chunk
+    }
+
+    /// The one tier that the cache lives on, where its way leaves no choice.
+    pub(crate) fn kv_home(&self, near: Tier) -> Option<Tier> {
+        match self.kv_mode {
+            KvMode::Resident => Some(near),
+            KvMode::Host => Some(Tier::Ram),
+            KvMode::Staged => None,
+        }
     }
 
     /// Whether both are the same but for the ring.
@@ -306,17 +315,16 @@ impl<'a> Costs<'a> {
         let spilled = kind.spilled_bytes[setting.format] as f64;
         // In memory that the device shares, RAM is in its reach.
         let away = if hw.shares_ram { kv[2] } else { kv[1] + kv[2] };
-        let on_host = if setting.kv_mode == KvMode::Host { away } else { 0.0 };
+        let on_host = setting.kv_mode == KvMode::Host;
         let mut terms = Terms {
             disk_read: kv[2] * pass.pages_read * spilled / hw.disk.read_bytes_per_sec,
             disk_write: kv[2] * pass.pages_written * spilled / hw.disk.write_bytes_per_sec,
             ..Terms::default()
         };
-        if on_host < 1.0 {
-            device[0] += (1.0 - on_host) * self.attend(kind, setting, pass, false);
-        }
-        if on_host > 0.0 {
-            terms.host = on_host * self.attend(kind, setting, pass, true);
+        if on_host {
+            terms.host = self.attend(kind, setting, pass, true);
+        } else {
+            device[0] += self.attend(kind, setting, pass, false);
         }
         if !hw.shares_ram {
             let [up, down] = link_bytes(kind, setting, pass, page);

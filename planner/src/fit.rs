@@ -1,7 +1,7 @@
 //! The smallest policy: what fits if anything does, and what is missing if nothing does.
 
 use crate::candidates::{CHUNKS, RINGS, batches, kv_modes};
-use crate::cost::{Costs, Fractions, KvMode, Placement, Setting};
+use crate::cost::{Costs, Fractions, Placement, Setting};
 use crate::error::{Change, PlanError};
 use crate::inputs::{Inputs, PinnedSplit, Pins};
 use crate::passes::{Composition, compose};
@@ -136,9 +136,8 @@ fn extreme(
 ) -> Option<Policy> {
     let shares_ram = inputs.hardware.shares_ram;
     let near = round::near(inputs);
-    if (setting.kv_mode == KvMode::Resident && grows != near)
-        || (shares_ram && grows == Tier::Device)
-    {
+    let home = setting.kv_home(near);
+    if home.is_some_and(|home| home != grows) || (shares_ram && grows == Tier::Device) {
         return None;
     }
     let build = |kv_homes: &[Tier]| {
@@ -151,9 +150,9 @@ fn extreme(
         round::unfitted(inputs, costs, setting, pages, &placement, kv_homes)
     };
     let count = inputs.model.layers.len();
-    if setting.kv_mode == KvMode::Resident {
-        let near_share = filled(&inputs.pins.kv, near as usize)[near as usize];
-        return (near_share > 1.0 - 1e-9).then(|| build(&vec![near; count]));
+    if let Some(home) = home {
+        let share = filled(&inputs.pins.kv, home as usize)[home as usize];
+        return (share > 1.0 - 1e-9).then(|| build(&vec![home; count]));
     }
     if !inputs.pins.kv.is_free() {
         let fractions = filled(&inputs.pins.kv, grows as usize);

@@ -17,6 +17,8 @@ pub struct Demand {
     pub pages: usize,
     /// How cache pages that the device cannot reach come to it.
     pub windows: Windows,
+    /// Whether the host attends, over a cache in RAM.
+    pub host_attention: bool,
 }
 
 /// Windows through which cache pages come to the device, in one layer for one micro-batch at a time.

@@ -42,7 +42,7 @@ pub struct Pins {
     pub prefill_chunk: Option<usize>,
     /// [`Policy::kv_format`](crate::Policy::kv_format); must be among the formats allowed.
     pub kv_format: Option<String>,
-    /// [`Policy::host_attention`](crate::Policy::host_attention) for keys and values off the device.
+    /// [`Policy::host_attention`](crate::Policy::host_attention).
     pub host_attention: Option<bool>,
     /// [`Policy::rows_per_sequence`](crate::Policy::rows_per_sequence).
     pub rows_per_sequence: Option<usize>,
@@ -106,6 +106,12 @@ impl Inputs<'_> {
         let pins = self.pins;
         pins.weights.check("pinned weights", self.hardware.shares_ram)?;
         pins.kv.check("pinned cache", self.hardware.shares_ram)?;
+        let [device, ram, disk] = pins.kv.fractions();
+        let elsewhere = [device, disk, ram.map(|f| 1.0 - f)].into_iter().flatten().any(|f| f > 0.0);
+        if pins.host_attention == Some(true) && elsewhere {
+            let why = "the host attends over RAM alone; pin all of it there, or nothing";
+            return Err(bad_input(format!("pinned cache: {why}")));
+        }
         for (what, size) in [
             ("batch", pins.batch),
             ("micro-batch", pins.micro_batch),

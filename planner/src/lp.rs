@@ -109,11 +109,12 @@ fn fractions(
         None => add(0.0, device),
     });
     for kind in 0..costs.kinds.len() {
-        let resident = if shares_ram { [0.0, 1.0] } else { [1.0, 0.0] };
-        let fixed = match (&decided.kv, setting.kv_mode) {
+        let near = if shares_ram { Tier::Ram } else { Tier::Device };
+        let fixed = match (&decided.kv, setting.kv_home(near)) {
             (Some(kv), _) => Some([kv[kind][0], kv[kind][1]]),
-            (None, KvMode::Resident) => Some(resident),
-            (None, _) => None,
+            (None, Some(Tier::Device)) => Some([1.0, 0.0]),
+            (None, Some(_)) => Some([0.0, 1.0]),
+            (None, None) => None,
         };
         match fixed {
             Some(fixed) => x.extend(fixed.map(|f| add(f, f))),

@@ -102,6 +102,7 @@ pub(crate) fn demand(
         outputs: sequences,
         pages,
         windows,
+        host_attention: setting.kv_mode == KvMode::Host,
     }
 }
 

@@ -119,8 +119,8 @@ pub struct Policy {
     /// Pages of one micro-batch in one layer at most, where they come from RAM or disk: what a window
     /// into such a cache holds.
     pub window_pages: usize,
-    /// Whether keys and values off the device are attended to on the host; if not, their pages are
-    /// brought to the device in every pass. False where they are all in reach of the device.
+    /// Whether the host attends, over a cache that is all in RAM; if not, pages that are off the device
+    /// are brought to it in every pass.
     pub host_attention: bool,
     /// Home of the residual stream between layers.
     pub activations: Tier,

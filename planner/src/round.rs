@@ -86,7 +86,9 @@ pub(crate) fn realise(
     wanted: &Placement,
 ) -> Option<(Setting, Policy)> {
     // Rounding the cache up to a layer may not fit: then a layer less on one tier or another.
-    for fewer in [[0, 0], [1, 0], [0, 1], [1, 1], [0, -1]] {
+    let moves = [[0, 0], [1, 0], [0, 1], [1, 1], [0, -1]];
+    let tried = if setting.kv_mode == KvMode::Host { 1 } else { moves.len() };
+    for fewer in moves.into_iter().take(tried) {
         let layers = inputs.model.layers.len();
         let kv_homes = cache_homes(costs, layers, &wanted.kv, fewer);
         let nearest = wanted.activations.round();
@@ -109,10 +111,10 @@ pub(crate) fn with_homes(inputs: &Inputs<'_>, setting: &Setting, kv_homes: &[Tie
     let kv_floor = kv_homes.iter().copied().max().expect("a model has layers");
     let in_reach = kv_floor <= near(inputs);
     let kv_mode = match setting.kv_mode {
+        KvMode::Host => KvMode::Host,
         _ if in_reach => KvMode::Resident,
         // A layer more than planned is away: its pages are brought.
-        KvMode::Resident => KvMode::Staged,
-        away => away,
+        KvMode::Resident | KvMode::Staged => KvMode::Staged,
     };
     Setting { kv_mode, kv_floor, ..*setting }
 }

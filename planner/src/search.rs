@@ -248,26 +248,24 @@ impl<'a> Search<'a> {
         let [device, ram, disk] = room.free;
         let cached: f64 = room.kv.iter().sum();
         let weights = costs.layer_bytes + costs.head_bytes;
-        let kv_near = if setting.kv_mode == KvMode::Resident { cached } else { 0.0 };
         let near = round::near(&self.inputs);
+        let kv_home = setting.kv_home(near);
+        let kv_near = if kv_home == Some(near) { cached } else { 0.0 };
         let not_near = (weights + kv_near - room.free[near as usize]).max(0.0);
         let not_in_memory = (weights + cached - device - ram).max(0.0);
         let no_disk = setting.kv_floor != Tier::Disk && setting.weight_floor != Tier::Disk;
         if room.free.iter().any(|&free| free < 0.0)
             || cached > device + ram + disk
-            || kv_near > room.free[near as usize]
+            || kv_home.is_some_and(|home| cached > room.free[home as usize])
             || (setting.weight_floor == near && not_near > 0.0)
             || (no_disk && not_in_memory > 0.0)
         {
             return None;
         }
-        // Weights that may not stream leave so much of the cache no room beside them.
-        let squeezed = if setting.weight_floor == near { weights + cached } else { 0.0 };
-        let least_away = ((squeezed - room.free[near as usize]) / cached).max(0.0);
         let not_held = (weights + cached - room.free[near as usize]).max(0.0);
         let seconds = counted.passes.iter().zip(bases).map(|(pass, &base)| {
             let mut terms = base;
-            self.least_attention(setting, pass, least_away, &mut terms);
+            self.attention(setting, pass, &mut terms);
             let share = Costs::head_share(pass);
             // A byte of cache on disk is read in this part of the passes only.
             let read = (pass.pages_read / counted.pages as f64).min(1.0) * share;
@@ -281,23 +279,16 @@ impl<'a> Search<'a> {
         Some(seconds.sum())
     }
 
-    /// Adds the least seconds of attention with at least a part `away` of the cache off the device:
-    /// the host takes that part, and more as long as the device is busy longer.
-    fn least_attention(&self, setting: &Setting, pass: &Pass, away: f64, terms: &mut Terms) {
+    /// Adds the seconds of attention.
+    fn attention(&self, setting: &Setting, pass: &Pass, terms: &mut Terms) {
         let sum = |host: bool| -> f64 {
             let kinds = self.costs.kinds.iter();
             kinds.map(|k| k.layers.len() as f64 * self.costs.attend(k, setting, pass, host)).sum()
         };
-        let device = sum(false);
-        if setting.kv_mode != KvMode::Host {
-            terms.device += device;
-            return;
+        match setting.kv_mode {
+            KvMode::Host => terms.host = sum(true),
+            _ => terms.device += sum(false),
         }
-        let host = sum(true);
-        let even = (terms.compute() + device) / (device + host).max(f64::MIN_POSITIVE);
-        let away = even.clamp(0.0, 1.0).max(away.min(1.0));
-        terms.device += (1.0 - away) * device;
-        terms.host = away * host;
     }
 
     /// The best placement of a setting, with the least ring where none has room for more.

@@ -3,7 +3,7 @@
 use super::budget::Amount;
 use super::sweep::Sweep;
 use super::throttle::Throttles;
-use super::{kv, values};
+use super::{attention, kv, values};
 use crate::job::InputFormat;
 use crate::kernel::KvFormat;
 use crate::synth::Quant;
@@ -75,7 +75,7 @@ pub(super) struct ModelArgs {
     pub(super) model: String,
 }
 
-/// Where and how to compute. None of these changes an answer, but for the device itself,
+/// Where and how to compute. None of these changes an answer, but for the device itself, --attention,
 /// --max-model-len and --kv-format.
 #[derive(Clone, Debug, Args)]
 pub(super) struct EngineArgs {
@@ -83,9 +83,15 @@ pub(super) struct EngineArgs {
     /// `forebay devices`
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub(super) device: String,
-    /// Threads of the cpu device, at most 256 [default: one per core]
+    /// Threads of the cpu device and of attention on the host, at most 256 [default: one per core]
     #[arg(long, env = "FOREBAY_THREADS", value_parser = values::threads, value_name = "N")]
     pub(super) threads: Option<usize>,
+    /// What attends: the device; the host, over keys and values in RAM, while the device computes the
+    /// rest; or auto, what is predicted to be faster. The host rounds otherwise in the last place, so this
+    /// belongs to a job as its device does; on the cpu device it says nothing [default: device]
+    #[arg(long, env = "FOREBAY_ATTENTION", value_name = "WHERE")]
+    #[arg(value_parser = PossibleValuesParser::new(attention::NAMES))]
+    pub(super) attention: Option<String>,
     /// Most sequences computed at once [default: planned]
     #[arg(long, env = "FOREBAY_BATCH", value_parser = values::count, value_name = "N")]
     pub(super) batch: Option<usize>,

@@ -39,10 +39,11 @@ pub(super) fn tier_bytes(split: Split) -> TierBytes {
 pub(super) fn line(planned: &Planned) -> String {
     let (plan, policy) = (&planned.plan, &planned.plan.policy);
     format!(
-        "plan: weights {}; KV cache {}; batch {}, micro-batch {}, prefill chunk {}; predicted {:.1} s, \
+        "plan: weights {}; KV cache {}{}; batch {}, micro-batch {}, prefill chunk {}; predicted {:.1} s, \
          limited by {}",
         tiers(tier_bytes(policy.weights)),
         tiers(tier_bytes(policy.kv)),
+        if policy.host_attention { "; attention on the host" } else { "" },
         policy.batch,
         policy.micro_batch,
         policy.prefill_chunk,

@@ -3,6 +3,7 @@
 //! Must never know: how anything below it works.
 
 mod args;
+mod attention;
 mod budget;
 mod cache;
 mod calibrate;

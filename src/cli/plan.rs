@@ -2,19 +2,18 @@
 
 use super::args::PlanArgs;
 use super::budget::Amount;
-use super::engine::{self, Model};
+use super::engine::Model;
 use super::exit::{CliError, DONE};
 use super::explain::{resource, size, tier_bytes, tiers};
 use super::planning::Planned;
 use super::prepare::Setup;
 use super::run::defaults;
 use super::sweep::{Axis, Sweep};
-use super::{kv, shell};
+use super::{attention, kv, shell};
 use crate::backend::Device;
 use crate::job::{
     Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, survey as survey_of,
 };
-use crate::kernel::KvFormat;
 use comfy_table::{CellAlignment, Table, presets};
 use forebay_planner::{HardwareProfile, Memory, Split, Tier};
 use serde_json::{Value, json};
@@ -23,13 +22,12 @@ use std::fmt::Write as _;
 /// Shows where everything would live, how long the job would take, and why.
 pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
     let model = Model::open(&args.model.model)?;
-    let context_len = engine::context_len(model.files.spec(), args.engine.max_model_len)?;
-    let (engine, memory) = (&args.engine, &args.memory);
-    let (trace, kv_format) = (false, KvFormat::F16);
-    let mut setup = Setup { engine, memory, model: &model, context_len, kv_format, trace, quiet };
+    let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
     setup.kv_format = kv::resolve(&setup, None)?;
-    let survey = survey(args, &model, context_len)?;
+    let survey = survey(args, &model, setup.context_len)?;
     let mut device = setup.open_device()?;
+    let surveyed = || Ok(survey.clone());
+    setup.host_attention = attention::resolve(&setup, device.as_mut(), None, surveyed)?;
     let mut profile = setup.profile(device.as_mut())?;
     profile.device = profile.device.with_greedy(survey.greedy);
     if let Some(sweep) = &args.sweep {
@@ -91,8 +89,13 @@ fn plan_text(planned: &Planned, model: &Model, device: &dyn Device, tokens: f64)
     line(format!("{} on {}", model.name, device.info().name));
     line(memory_table(&plan.memory, planned.budgets, planned.shares_ram).to_string());
     line(format!(
-        "batch {}, micro-batch {}, prefill chunk {}, {} cache pages ({})",
-        policy.batch, policy.micro_batch, policy.prefill_chunk, policy.pages, policy.kv_format
+        "batch {}, micro-batch {}, prefill chunk {}, {} cache pages ({}){}",
+        policy.batch,
+        policy.micro_batch,
+        policy.prefill_chunk,
+        policy.pages,
+        policy.kv_format,
+        if policy.host_attention { ", attention on the host" } else { "" }
     ));
     let seconds = plan.seconds();
     line(format!(
@@ -141,7 +144,8 @@ fn pins(planned: &Planned) -> String {
         parts.collect::<Vec<_>>().join(",")
     };
     format!(
-        "--batch {} --micro-batch {} --prefill-chunk {} --weights {} --kv {}",
+        "--attention {} --batch {} --micro-batch {} --prefill-chunk {} --weights {} --kv {}",
+        attention::name(policy.host_attention),
         policy.batch,
         policy.micro_batch,
         policy.prefill_chunk,

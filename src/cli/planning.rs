@@ -30,6 +30,8 @@ pub(super) struct Question<'a> {
     pub(super) context_len: usize,
     /// Format of the KV cache: decided before anything is planned, since tokens depend on it.
     pub(super) kv_format: KvFormat,
+    /// Threads of attention on the host.
+    pub(super) threads: Option<usize>,
     /// Folder of packed weights and spilled pages.
     pub(super) folder: PathBuf,
 }
@@ -69,7 +71,7 @@ pub(super) fn workload(survey: &Survey) -> Workload {
 impl<'a> Question<'a> {
     pub(super) fn ask(&'a self, device: &dyn Device) -> Result<Asked<'a>, StoreError> {
         Ok(Asked {
-            shape: model_shape(&self.model.files)?,
+            shape: model_shape(&self.model.files, self.pins.host_attention == Some(true))?,
             workload: workload(self.survey),
             budgets: self.amounts.resolve(device.info(), &self.folder),
             formats: [self.kv_format.name().to_string()],
@@ -103,7 +105,8 @@ impl Asked<'_> {
     ) -> anyhow::Result<T> {
         let files = &self.question.model.files;
         let kv = (self.question.kv_format, self.question.context_len);
-        let footprint = ExecutorFootprint::new(files, device, self.base, kv)?;
+        let threads = self.question.threads;
+        let footprint = ExecutorFootprint::new(files, device, self.base, kv, threads)?;
         let inputs = Inputs {
             model: &self.shape,
             footprint: &footprint,
@@ -168,7 +171,8 @@ fn executor_config(
     shares_ram: bool,
 ) -> Result<ExecutorConfig, StoreError> {
     let spec = files.spec();
-    let matrices = Matrices::new(spec, |id| files.packing(id))?;
+    let host_attention = policy.host_attention;
+    let matrices = Matrices::new(spec, |id| files.packing(id))?.attending_on_host(host_attention);
     // Where the device computes in RAM, what is there is at hand.
     let home = |&tier: &Tier| if shares_ram && tier == Tier::Ram { Tier::Device } else { tier };
     let homes = Homes::from_list(&matrices, policy.homes.iter().flatten().map(home));
@@ -177,8 +181,11 @@ fn executor_config(
         true => RingSizes { device: policy.ring.ram as usize, host: 0 },
         false => RingSizes { device: policy.ring.device as usize, host: policy.ring.ram as usize },
     };
-    let cache_homes: Vec<Tier> = policy.kv_homes.iter().map(home).collect();
-    let away = cache_homes.iter().any(|&home| home != Tier::Device);
+    let cache_homes: Vec<Tier> = match host_attention {
+        true => policy.kv_homes.clone(),
+        false => policy.kv_homes.iter().map(home).collect(),
+    };
+    let away = !host_attention && cache_homes.iter().any(|&home| home != Tier::Device);
     Ok(ExecutorConfig {
         micro_rows: policy.micro_batch,
         outputs: policy.batch * policy.rows_per_sequence,
@@ -188,6 +195,7 @@ fn executor_config(
             host: planned.host.max(least.host),
         },
         cache_homes,
+        host_attention,
         window_pages: if away { policy.window_pages } else { 0 },
         activations: if shares_ram { Tier::Device } else { policy.activations },
         ..ExecutorConfig::resident(policy.rows(), policy.pages)

@@ -7,7 +7,7 @@ use super::exit::CliError;
 use super::planning::{Planned, Question};
 use super::progress::Display;
 use super::throttle::Throttles;
-use super::{cache, device, kv, log, profiles};
+use super::{attention, cache, device, kv, log, profiles};
 use crate::backend::{Device, DeviceError};
 use crate::exec::{ExecError, Executor, ExecutorConfig, Resources};
 use crate::job::{PolicyFile, ProfileFile, Survey};
@@ -32,6 +32,7 @@ pub(super) struct Setup<'a> {
     pub(super) model: &'a Model,
     pub(super) context_len: usize,
     pub(super) kv_format: KvFormat,
+    pub(super) host_attention: bool,
     pub(super) trace: bool,
     pub(super) quiet: bool,
 }
@@ -41,6 +42,20 @@ pub(super) struct Ready {
     pub(super) executor: Executor,
     pub(super) planned: Planned,
     pub(super) profile: HardwareProfile,
+}
+
+impl<'a> Setup<'a> {
+    /// Before anything that needs a device is decided.
+    pub(super) fn new(
+        engine: &'a EngineArgs,
+        memory: &'a MemoryArgs,
+        model: &'a Model,
+        quiet: bool,
+    ) -> anyhow::Result<Setup<'a>> {
+        let context_len = super::engine::context_len(model.files.spec(), engine.max_model_len)?;
+        let (kv_format, host_attention, trace) = (KvFormat::default(), false, false);
+        Ok(Setup { engine, memory, model, context_len, kv_format, host_attention, trace, quiet })
+    }
 }
 
 impl Setup<'_> {
@@ -112,9 +127,8 @@ impl Setup<'_> {
             batch: self.engine.batch,
             micro_batch: self.engine.micro_batch,
             prefill_chunk: self.engine.prefill_chunk,
-            // Pages come to the device: a processor's attention rounds otherwise, and tokens must not
-            // depend on where a cache lives.
-            host_attention: Some(false),
+            // Decided before: tokens may depend on what attends.
+            host_attention: Some(self.host_attention),
             ..Pins::default()
         }
     }
@@ -127,8 +141,19 @@ impl Setup<'_> {
         let MemoryArgs { gpu_mem, ram, disk, .. } = *self.memory;
         let (amounts, folder) = (Amounts { gpu_mem, ram, disk }, self.folder()?);
         let (model, pins) = (self.model, self.pins());
-        let (context_len, kv_format) = (self.context_len, self.kv_format);
-        Ok(Question { model, profile, survey, amounts, pins, context_len, kv_format, folder })
+        let (context_len, kv_format, threads) =
+            (self.context_len, self.kv_format, self.engine.threads);
+        Ok(Question {
+            model,
+            profile,
+            survey,
+            amounts,
+            pins,
+            context_len,
+            kv_format,
+            threads,
+            folder,
+        })
     }
 
     /// The plan: the one of `--plan`, or the best.
@@ -152,10 +177,12 @@ impl Setup<'_> {
             ))
             .into());
         }
-        if file.policy.host_attention {
-            let path = path.display();
+        if file.policy.host_attention != self.host_attention {
+            let (path, own) = (path.display(), file.policy.host_attention);
             return Err(CliError::Usage(format!(
-                "{path}: host_attention: expected false, found true; attention runs on the device"
+                "{path}: the policy has attention on the {}, and this run on the {}",
+                attention::name(own),
+                attention::name(self.host_attention)
             ))
             .into());
         }
@@ -245,6 +272,7 @@ impl Setup<'_> {
             weights,
             spill_folder: question.folder.clone(),
             spill_control: disk,
+            host_threads: self.engine.threads,
             upload_throttle: throttle(self.throttles().upload),
             trace: self.trace,
             profile: Some(profile.clone()),

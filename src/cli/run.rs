@@ -1,20 +1,19 @@
 //! `forebay run`.
 
 use super::args::{RunArgs, SamplingArgs};
-use super::engine::{self, Model};
+use super::engine::Model;
 use super::exit::{DONE, FAILED_REQUESTS, INTERRUPTED};
 use super::explain::{self, Facts};
 use super::prepare::Setup;
 use super::progress::Display;
 use super::replan::Replanner;
-use super::{interrupt, kv, log, memory, planning};
+use super::{attention, interrupt, kv, log, memory, planning};
 use crate::backend::DeviceInfo;
 use crate::job::{
     Clocks, Defaults, Input, InputFormat, Job, Manifest, MovedBytes, Outcome, Output,
     OutputOptions, ParseConfig, Parser, PeakBytes, Placement, Progress, RequestCounts, Seconds,
-    Summary, TokensPerSecond, survey, write_trace,
+    Summary, Survey, TokensPerSecond, survey, write_trace,
 };
-use crate::kernel::KvFormat;
 use crate::sample::SamplingParams;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -26,16 +25,26 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let format = InputFormat::from_name(&args.input_format).unwrap_or(InputFormat::Auto);
     let input = Input::open(&args.input, format)?;
     let model = Model::open(&args.model.model)?;
-    let context_len = engine::context_len(model.files.spec(), args.engine.max_model_len)?;
-    let (engine, memory) = (&args.engine, &args.memory);
-    let (trace, kv_format) = (args.trace.is_some(), KvFormat::F16);
-    let mut setup = Setup { engine, memory, model: &model, context_len, kv_format, trace, quiet };
+    let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
+    setup.trace = args.trace.is_some();
+    let context_len = setup.context_len;
     let resumed = if args.overwrite { None } else { kv::recorded(&args.output) };
     setup.kv_format = kv::resolve(&setup, resumed)?;
-    let device = setup.open_device()?;
-    let info = device.info().clone();
     let defaults = defaults(&args.sampling);
-    let settings = settings(&defaults, context_len, setup.kv_format);
+    let config = parse_config(&input, &model, &args.model.model, defaults.clone());
+    let encoder = &model.tokenizer;
+    // What is left to do after so many answers: most of what is answered comes first in the file.
+    let surveyed = |answered: usize| -> anyhow::Result<Survey> {
+        let survey = survey(&input, config.clone(), encoder, context_len)?;
+        let survey = survey.map(|survey| survey.after(answered));
+        let survey = survey.filter(|survey| !survey.requests.is_empty());
+        Ok(survey.unwrap_or_else(|| planning::unknown(context_len)))
+    };
+    let mut device = setup.open_device()?;
+    let resumed = if args.overwrite { None } else { attention::recorded(&args.output) };
+    setup.host_attention = attention::resolve(&setup, device.as_mut(), resumed, || surveyed(0))?;
+    let info = device.info().clone();
+    let settings = settings(&defaults, &setup);
     let manifest = manifest(&input, &model, &info, &settings);
     let options = OutputOptions {
         overwrite: args.overwrite,
@@ -57,22 +66,7 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
         output.finish(true)?;
         return report.close(&Outcome { progress, interrupted: false }, started, None);
     }
-    let config = ParseConfig {
-        format: input.format(),
-        defaults,
-        vocab: model.files.spec().vocab,
-        model_names: vec![
-            model.name.clone(),
-            args.model.model.clone(),
-            model.files.spec().name.clone(),
-        ],
-    };
-    let encoder = &model.tokenizer;
-    let survey = survey(&input, config.clone(), encoder, context_len)?;
-    // Most of what is answered comes first in the file.
-    let survey = survey.map(|survey| survey.after((ok + failed) as usize));
-    let survey = survey.filter(|survey| !survey.requests.is_empty());
-    let survey = survey.unwrap_or_else(|| planning::unknown(context_len));
+    let survey = surveyed((ok + failed) as usize)?;
     let mut display = Display::new(quiet);
     let ready = setup.ready(device, &survey, &mut display)?;
     if !quiet {
@@ -89,6 +83,16 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
         write_trace(path, events.map(|e| (&*e.name, e.track, e.start, e.duration, e.pass)))?;
     }
     report.close(&outcome, loaded, Some(&Facts(&worker)))
+}
+
+fn parse_config(input: &Input, model: &Model, asked: &str, defaults: Defaults) -> ParseConfig {
+    let spec = model.files.spec();
+    ParseConfig {
+        format: input.format(),
+        defaults,
+        vocab: spec.vocab,
+        model_names: vec![model.name.clone(), asked.to_string(), spec.name.clone()],
+    }
 }
 
 pub(super) fn defaults(args: &SamplingArgs) -> Defaults {
@@ -111,13 +115,14 @@ pub(super) fn defaults(args: &SamplingArgs) -> Defaults {
 }
 
 /// Settings that answers depend on.
-fn settings(defaults: &Defaults, context_len: usize, kv_format: KvFormat) -> Map<String, Value> {
+fn settings(defaults: &Defaults, setup: &Setup<'_>) -> Map<String, Value> {
     // The digits that people would write, not those of the nearest f64.
     let number = |value: f32| value.to_string().parse::<f64>().unwrap_or_default();
     let sampling = &defaults.sampling;
     let value = json!({
-        "max_model_len": context_len,
-        kv::KEY: kv_format.name(),
+        "max_model_len": setup.context_len,
+        kv::KEY: setup.kv_format.name(),
+        attention::KEY: attention::name(setup.host_attention),
         "max_tokens": defaults.max_tokens,
         "temperature": number(sampling.temperature),
         "top_p": number(sampling.top_p),

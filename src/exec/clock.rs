@@ -6,7 +6,7 @@ use crate::kernel::{CacheLayout, KvFormat, PAGE_LEN};
 use crate::schedule::{
     Batch, Matrices, PageSeconds, Part, Simulation, Step, StepCosts, StreamPlan,
 };
-use forebay_planner::{AttentionRate, HardwareProfile, LayerShape, ModelShape, Tier};
+use forebay_planner::{AttentionRate, DeviceRates, HardwareProfile, LayerShape, ModelShape, Tier};
 
 /// A simulation that follows an executor.
 pub(super) struct Clock {
@@ -67,6 +67,11 @@ impl Clock {
     }
 }
 
+/// Seconds of a copy; none where memory is shared, and no rate is known.
+fn seconds(bytes: f64, rate: f64) -> f64 {
+    if rate > 0.0 { bytes / rate } else { 0.0 }
+}
+
 /// What the steps of one pass cost.
 struct Costs<'a> {
     clock: &'a Clock,
@@ -85,9 +90,10 @@ impl Costs<'_> {
         self.clock.elements[part].iter().map(of).sum()
     }
 
-    fn attention(&self, layer: &LayerShape, batch: &Batch) -> f64 {
+    /// Attention by the device or the host.
+    fn attention(&self, layer: &LayerShape, batch: &Batch, by: &DeviceRates) -> f64 {
         let format = self.clock.kv_format.name();
-        let Some(rate) = self.clock.profile.device.attention(format) else { return 0.0 };
+        let Some(rate) = by.attention(format) else { return 0.0 };
         let window = layer.window.unwrap_or(usize::MAX);
         let seen: usize = batch.map.iter().map(|row| (row.length as usize).min(window)).sum();
         let AttentionRate { stream_seconds, kv_element_seconds, product_seconds, .. } = rate;
@@ -99,7 +105,12 @@ impl Costs<'_> {
 
     /// Bytes of a micro-batch's residual stream.
     fn rows(&self, micro: usize) -> f64 {
-        (self.micro[micro].rows() * self.clock.shape.hidden * size_of::<f32>()) as f64
+        self.floats(micro, self.clock.shape.hidden)
+    }
+
+    /// Bytes of so many f32 for each of a micro-batch's rows.
+    fn floats(&self, micro: usize, each: usize) -> f64 {
+        (self.micro[micro].rows() * each * size_of::<f32>()) as f64
     }
 
     fn run(&self, part: usize, micro: usize) -> f64 {
@@ -113,8 +124,10 @@ impl Costs<'_> {
         let layer = &shape.layers[layer];
         let touched = (rows * layer.touched_floats(half, shape.hidden)) as f64;
         let attention = match half {
-            forebay_planner::Part::Attention => self.attention(layer, batch),
-            forebay_planner::Part::FeedForward => 0.0,
+            forebay_planner::Part::Attention if !self.plan.host_attention => {
+                self.attention(layer, batch, device)
+            }
+            _ => 0.0,
         };
         self.linear(part, rows)
             + touched * device.elementwise_seconds
@@ -130,10 +143,25 @@ impl StepCosts for Costs<'_> {
         match step {
             Step::Run { part, micro } => self.run(part, micro),
             Step::Head { part, .. } => self.linear(part, self.outputs) + profile.device.run_seconds,
+            Step::Attend { layer, micro } => {
+                let layer = &self.clock.shape.layers[layer];
+                let floats = layer.query_len() + 2 * layer.kv_len();
+                seconds(self.floats(micro, floats), profile.download_bytes_per_sec)
+            }
+            Step::AwaitAttention { layer, micro } => {
+                let floats = self.clock.shape.layers[layer].query_len();
+                seconds(self.floats(micro, floats), profile.upload_bytes_per_sec)
+            }
             Step::LoadRows { micro } => self.rows(micro) / profile.upload_bytes_per_sec,
             Step::StoreRows { micro } => self.rows(micro) / profile.download_bytes_per_sec,
             _ => 0.0,
         }
+    }
+
+    fn attention_seconds(&self, step: Step) -> f64 {
+        let Step::Attend { layer, micro } = step else { return 0.0 };
+        let layer = &self.clock.shape.layers[layer];
+        self.attention(layer, &self.micro[micro], &self.clock.profile.host)
     }
 
     fn read_seconds(&self, bytes: usize) -> f64 {

@@ -29,6 +29,9 @@ pub struct ExecutorConfig {
     pub overlap: bool,
     /// Home of each layer's KV cache; all on the device if empty.
     pub cache_homes: Vec<Tier>,
+    /// Whether the host attends, over a cache that is all in RAM, while a device with memory of its own
+    /// computes the rest. It rounds otherwise than devices do, so tokens may differ.
+    pub host_attention: bool,
     /// Pages of a window into caches that are not on the device: most that a micro-batch may see.
     pub window_pages: usize,
     /// Format of the KV cache.
@@ -48,6 +51,8 @@ pub struct Resources {
     pub spill_folder: PathBuf,
     /// What stands between the spill file and its disk.
     pub spill_control: IoControl,
+    /// Threads of attention on the host; one for each core if `None`.
+    pub host_threads: Option<usize>,
     /// Bounds the rate of copies to a device with memory of its own.
     pub upload_throttle: Option<Arc<Throttle>>,
     /// Whether to record when each step ran.
@@ -72,6 +77,7 @@ impl ExecutorConfig {
             readers: 1,
             overlap: true,
             cache_homes: Vec::new(),
+            host_attention: false,
             window_pages: 0,
             kv_format: KvFormat::default(),
             positions: pages * PAGE_LEN,
@@ -81,7 +87,8 @@ impl ExecutorConfig {
 
     /// Home of a layer's cache.
     pub fn cache_home(&self, layer: usize) -> Tier {
-        self.cache_homes.get(layer).copied().unwrap_or(Tier::Device)
+        let otherwise = if self.host_attention { Tier::Ram } else { Tier::Device };
+        self.cache_homes.get(layer).copied().unwrap_or(otherwise)
     }
 
     /// Pages of a micro-batch's table at most.
@@ -112,6 +119,7 @@ impl ExecutorConfig {
             kv_format: self.kv_format,
             positions: self.positions,
             shared_rows: self.activations == Tier::Ram,
+            host_attention: self.host_attention,
         }
     }
 }

@@ -36,11 +36,20 @@ pub enum ExecError {
     /// The ring cannot hold the streams of one part.
     #[error("weights stream through {} bytes, and need {} at least", .0.bytes, .0.needed)]
     RingTooSmall(RingTooSmall),
+    /// The host attends over RAM alone.
+    #[error(
+        "attention on the host needs the whole KV cache in RAM, and a part of it lives elsewhere; \
+         leave out --kv, or --attention host"
+    )]
+    CacheNotInRam,
+    /// The thread that attends on the host is gone.
+    #[error("the thread that attends on the host ended; rerun the same command to resume")]
+    HostGone,
     /// The threads that read weights are gone.
     #[error("the threads that read weights ended; rerun the same command to resume")]
     ReaderGone,
     /// No thread could be started.
-    #[error("cannot start a thread that reads weights: {0}")]
+    #[error("cannot start a thread: {0}")]
     NoThread(std::io::Error),
 }
 

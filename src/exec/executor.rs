@@ -3,6 +3,7 @@
 use super::ExecError;
 use super::clock::Clock;
 use super::config::ExecutorConfig;
+use super::host::HostAttention;
 use super::pager::Pager;
 use super::resting::Resting;
 use super::streams::Streams;
@@ -32,6 +33,8 @@ pub struct Executor {
     // Dropped first: their threads write into the device's memory or the host ring.
     pub(super) streams: Option<Streams>,
     pub(super) pager: Option<Pager>,
+    /// What attends, where that is not the device.
+    pub(super) host: Option<HostAttention>,
     /// Weights at home in RAM, by stream.
     pub(super) in_ram: HashMap<usize, InRam>,
     pub(super) host_ring: Option<AlignedBuffer>,
@@ -80,7 +83,7 @@ pub(super) struct Scratch {
 
 /// A pass under way.
 struct Pass<'a> {
-    micro: &'a [Batch],
+    micro: &'a Arc<Vec<Batch>>,
     /// For each output row of the pass: its micro-batch and its row there.
     outputs: &'a [(usize, u32)],
     each: &'a mut dyn FnMut(usize, &[f32]),
@@ -176,7 +179,8 @@ impl Executor {
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), ExecError> {
         assert!(batch.rows() <= self.config.rows, "{} rows exceed the workspace", batch.rows());
-        let micro = batch.split(self.workspace.size.micro_rows, self.config.micro_pages());
+        let micro_rows = self.workspace.size.micro_rows;
+        let micro = Arc::new(batch.split(micro_rows, self.config.micro_pages()));
         let outputs: Vec<(usize, u32)> = micro
             .iter()
             .enumerate()
@@ -240,6 +244,18 @@ impl Executor {
                     Step::LoadRows { .. } => resting.load(device, x, (micro, rows)),
                     _ => resting.store(device, x, (micro, rows)),
                 }
+            }
+            Step::Attend { layer, micro } => {
+                self.flush()?;
+                let host = self.host.as_mut().expect("the host attends");
+                host.attend(self.device.as_mut(), &self.workspace, (layer, micro), pass.micro)
+            }
+            Step::AwaitAttention { micro, .. } => {
+                // The device has something to do while this waits.
+                self.flush()?;
+                let host = self.host.as_mut().expect("the host attends");
+                let (out, at) = (self.workspace.attention, (self.passes, micro));
+                host.arrived(self.device.as_mut(), out, at, &mut self.trace)
             }
             Step::Run { part, micro } => {
                 self.run(part, micro, pass.micro[micro].rows());
@@ -340,6 +356,9 @@ impl Executor {
     fn run(&mut self, part: usize, micro: usize, rows: usize) {
         let (spec, w) = (self.files.spec(), &self.workspace);
         let calls = match self.plan.parts[part].part {
+            Part::Attention(layer) if self.plan.host_attention => {
+                forward::qkv_calls(spec, layer, &self.layers[layer], w, (micro, rows))
+            }
             Part::Attention(layer) => {
                 let m = &w.micro[micro];
                 let view = match self.caches[layer] {
@@ -350,7 +369,12 @@ impl Executor {
                 forward::attention_calls(spec, layer, weights, &view, w, (micro, rows))
             }
             Part::FeedForward(layer) => {
-                forward::feed_forward_calls(spec, layer, &self.layers[layer], w, (micro, rows))
+                let weights = &self.layers[layer];
+                if self.plan.host_attention {
+                    let calls = forward::output_calls(spec, layer, weights, w, (micro, rows));
+                    self.pending.extend(calls);
+                }
+                forward::feed_forward_calls(spec, layer, weights, w, (micro, rows))
             }
             Part::Head(_) => unreachable!("the head is not run over micro-batches"),
         };
@@ -379,6 +403,10 @@ impl Executor {
         for (rope, &buffer) in spec.ropes.iter().zip(&m.angles) {
             forward::angles(rope, &batch.positions, floats);
             self.device.write(buffer, 0, bytemuck::cast_slice(floats))?;
+        }
+        if self.host.is_some() {
+            // What rows attend to goes to the host with them.
+            return Ok(());
         }
         self.device.write(m.slots, 0, bytemuck::cast_slice(&batch.slots))?;
         self.device.write(m.map, 0, bytemuck::cast_slice(&batch.map))?;

@@ -76,6 +76,8 @@ impl Loader<'_> {
         feed_forward: &PartPlan,
     ) -> Result<LayerWeights, ExecError> {
         let spec = self.files.spec().layers[index].clone();
+        // Where the host attends, its output projection is in the other part.
+        let output = if self.plan.host_attention { feed_forward } else { attention };
         let id = |role| TensorId::of_layer(index, role);
         let mut vectors = |wanted: bool, roles: &[Role]| -> Result<Vec<Buffer>, ExecError> {
             let roles = if wanted { roles } else { &[] };
@@ -94,7 +96,7 @@ impl Loader<'_> {
             ],
             qkv_bias: bias.try_into().ok(),
             qk_norm: qk_norm.try_into().ok(),
-            attention_output: self.slabs(attention, id(Role::AttentionOutput))?,
+            attention_output: self.slabs(output, id(Role::AttentionOutput))?,
             feed_forward_norm: self.vector(id(Role::FeedForwardNorm))?,
             gate: self.slabs(feed_forward, id(Role::Gate))?,
             up: self.slabs(feed_forward, id(Role::Up))?,

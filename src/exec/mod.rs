@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod error;
 mod executor;
+mod host;
 mod load;
 mod mover;
 mod open;

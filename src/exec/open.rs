@@ -4,6 +4,7 @@ use super::ExecError;
 use super::clock::Clock;
 use super::config::{ExecutorConfig, Resources};
 use super::executor::{Executor, InRam, POISON, Scratch, computes_in_ram};
+use super::host::HostAttention;
 use super::load::Loader;
 use super::mover::{Home, stride};
 use super::pager::Pager;
@@ -46,8 +47,10 @@ impl Executor {
             None => Arc::new(FileWeights::new(Arc::clone(&files), IoControl::default())?),
         };
         let spec = files.spec();
-        let matrices = Matrices::new(spec, |id| files.packing(id))?;
         let shares_ram = computes_in_ram(device.info());
+        let config = attending(config, shares_ram)?;
+        let matrices = Matrices::new(spec, |id| files.packing(id))?;
+        let matrices = matrices.attending_on_host(config.host_attention);
         let mut plan = StreamPlan::new(spec, &matrices, &config.homes, config.rings, shares_ram)?;
         plan.caches = (0..spec.layers.len()).map(|layer| config.cache_home(layer)).collect();
         plan.rows_in_ram = config.activations == Tier::Ram;
@@ -57,14 +60,12 @@ impl Executor {
         };
         let (layers, head) = load(device.as_mut(), &files, &plan, ring, progress)?;
         let caches = caches(device.as_mut(), spec, &config)?;
+        let host = || HostAttention::start(&files, &config, resources.host_threads);
+        let host = config.host_attention.then(host).transpose()?;
         let pager = pager(device.as_mut(), spec, &config, &resources, shares_ram)?;
-        let clock = match resources.profile {
-            Some(profile) => {
-                let shape = super::model_shape(&files)?;
-                Some(Clock::new(&matrices, &plan, shape, profile, config.kv_format))
-            }
-            None => None,
-        };
+        let shape = super::model_shape(&files, config.host_attention)?;
+        let clock = |profile| Clock::new(&matrices, &plan, shape, profile, config.kv_format);
+        let clock = resources.profile.map(clock);
         let size = config.workspace(plan.head_streams());
         let workspace = Workspace::alloc(device.as_mut(), spec, size)?;
         let resting = match size.shared_rows {
@@ -74,6 +75,7 @@ impl Executor {
         let mut executor = Executor {
             streams: None,
             pager,
+            host,
             in_ram: load_ram(device.as_mut(), &plan, &*source)?,
             host_ring: None,
             device,
@@ -108,11 +110,11 @@ impl Executor {
         let (spec, w) = (self.files.spec(), &self.workspace);
         let rows = w.size.micro_rows;
         // No call is run: any buffer stands for a cache.
-        let view = w.micro[0].view(w.q);
+        let view = (!self.plan.host_attention).then(|| w.micro[0].view(w.q));
         let mut calls = Vec::new();
         for (layer, weights) in self.layers.iter().enumerate() {
-            calls.extend(forward::attention_calls(spec, layer, weights, &view, w, (0, rows)));
-            calls.extend(forward::feed_forward_calls(spec, layer, weights, w, (0, rows)));
+            let view = view.as_ref();
+            calls.extend(forward::layer_calls(spec, layer, weights, view, w, (0, rows)));
         }
         for part in &self.plan.parts {
             if let Part::Head(index) = part.part {
@@ -151,6 +153,15 @@ impl Executor {
         }
         Ok(())
     }
+}
+
+/// The configuration as it is meant: a device that computes in RAM is the host already.
+fn attending(config: ExecutorConfig, shares_ram: bool) -> Result<ExecutorConfig, ExecError> {
+    let host_attention = config.host_attention && !shares_ram;
+    if host_attention && config.cache_homes.iter().any(|&home| home != Tier::Ram) {
+        return Err(ExecError::CacheNotInRam);
+    }
+    Ok(ExecutorConfig { host_attention, ..config })
 }
 
 /// Loads what is resident, makes views of what streams.
@@ -217,7 +228,7 @@ fn caches(
     Ok(caches)
 }
 
-/// What brings the pages of the other caches.
+/// What brings the pages of the other caches to the device, unless the host attends to them.
 fn pager(
     device: &mut dyn Device,
     spec: &ModelSpec,
@@ -232,6 +243,7 @@ fn pager(
     let mut spilled = 0;
     for (layer, &bytes) in page_bytes.iter().enumerate() {
         homes.push(match config.cache_home(layer) {
+            _ if config.host_attention => None,
             Tier::Device => None,
             Tier::Ram => Some(match device.alloc_host(config.pages * bytes, "cache in RAM")? {
                 Some(buffer) => Home::Reached(buffer),

@@ -2,7 +2,7 @@
 
 use super::config::ExecutorConfig;
 use super::executor::{FETCH_ROWS, computes_in_ram};
-use super::{mover, pager};
+use super::{host, mover, pager};
 use crate::backend::Device;
 use crate::forward::{self, LayerWeights, MicroBatch, Slabs, Workspace, WorkspaceSize};
 use crate::kernel::{Buffer, Call, KvFormat, Matrix, PAGE_LEN};
@@ -14,10 +14,11 @@ use forebay_planner::{Demand, Footprint, LayerShape, MatrixShape, ModelShape, Sp
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-/// The planner's view of a model: elements to multiply with, bytes of every segment.
-pub fn model_shape(files: &ModelFiles) -> Result<ModelShape, StoreError> {
+/// The planner's view of a model: elements to multiply with, bytes of every segment. With attention on
+/// the host other matrices are needed together.
+pub fn model_shape(files: &ModelFiles, host_attention: bool) -> Result<ModelShape, StoreError> {
     let spec = files.spec();
-    let matrices = Matrices::new(spec, |id| files.packing(id))?;
+    let matrices = Matrices::new(spec, |id| files.packing(id))?.attending_on_host(host_attention);
     let shape = |id: TensorId| {
         let packing = matrices.packing(id);
         let segments = matrices.segments(id);
@@ -28,7 +29,7 @@ pub fn model_shape(files: &ModelFiles) -> Result<ModelShape, StoreError> {
             segments: segments.iter().map(|s: &Segment| s.padded() as u64).collect(),
         }
     };
-    let shapes = |part: Part| part.tensors(spec).into_iter().map(shape).collect();
+    let shapes = |part: Part| matrices.tensors(spec, part).into_iter().map(shape).collect();
     let layer = |(index, layer): (usize, &LayerSpec)| LayerShape {
         attention: shapes(Part::Attention(index)),
         feed_forward: shapes(Part::FeedForward(index)),
@@ -57,22 +58,26 @@ pub struct ExecutorFootprint<'a> {
     fixed: Split,
     /// Format of the cache, and positions of the longest sequence.
     kv: (KvFormat, usize),
-    /// Working memory of the device by rows of a micro-batch.
-    working: RefCell<HashMap<usize, u64>>,
+    /// Threads of attention on the host.
+    host_threads: Option<usize>,
+    /// Working memory of the device by rows of a micro-batch, and whether the host attends.
+    working: RefCell<HashMap<(usize, bool), u64>>,
 }
 
 impl<'a> ExecutorFootprint<'a> {
     /// Of a model on a device; `fixed` bytes are taken whatever the policy. `kv` is the format of the
-    /// cache and the positions of the longest sequence.
+    /// cache and the positions of the longest sequence, `host_threads` are those of attention on the host.
     pub fn new(
         files: &'a ModelFiles,
         device: &'a dyn Device,
         fixed: Split,
         kv: (KvFormat, usize),
+        host_threads: Option<usize>,
     ) -> Result<ExecutorFootprint<'a>, StoreError> {
         let spec = files.spec();
         let matrices = Matrices::new(spec, |id| files.packing(id))?;
-        Ok(ExecutorFootprint { spec, matrices, device, fixed, kv, working: RefCell::default() })
+        let working = RefCell::default();
+        Ok(ExecutorFootprint { spec, matrices, device, fixed, kv, host_threads, working })
     }
 
     fn config(&self, demand: &Demand) -> ExecutorConfig {
@@ -83,26 +88,24 @@ impl<'a> ExecutorFootprint<'a> {
             kv_format: self.kv.0,
             positions: self.kv.1,
             window_pages: demand.windows.pages,
+            host_attention: demand.host_attention,
             activations: Tier::Ram,
             ..resident
         }
     }
 
     /// Bytes that the device works with beside the operands of calls over `rows` rows.
-    fn working_bytes(&self, rows: usize) -> u64 {
-        if let Some(&bytes) = self.working.borrow().get(&rows) {
+    fn working_bytes(&self, rows: usize, host_attention: bool) -> u64 {
+        let key = (rows, host_attention);
+        if let Some(&bytes) = self.working.borrow().get(&key) {
             return bytes;
         }
         let layers = (0..self.spec.layers.len()).map(|layer| {
-            self.device.working_bytes(&sketch_layer(
-                self.spec,
-                &self.matrices,
-                layer,
-                (rows, self.kv.0),
-            ))
+            let way = (rows, self.kv.0, host_attention);
+            self.device.working_bytes(&sketch_layer(self.spec, &self.matrices, layer, way))
         });
         let bytes = layers.max().unwrap_or(0);
-        self.working.borrow_mut().insert(rows, bytes);
+        self.working.borrow_mut().insert(key, bytes);
         bytes
     }
 }
@@ -114,16 +117,21 @@ impl Footprint for ExecutorFootprint<'_> {
 
     fn workspace(&self, demand: &Demand) -> Split {
         // Whether the head streams is not known yet: as if it did.
-        let size = self.config(demand).workspace(true);
+        let config = self.config(demand);
+        let size = config.workspace(true);
         let device = Workspace::bytes(self.spec, size)
-            + self.working_bytes(size.micro_rows.max(size.logit_rows));
+            + self.working_bytes(size.micro_rows.max(size.logit_rows), demand.host_attention);
         let fetched = FETCH_ROWS.min(size.logit_rows) * self.spec.vocab;
         let embedded = size.micro_rows * self.spec.hidden;
         let ram = 4 * (fetched + embedded) as u64;
         let windows = pager::bytes(&demand.windows, computes_in_ram(self.device.info()));
         // A checksum for each page on disk.
         let sums = if demand.windows.disk { 8 * demand.pages * self.spec.layers.len() } else { 0 };
-        let ram = ram + sums as u64;
+        let attention = match demand.host_attention {
+            true => host::bytes(self.spec, &config, self.host_threads),
+            false => 0,
+        };
+        let ram = ram + sums as u64 + attention;
         Split { device, ram, disk: 0 } + windows
     }
 
@@ -147,7 +155,7 @@ fn sketch_layer(
     spec: &ModelSpec,
     matrices: &Matrices,
     layer: usize,
-    (rows, kv_format): (usize, KvFormat),
+    (rows, kv_format, host_attention): (usize, KvFormat, bool),
 ) -> Vec<Call> {
     let buffer = Buffer(0);
     let slabs = |id: TensorId| {
@@ -155,7 +163,7 @@ fn sketch_layer(
         let weight = Matrix { id: 0, dtype: packing.dtype, rows: packing.rows, cols: packing.cols };
         Slabs { rows: packing.rows, slabs: vec![(0, weight)] }
     };
-    let part = |part: Part| part.tensors(spec).into_iter().map(slabs);
+    let part = |part: Part| matrices.tensors(spec, part).into_iter().map(slabs);
     let mut attention = part(Part::Attention(layer));
     let mut next = || attention.next().expect("attention has four matrices");
     let (qkv, attention_output) = ([next(), next(), next()], next());
@@ -174,10 +182,8 @@ fn sketch_layer(
         post_norms: None,
     };
     let w = sketch_workspace(spec, kv_format);
-    let view = w.micro[0].view(buffer);
-    let mut calls = forward::attention_calls(spec, layer, &weights, &view, &w, (0, rows));
-    calls.extend(forward::feed_forward_calls(spec, layer, &weights, &w, (0, rows)));
-    calls
+    let view = (!host_attention).then(|| w.micro[0].view(buffer));
+    forward::layer_calls(spec, layer, &weights, view.as_ref(), &w, (0, rows))
 }
 
 fn sketch_workspace(spec: &ModelSpec, kv_format: KvFormat) -> Workspace {
@@ -193,6 +199,7 @@ fn sketch_workspace(spec: &ModelSpec, kv_format: KvFormat) -> Workspace {
             kv_format,
             positions: 0,
             shared_rows: false,
+            host_attention: false,
         },
         normed: b,
         q: b,

@@ -11,7 +11,7 @@ const EVENTS_MAX: usize = 1 << 20;
 pub struct TraceEvent {
     /// What it was.
     pub name: String,
-    /// Who did it: the schedule, or a reader.
+    /// Who did it: the schedule, a reader, or the host that attends.
     pub track: &'static str,
     /// Since the trace began.
     pub start: Duration,
@@ -39,6 +39,16 @@ impl Trace {
 
     pub(super) fn read(&mut self, stream: usize, pass: usize, times: (Instant, Instant)) {
         self.push(format!("read {stream}"), "reads", pass, times);
+    }
+
+    pub(super) fn attention(
+        &mut self,
+        layer: usize,
+        micro: usize,
+        pass: usize,
+        times: (Instant, Instant),
+    ) {
+        self.push(format!("attention {layer}/{micro}"), "host", pass, times);
     }
 
     fn push(

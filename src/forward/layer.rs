@@ -1,7 +1,9 @@
 //! The calls of one layer and of the output head, for every architecture.
 
-use super::{CacheView, HeadWeights, LayerWeights, MicroBatch, Slabs, Workspace};
-use crate::kernel::{Buffer, Call, KeyBias};
+use super::{
+    CacheView, HeadWeights, LayerWeights, MicroBatch, Operands, Slabs, Workspace, attend_calls,
+};
+use crate::kernel::{Buffer, Call};
 use crate::model::{LayerSpec, ModelSpec};
 
 /// What the calls of one turn work on: a layer, a micro-batch's buffers and the shared ones.
@@ -16,7 +18,7 @@ struct Turn<'a> {
 }
 
 /// Calls that run the attention block of layer `index` over the first `rows` rows of micro-batch
-/// `micro`.
+/// `micro`: projections, attention, output.
 pub fn attention_calls(
     spec: &ModelSpec,
     index: usize,
@@ -25,9 +27,49 @@ pub fn attention_calls(
     w: &Workspace,
     (micro, rows): (usize, usize),
 ) -> Vec<Call> {
+    let operands = Operands {
+        q: w.q,
+        k: w.k,
+        v: w.v,
+        terms: w.terms,
+        out: w.attention,
+        turns: w.turns[spec.layers[index].rope],
+        map: w.micro[micro].map,
+        key_bias: weights.qkv_bias.map(|[_, bias, _]| bias),
+        view: *cache,
+    };
+    let mut calls = qkv_calls(spec, index, weights, w, (micro, rows));
+    calls.extend(attend_calls(spec, index, w.size.kv_format, &operands, rows));
+    calls.extend(output_calls(spec, index, weights, w, (micro, rows)));
+    calls
+}
+
+/// The part of [`attention_calls`] before attention itself: queries, keys and values, rotated by
+/// position, into `w.q`, `w.k`, `w.v`.
+pub fn qkv_calls(
+    spec: &ModelSpec,
+    index: usize,
+    weights: &LayerWeights,
+    w: &Workspace,
+    (micro, rows): (usize, usize),
+) -> Vec<Call> {
     let (layer, m) = (&spec.layers[index], &w.micro[micro]);
-    let mut calls = Vec::with_capacity(12);
-    Turn { spec, index, layer, weights, w, m, rows }.attention(cache, &mut calls);
+    let mut calls = Vec::with_capacity(14);
+    Turn { spec, index, layer, weights, w, m, rows }.qkv(&mut calls);
+    calls
+}
+
+/// The part of [`attention_calls`] after attention itself: from `w.attention` to the residual stream.
+pub fn output_calls(
+    spec: &ModelSpec,
+    index: usize,
+    weights: &LayerWeights,
+    w: &Workspace,
+    (micro, rows): (usize, usize),
+) -> Vec<Call> {
+    let (layer, m) = (&spec.layers[index], &w.micro[micro]);
+    let mut calls = Vec::with_capacity(11);
+    Turn { spec, index, layer, weights, w, m, rows }.output(&mut calls);
     calls
 }
 
@@ -43,6 +85,27 @@ pub fn feed_forward_calls(
     let (layer, m) = (&spec.layers[index], &w.micro[micro]);
     let mut calls = Vec::with_capacity(8);
     Turn { spec, index, layer, weights, w, m, rows }.feed_forward(&mut calls);
+    calls
+}
+
+/// All calls of layer `index` on its device; without a cache, those around attention on the host.
+pub fn layer_calls(
+    spec: &ModelSpec,
+    index: usize,
+    weights: &LayerWeights,
+    cache: Option<&CacheView>,
+    w: &Workspace,
+    (micro, rows): (usize, usize),
+) -> Vec<Call> {
+    let at = (micro, rows);
+    let mut calls = match cache {
+        Some(cache) => attention_calls(spec, index, weights, cache, w, at),
+        None => qkv_calls(spec, index, weights, w, at),
+    };
+    if cache.is_none() {
+        calls.extend(output_calls(spec, index, weights, w, at));
+    }
+    calls.extend(feed_forward_calls(spec, index, weights, w, at));
     calls
 }
 
@@ -77,11 +140,9 @@ impl Turn<'_> {
         calls.push(Call::Rope { x, angles, rows, heads, head_dim, pairs, style });
     }
 
-    fn attention(&self, view: &CacheView, calls: &mut Vec<Call>) {
+    fn qkv(&self, calls: &mut Vec<Call>) {
         let Turn { spec, index, layer, weights, w, m, rows } = *self;
-        let format = w.size.kv_format;
-        let (heads, layout, head_dim) = (layer.heads, layer.cache(format), layer.head_dim);
-        let split = spec.splits_key_bias(index, format);
+        let split = spec.splits_key_bias(index, w.size.kv_format);
         calls.push(norm(spec, m.x, weights.attention_norm, w.normed, rows));
         let projections = (0..3).flat_map(|i| {
             let bias = weights.qkv_bias.filter(|_| i != 1 || !split).map(|bias| bias[i]);
@@ -89,48 +150,13 @@ impl Turn<'_> {
         });
         let projections = projections.collect();
         calls.push(Call::Linear { x: w.normed, rows, cols: spec.hidden, projections });
-        self.heads(w.q, heads, weights.qk_norm.map(|norms| norms[0]), calls);
+        self.heads(w.q, layer.heads, weights.qk_norm.map(|norms| norms[0]), calls);
         self.heads(w.k, layer.kv_heads, weights.qk_norm.map(|norms| norms[1]), calls);
-        let key_bias = weights.qkv_bias.filter(|_| split).map(|[_, bias, _]| {
-            let (out, kv_heads, style) = (w.terms, layer.kv_heads, spec.ropes[layer.rope].style);
-            calls.push(Call::BiasTerms {
-                q: w.q,
-                bias,
-                out,
-                rows,
-                heads,
-                kv_heads,
-                head_dim,
-                style,
-            });
-            KeyBias { terms: w.terms, turns: w.turns[layer.rope] }
-        });
-        if format.rotates() {
-            // Products of queries and keys stay as they are; what comes of values is turned back.
-            for (x, heads) in [(w.q, heads), (w.k, layer.kv_heads), (w.v, layer.kv_heads)] {
-                calls.push(Call::Rotate { x, rows, heads, head_dim });
-            }
-        }
-        let &CacheView { cache, slots, pages, path } = view;
-        calls.push(Call::Append { k: w.k, v: w.v, cache, slots, rows, layout });
-        calls.push(Call::Attention {
-            q: w.q,
-            cache,
-            map: m.map,
-            pages,
-            path,
-            out: w.attention,
-            rows,
-            heads,
-            layout,
-            key_bias,
-            scale: layer.attention_scale,
-            window: layer.window.unwrap_or(0),
-        });
-        if format.rotates() {
-            calls.push(Call::Rotate { x: w.attention, rows, heads, head_dim });
-        }
-        let width = heads * layer.head_dim;
+    }
+
+    fn output(&self, calls: &mut Vec<Call>) {
+        let Turn { layer, weights, w, .. } = *self;
+        let width = layer.heads * layer.head_dim;
         calls.push(self.linear(w.attention, width, &weights.attention_output, w.normed));
         self.residual(weights.post_norms.map(|n| n[0]), calls);
     }

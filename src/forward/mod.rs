@@ -2,12 +2,17 @@
 //! In: a model's description, its weights' handles, a number of rows. Out: lists of calls.
 //! Must never know: tokens, files, tiers; which device runs the calls.
 
+mod attend;
 mod layer;
 mod rope;
 mod weights;
 mod workspace;
 
-pub use layer::{attention_calls, feed_forward_calls, gather_calls, head_calls, head_norm_calls};
+pub use attend::{AttendSpace, Operands, attend_calls};
+pub use layer::{
+    attention_calls, feed_forward_calls, gather_calls, head_calls, head_norm_calls, layer_calls,
+    output_calls, qkv_calls,
+};
 pub use rope::{angles, turns};
 pub use weights::{HeadWeights, LayerWeights, Slabs};
 pub use workspace::{CacheView, MicroBatch, Workspace, WorkspaceSize};

@@ -23,6 +23,8 @@ pub struct WorkspaceSize {
     pub positions: usize,
     /// Whether micro-batches share one residual stream, since they rest elsewhere between turns.
     pub shared_rows: bool,
+    /// Whether attention itself runs on another device, which then has what only it needs.
+    pub host_attention: bool,
 }
 
 /// A cache and a micro-batch's way through it.
@@ -107,10 +109,10 @@ impl MicroBatch {
 }
 
 /// Bytes of the turns of each rotary table.
-fn turns_bytes(spec: &ModelSpec, size: WorkspaceSize) -> Vec<usize> {
+pub(super) fn turns_bytes(spec: &ModelSpec, size: WorkspaceSize) -> Vec<usize> {
     let split = |rope: usize| {
         let mut layers = (0..spec.layers.len()).filter(|&layer| spec.layers[layer].rope == rope);
-        layers.any(|layer| spec.splits_key_bias(layer, size.kv_format))
+        !size.host_attention && layers.any(|layer| spec.splits_key_bias(layer, size.kv_format))
     };
     let bytes = |(rope, table): (usize, &RopeSpec)| match split(rope) {
         true => size.positions * table.inv_freq.len() * 8,
@@ -126,14 +128,16 @@ fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> (Vec<(usize, &'static str)>, 
     let q = widest(&|l| l.heads * l.head_dim);
     let kv = widest(&|l| l.kv_heads * l.head_dim);
     let ff = widest(&|l| l.feed_forward);
-    let splits = (0..spec.layers.len()).any(|layer| spec.splits_key_bias(layer, size.kv_format));
+    let attends = usize::from(!size.host_attention);
+    let mut layers = 0..spec.layers.len();
+    let splits = layers.any(|layer| spec.splits_key_bias(layer, size.kv_format));
     let rows = |width: usize, what| (size.micro_rows * width * 4, what);
     let shared = vec![
         rows(spec.hidden, "normed activations"),
         rows(q, "queries"),
         rows(kv, "keys"),
         rows(kv, "values"),
-        rows(if splits { q } else { 0 }, "coefficients of key biases"),
+        rows(if splits { attends * q } else { 0 }, "coefficients of key biases"),
         rows(q, "attention output"),
         rows(ff, "feed-forward gate"),
         rows(ff, "feed-forward up"),
@@ -149,10 +153,10 @@ fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> (Vec<(usize, &'static str)>, 
     let own_rows = if size.shared_rows { 0 } else { size.micro_rows };
     micro.extend([
         own_rows * spec.hidden * 4,
-        size.micro_rows * 4,
-        size.micro_rows * size_of::<AttentionRow>(),
-        size.pages * 4,
-        size.micro_rows * PAGE_LEN * 4,
+        attends * size.micro_rows * 4,
+        attends * size.micro_rows * size_of::<AttentionRow>(),
+        attends * size.pages * 4,
+        attends * size.micro_rows * PAGE_LEN * 4,
         window * size.micro_rows * 4,
         window * size.micro_rows * PAGE_LEN * 4,
     ]);
@@ -220,7 +224,7 @@ impl Workspace {
 }
 
 /// The turns of all positions, on the device.
-fn turns(
+pub(super) fn turns(
     device: &mut dyn Device,
     spec: &ModelSpec,
     size: WorkspaceSize,

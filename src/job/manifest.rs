@@ -53,7 +53,11 @@ impl Manifest {
         keys.filter(|&key| self.answers.get(key) != now.answers.get(key))
             .map(|key| {
                 let (there, here) = (value(&self.answers, key), value(&now.answers, key));
-                let remedy = if key == "kv_format" { " (give --kv-format as it was)" } else { "" };
+                let remedy = match key.as_str() {
+                    "kv_format" => " (give --kv-format as it was)",
+                    "attention" => " (give --attention as it was)",
+                    _ => "",
+                };
                 format!("{key} was {there} and is {here}{remedy}")
             })
             .collect()

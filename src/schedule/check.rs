@@ -1,5 +1,6 @@
 //! Proves a plan by playing it: nothing is used before it arrives, nothing in use is overwritten.
 
+use super::part::Part;
 use super::plan::StreamPlan;
 use super::step::{PassShape, Step, pass_steps, prologue};
 
@@ -34,6 +35,14 @@ pub enum ScheduleFault {
         /// Bytes of all streams.
         planned: u64,
     },
+    /// The host was given rows before they were projected, or they were used before it was done.
+    #[error("pass {pass}: {step} is out of turn with the attention of the host")]
+    Attention {
+        /// Which pass.
+        pass: usize,
+        /// What the step was.
+        step: String,
+    },
     /// A pass that waits for a read that waits for the pass.
     #[error("pass {pass}: part {part} waits for stream {stream}, which can never be written")]
     Stuck {
@@ -61,11 +70,25 @@ struct Player<'a> {
     /// Streams arrived, over all passes, in the order in which a single reader brings them.
     arrived: usize,
     moved: u64,
+    /// How far each micro-batch is in its layer, where attention runs on the host.
+    attention: Vec<Stage>,
+}
+
+/// A micro-batch's way through a layer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Through the layer before.
+    Ready,
+    Projected(usize),
+    Attending(usize),
+    Attended(usize),
 }
 
 /// Plays `passes` passes of `shape` as eagerly as gates allow.
 pub fn check(plan: &StreamPlan, shape: PassShape, passes: usize) -> Result<(), ScheduleFault> {
-    let mut player = Player { plan, there: Vec::new(), released: 0, arrived: 0, moved: 0 };
+    let attention = vec![Stage::Ready; shape.micro_batches];
+    let mut player =
+        Player { plan, there: Vec::new(), released: 0, arrived: 0, moved: 0, attention };
     for step in prologue(plan) {
         player.step(step, 0)?;
     }
@@ -91,6 +114,7 @@ impl Player<'_> {
         if self.plan.shares_ram {
             self.read_ahead()?;
         }
+        self.attend(step, pass)?;
         match step {
             Step::Upload { stream, next_pass } => self.write(stream, pass + usize::from(next_pass)),
             Step::Await { part } => self.wait(part, pass),
@@ -101,6 +125,31 @@ impl Player<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Moves a micro-batch on by a step of the host's attention: project, attend, wait, feed forward.
+    fn attend(&mut self, step: Step, pass: usize) -> Result<(), ScheduleFault> {
+        let (micro, from, to) = match step {
+            Step::Attend { layer, micro } => {
+                (micro, Stage::Projected(layer), Stage::Attending(layer))
+            }
+            Step::AwaitAttention { layer, micro } => {
+                (micro, Stage::Attending(layer), Stage::Attended(layer))
+            }
+            Step::Run { part, micro } if self.plan.host_attention => {
+                match self.plan.parts[part].part {
+                    Part::Attention(layer) => (micro, Stage::Ready, Stage::Projected(layer)),
+                    Part::FeedForward(layer) => (micro, Stage::Attended(layer), Stage::Ready),
+                    Part::Head(_) => return Ok(()),
+                }
+            }
+            _ => return Ok(()),
+        };
+        if self.attention[micro] != from {
+            return Err(ScheduleFault::Attention { pass, step: step.to_string() });
+        }
+        self.attention[micro] = to;
+        Ok(())
     }
 
     /// Reads as far as gates allow.

@@ -17,8 +17,8 @@ pub enum Part {
 }
 
 impl Part {
-    /// The matrices of a part.
-    pub fn tensors(self, spec: &ModelSpec) -> Vec<TensorId> {
+    /// The matrices of a part, where attention runs on the device.
+    fn tensors(self, spec: &ModelSpec) -> Vec<TensorId> {
         let of = |layer, roles: &[Role]| {
             roles.iter().map(|&role| TensorId::of_layer(layer, role)).collect()
         };
@@ -47,11 +47,13 @@ pub fn head_tensor(spec: &ModelSpec) -> TensorId {
     TensorId::global(if spec.tied_head { Role::Embedding } else { Role::Output })
 }
 
-/// The matrices that passes multiply with, in the order of a pass, and how they are packed.
+/// The matrices that passes multiply with, in the order of a pass, how they are packed, and which
+/// parts they fall into.
 #[derive(Clone, Debug, Default)]
 pub struct Matrices {
     order: Vec<TensorId>,
     packings: HashMap<TensorId, Packing>,
+    host_attention: bool,
 }
 
 impl Matrices {
@@ -68,6 +70,31 @@ impl Matrices {
             matrices.order.push(id);
         }
         Ok(matrices)
+    }
+
+    /// The same with attention on the host or not. If so, its output projection joins the feed-forward
+    /// part: the host then attends for all micro-batches while the device projects for later ones and
+    /// feeds earlier ones forward, and each part's weights still serve all turns at once.
+    pub fn attending_on_host(self, host_attention: bool) -> Matrices {
+        Matrices { host_attention, ..self }
+    }
+
+    /// Whether attention runs on the host.
+    pub fn host_attention(&self) -> bool {
+        self.host_attention
+    }
+
+    /// The matrices of a part, in the order of a pass.
+    pub fn tensors(&self, spec: &ModelSpec, part: Part) -> Vec<TensorId> {
+        let mut tensors = part.tensors(spec);
+        match part {
+            Part::Attention(_) if self.host_attention => tensors.truncate(3),
+            Part::FeedForward(layer) if self.host_attention => {
+                tensors.insert(0, TensorId::of_layer(layer, Role::AttentionOutput));
+            }
+            _ => {}
+        }
+        tensors
     }
 
     /// Every matrix once, in the order of a pass.

@@ -75,6 +75,8 @@ pub struct StreamPlan {
     pub rings: RingSizes,
     /// Whether the device computes in host memory.
     pub shares_ram: bool,
+    /// Whether attention runs on the host, beside the device.
+    pub host_attention: bool,
 }
 
 /// Parts of the head stream in runs of at most this many bytes, or one segment.
@@ -103,6 +105,7 @@ impl StreamPlan {
             rows_in_ram: false,
             rings,
             shares_ram,
+            host_attention: matrices.host_attention(),
         };
         plan.streams = streams(&plan.parts, homes);
         let pieces = plan.device_pieces();
@@ -220,7 +223,7 @@ fn parts(spec: &ModelSpec, matrices: &Matrices, homes: &Homes, head_run: usize) 
     };
     for layer in 0..spec.layers.len() {
         for part in [Part::Attention(layer), Part::FeedForward(layer)] {
-            take(part, part.tensors(spec).into_iter().flat_map(segments).collect());
+            take(part, matrices.tensors(spec, part).into_iter().flat_map(segments).collect());
         }
     }
     for (index, run) in

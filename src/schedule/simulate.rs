@@ -9,6 +9,9 @@ use std::collections::VecDeque;
 pub trait StepCosts {
     /// Seconds of device time that a step takes; moving streams is not asked for.
     fn compute_seconds(&self, step: Step) -> f64;
+    /// Seconds that the host attends for a [`Step::Attend`]; what the device waits for its rows is
+    /// compute time of the step, and of [`Step::AwaitAttention`].
+    fn attention_seconds(&self, step: Step) -> f64;
     /// Seconds to read a stream of `bytes` from disk.
     fn read_seconds(&self, bytes: usize) -> f64;
     /// Seconds to copy a stream of `bytes` to the device.
@@ -30,13 +33,16 @@ pub struct PageSeconds {
     pub link: f64,
 }
 
-/// Clocks of the reader, the uploader and the device, carried from pass to pass.
+/// Clocks of the reader, the uploader, the host's attention and the device, carried from pass to pass.
 #[derive(Clone, Debug, Default)]
 pub struct Simulation {
     now: f64,
     computed: f64,
     reader_free: f64,
     host_free: f64,
+    /// When the host has attended to all it was given, and to each micro-batch.
+    attention_free: f64,
+    attended: Vec<f64>,
     pass: usize,
     /// The streams that are read, in order.
     order: Vec<usize>,
@@ -114,6 +120,17 @@ impl Simulation {
                     let seconds = costs.page_seconds(step);
                     self.now += seconds.link;
                     self.move_pages(seconds);
+                }
+                Step::Attend { micro, .. } => {
+                    self.compute(costs.compute_seconds(step), costs);
+                    let start = self.attention_free.max(self.now);
+                    self.attention_free = start + costs.attention_seconds(step);
+                    self.attended.resize(self.attended.len().max(micro + 1), 0.0);
+                    self.attended[micro] = self.attention_free;
+                }
+                Step::AwaitAttention { micro, .. } => {
+                    self.now = self.now.max(self.attended[micro]);
+                    self.compute(costs.compute_seconds(step), costs);
                 }
                 _ => self.compute(costs.compute_seconds(step), costs),
             }

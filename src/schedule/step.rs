@@ -57,6 +57,20 @@ pub enum Step {
         /// Which micro-batch.
         micro: usize,
     },
+    /// Hand a micro-batch's queries, keys and values to the host, which attends while the device goes on.
+    Attend {
+        /// The layer.
+        layer: usize,
+        /// Which micro-batch.
+        micro: usize,
+    },
+    /// Wait for what the host made of them, and bring it to the device.
+    AwaitAttention {
+        /// The layer.
+        layer: usize,
+        /// Which micro-batch.
+        micro: usize,
+    },
     /// Run a layer's part over a micro-batch.
     Run {
         /// Index into [`StreamPlan::parts`].
@@ -102,6 +116,8 @@ impl fmt::Display for Step {
             Step::StorePages { layer, micro } => write!(f, "store pages {layer}/{micro}"),
             Step::LoadRows { micro } => write!(f, "load rows of micro-batch {micro}"),
             Step::StoreRows { micro } => write!(f, "store rows of micro-batch {micro}"),
+            Step::Attend { layer, micro } => write!(f, "attend {layer}/{micro}"),
+            Step::AwaitAttention { layer, micro } => write!(f, "await attention {layer}/{micro}"),
             Step::Run { part, micro } => write!(f, "run part {part}, micro-batch {micro}"),
             Step::Release { part } => write!(f, "release part {part}"),
             Step::Gather { slice } => write!(f, "gather rows of slice {slice}"),
@@ -135,6 +151,9 @@ pub fn prologue(plan: &StreamPlan) -> Vec<Step> {
 /// The weights of a part serve all micro-batches in turn. Uploads for the next part are spread over
 /// the turns of this one, as far as the ring has room (the last part's go to the next pass); nothing
 /// waits for all of them but the part that needs them.
+///
+/// Where attention runs on the host, it has all of a part's turns to catch up: the device projects for all
+/// micro-batches, and takes what comes back as it feeds them forward.
 pub fn pass_steps(plan: &StreamPlan, shape: PassShape) -> Vec<Step> {
     let mut steps: Vec<Step> =
         (0..shape.micro_batches).map(|micro| Step::Embed { micro }).collect();
@@ -155,10 +174,14 @@ pub fn pass_steps(plan: &StreamPlan, shape: PassShape) -> Vec<Step> {
             let next = next.map(|&&(layer, micro)| Step::LoadPages { layer, micro });
             steps.extend(next.filter(|_| plan.shares_ram));
             steps.extend(away.map(|&(layer, micro)| Step::AwaitPages { layer, micro }));
+            let [handed, taken] = attention_beside(plan, part, micro);
+            steps.extend(taken);
             steps.extend(rests.then_some(Step::LoadRows { micro }));
             steps.push(Step::Run { part, micro });
             steps.extend(next.filter(|_| !plan.shares_ram));
-            steps.extend(rests.then_some(Step::StoreRows { micro }));
+            // Projections leave the residual stream as it was.
+            steps.extend((rests && handed.is_none()).then_some(Step::StoreRows { micro }));
+            steps.extend(handed);
             steps.extend(away.map(|&(layer, micro)| Step::StorePages { layer, micro }));
             steps.extend(share(&ahead, micro, shape.micro_batches));
         }
@@ -181,9 +204,23 @@ pub fn pass_steps(plan: &StreamPlan, shape: PassShape) -> Vec<Step> {
     steps
 }
 
+/// What is handed to the host after a micro-batch's turn on a part, and taken from it before.
+fn attention_beside(plan: &StreamPlan, part: usize, micro: usize) -> [Option<Step>; 2] {
+    match plan.parts[part].part {
+        Part::Attention(layer) if plan.host_attention => {
+            [Some(Step::Attend { layer, micro }), None]
+        }
+        Part::FeedForward(layer) if plan.host_attention => {
+            [None, Some(Step::AwaitAttention { layer, micro })]
+        }
+        _ => [None, None],
+    }
+}
+
 /// Layers and micro-batches whose pages come through windows, in the order of a pass.
 fn turns(plan: &StreamPlan, micro_batches: usize) -> Vec<(usize, usize)> {
-    let layers = plan.caches.iter().enumerate().filter(|(_, home)| **home != Tier::Device);
+    let away = |home: Tier| home != Tier::Device && !plan.host_attention;
+    let layers = plan.caches.iter().enumerate().filter(|(_, home)| away(**home));
     layers.flat_map(|(layer, _)| (0..micro_batches).map(move |micro| (layer, micro))).collect()
 }
 

@@ -61,9 +61,10 @@ proptest! {
         shares_ram in any::<bool>(),
         micro_batches in 1usize..5,
         slices in 0usize..2,
+        host_attention in any::<bool>(),
     ) {
         let spec = spec(3, 1024, 8192, 20_000);
-        let matrices = matrices(&spec);
+        let matrices = matrices(&spec).attending_on_host(host_attention);
         let tiers = tiers.into_iter().map(|tier| match tier {
             Tier::Ram if shares_ram => Tier::Device,
             tier => tier,
@@ -90,16 +91,20 @@ fn streamed(rate: f64) -> (StreamPlan, Costs) {
     let least = StreamPlan::rings_min(&spec, &matrices, &homes, true);
     let rings = RingSizes { device: 3 * least.device, host: 0 };
     let plan = StreamPlan::new(&spec, &matrices, &homes, rings, true).unwrap();
-    (plan, Costs { rate })
+    (plan, Costs { rate, attention: 0.0 })
 }
 
 struct Costs {
     rate: f64,
+    attention: f64,
 }
 
 impl StepCosts for Costs {
     fn compute_seconds(&self, step: Step) -> f64 {
         if matches!(step, Step::Run { .. } | Step::Head { .. }) { 0.01 } else { 0.0 }
+    }
+    fn attention_seconds(&self, _step: Step) -> f64 {
+        self.attention
     }
     fn read_seconds(&self, bytes: usize) -> f64 {
         bytes as f64 / self.rate
@@ -134,7 +139,11 @@ fn a_simulated_turn_waits_for_its_pages() {
             .into_iter()
             .filter(|step| !matches!(step, Step::Await { .. } | Step::Upload { .. }))
             .collect();
-        Simulation::new(&resting).pass(&resting, &steps, &Costs { rate: page_seconds })
+        Simulation::new(&resting).pass(
+            &resting,
+            &steps,
+            &Costs { rate: page_seconds, attention: 0.0 },
+        )
     };
     let resident = pass(&plan, 0.0);
     plan.caches.fill(Tier::Disk);
@@ -151,9 +160,10 @@ fn a_simulated_pass_takes_the_longer_of_reading_and_computing() {
     for speed in [0.25, 1.0, 4.0] {
         let (plan, _) = streamed(1.0);
         let steps = pass_steps(&plan, shape);
-        let costs = Costs { rate: 1.0 };
+        let costs = Costs { rate: 1.0, attention: 0.0 };
         let compute: f64 = steps.iter().map(|&step| costs.compute_seconds(step)).sum();
-        let costs = Costs { rate: plan.bytes_from(Tier::Disk) as f64 / compute * speed };
+        let costs =
+            Costs { rate: plan.bytes_from(Tier::Disk) as f64 / compute * speed, attention: 0.0 };
         let load = compute / speed;
         let mut clock = Simulation::new(&plan);
         for _ in 0..3 {
@@ -163,4 +173,23 @@ fn a_simulated_pass_takes_the_longer_of_reading_and_computing() {
         let most = load.max(compute);
         assert!(pass >= 0.999 * most && pass < 1.15 * most, "{pass} against {load}, {compute}");
     }
+}
+
+/// With one micro-batch device and host take turns; with more, one works while the other does.
+#[test]
+fn the_host_attends_beside_the_device() {
+    let spec = spec(8, 1024, 8192, 20_000);
+    let matrices = matrices(&spec).attending_on_host(true);
+    let homes = Homes::resident();
+    let plan = StreamPlan::new(&spec, &matrices, &homes, RingSizes::default(), false).unwrap();
+    let pass = |micro_batches: usize, attention: f64| {
+        let shape = PassShape { micro_batches, slices: 0 };
+        let costs = Costs { rate: 1.0, attention };
+        Simulation::new(&plan).pass(&plan, &pass_steps(&plan, shape), &costs)
+    };
+    // A layer is two turns of 0.01 s for each micro-batch.
+    assert!((pass(1, 0.01) - 8.0 * 0.03).abs() < 1e-9);
+    assert!((pass(4, 0.01) - 8.0 * 0.08).abs() < 1e-9, "{}", pass(4, 0.01));
+    // The host is the slower one: it waits for the first projection, the device for its last.
+    assert!((pass(4, 0.1) - 8.0 * 0.42).abs() < 1e-9, "{}", pass(4, 0.1));
 }

@@ -21,25 +21,33 @@ const TEXTS: [&str; 6] = [
 
 /// How a run is cut and placed.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+pub(crate) struct Way {
+    /// Most sequences, and most prompt positions, of a pass.
+    pub(crate) passes: [usize; 2],
+    /// Texts that are continued, and by how many tokens.
+    pub(crate) work: [usize; 2],
     /// Of a hundred segments, how many live on the device, and how many of the rest in RAM.
-    resident: usize,
-    in_ram: usize,
+    pub(crate) resident: usize,
+    pub(crate) in_ram: usize,
     /// Rows of a micro-batch.
-    micro_rows: usize,
+    pub(crate) micro_rows: usize,
     /// Bytes of rings beyond the smallest.
-    spare: usize,
+    pub(crate) spare: usize,
     /// Reader threads.
-    readers: usize,
+    pub(crate) readers: usize,
     /// Homes of the layers' caches, repeated; pages of a window into those off the device.
-    caches: &'static [Tier],
-    window_pages: usize,
-    kv_format: KvFormat,
+    pub(crate) caches: &'static [Tier],
+    pub(crate) window_pages: usize,
+    pub(crate) kv_format: KvFormat,
     /// Home of the residual stream, where the device has memory of its own.
-    activations: Tier,
+    pub(crate) activations: Tier,
+    /// Whether the host attends.
+    pub(crate) host: bool,
 }
 
-const WEIGHTS: Way = Way {
+pub(crate) const WEIGHTS: Way = Way {
+    passes: [4, 12],
+    work: [6, 12],
     resident: 0,
     in_ram: 0,
     micro_rows: 4,
@@ -49,11 +57,13 @@ const WEIGHTS: Way = Way {
     window_pages: 0,
     kv_format: KvFormat::F16,
     activations: Tier::Device,
+    host: false,
 };
 
 fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorConfig {
     let spec = model.files.spec();
     let matrices = Matrices::new(spec, |id| model.files.packing(id)).unwrap();
+    let matrices = matrices.attending_on_host(way.host);
     let tiers = (0..).map(|i: usize| match (i * 37 % 100 < way.resident, i * 61 % 100) {
         (true, _) => Tier::Device,
         (false, x) if x < way.in_ram && !shares_ram => Tier::Ram,
@@ -72,7 +82,8 @@ fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorCon
         homes,
         rings,
         readers: way.readers,
-        cache_homes: caches.cycle().take(spec.layers.len()).collect(),
+        cache_homes: caches.cycle().take(if way.host { 0 } else { spec.layers.len() }).collect(),
+        host_attention: way.host,
         window_pages: way.window_pages,
         kv_format: way.kv_format,
         activations: if shares_ram { Tier::Device } else { way.activations },
@@ -80,8 +91,14 @@ fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorCon
     }
 }
 
-fn ids(model: &Model, kind: Kind, way: Option<Way>, kv_format: KvFormat) -> Option<Vec<Vec<u32>>> {
-    let engine_config = EngineConfig { batch: 4, prefill_chunk: 12, context_len: 96 };
+pub(crate) fn ids(
+    model: &Model,
+    kind: Kind,
+    way: Option<Way>,
+    kv_format: KvFormat,
+) -> Option<Vec<Vec<u32>>> {
+    let Way { passes: [batch, prefill_chunk], work: [texts, tokens], .. } = way.unwrap_or(WEIGHTS);
+    let engine_config = EngineConfig { batch, prefill_chunk, context_len: 96 };
     let rows = engine_config.rows();
     let config = match way {
         Some(way) => config(model, kind == Kind::Cpu, rows, way),
@@ -96,9 +113,9 @@ fn ids(model: &Model, kind: Kind, way: Option<Way>, kv_format: KvFormat) -> Opti
         let prompt = model.tokenizer.encode(text, Special::Parse).unwrap();
         let temperature = if id.is_multiple_of(2) { 0.0 } else { 0.8 };
         let sampling = SamplingParams { temperature, seed: id as u64, ..SamplingParams::default() };
-        Request { sampling, ..greedy(id as u64, &prompt, 12) }
+        Request { sampling, ..greedy(id as u64, &prompt, tokens) }
     };
-    let requests = TEXTS.iter().enumerate().map(request).collect();
+    let requests = TEXTS.iter().take(texts).enumerate().map(request).collect();
     Some(complete(&mut engine, requests).into_iter().map(|c| c.tokens).collect())
 }
 

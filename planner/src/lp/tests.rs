@@ -64,7 +64,7 @@ fn free_dimensions(costs: &Costs<'_>, setting: &Setting) -> Vec<usize> {
         let device = (i < ACTIVATIONS) == i.is_multiple_of(2);
         i == ACTIVATIONS
             || (costs.hardware.shares_ram && device)
-            || (i >= KV && setting.kv_mode == KvMode::Resident)
+            || (i >= KV && setting.kv_mode != KvMode::Staged)
     };
     (HEAD..all).filter(|&i| !fixed(i)).collect()
 }
@@ -197,9 +197,8 @@ fn compare(seed: u64) -> bool {
     let decided = Decided { activations: Some(0.0), ..Decided::default() };
     let dimensions = free_dimensions(&costs, &setting);
     let mut start = vec![0.0; KV + 2 * costs.kinds.len()];
-    if setting.kv_mode == KvMode::Resident {
-        let near = usize::from(inputs.hardware.shares_ram);
-        (KV..start.len()).step_by(2).for_each(|kind| start[kind + near] = 1.0);
+    if let Some(home) = setting.kv_home(round::near(&inputs)) {
+        (KV..start.len()).step_by(2).for_each(|kind| start[kind + home as usize] = 1.0);
     }
     // The first round covers everything from the middle.
     dimensions.iter().for_each(|&i| start[i] = 0.5);
@@ -239,5 +238,5 @@ fn the_optimum_is_that_of_a_grid() {
         placed += usize::from(compare(seed));
         seed += 1;
     }
-    assert!(seed < 500, "{seed} instances for 200 with a placement");
+    assert!(seed < 600, "{seed} instances for 200 with a placement");
 }

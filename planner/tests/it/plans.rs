@@ -58,6 +58,8 @@ fn long_caches_leave_the_device_and_are_attended_to_where_it_is_cheaper() {
     let attended_on_host = |case: &Case| {
         let plan = plan(&case.inputs()).unwrap();
         assert!(plan.policy.kv.ram > plan.policy.kv.device, "{:?}", plan.policy.kv);
+        let all_in_ram = plan.policy.kv_homes.iter().all(|&home| home == Tier::Ram);
+        assert!(all_in_ram || !plan.policy.host_attention);
         plan.policy.host_attention
     };
     // A slow link makes the host attend, a slow host makes the pages travel.
@@ -68,6 +70,31 @@ fn long_caches_leave_the_device_and_are_attended_to_where_it_is_cheaper() {
     case.hardware.upload_bytes_per_sec = 25e9;
     case.hardware.host.attention.iter_mut().for_each(|a| a.kv_element_seconds = 2.0 / 2e9);
     assert!(!attended_on_host(&case));
+}
+
+#[test]
+fn what_attends_can_be_pinned() {
+    let mut case = medium([8 * GIB, 4 * GIB, 4 * GIB]);
+    case.pins.host_attention = Some(true);
+    let on_host = plan(&case.inputs()).unwrap();
+    assert!(on_host.policy.host_attention && on_host.terms.host > 0.0);
+    assert!(on_host.policy.kv_homes.iter().all(|&home| home == Tier::Ram));
+    assert_eq!(predict(&case.inputs(), &on_host.policy).unwrap().seconds(), on_host.seconds());
+    // The cache has no other place.
+    case.pins.kv.disk = Some(0.5);
+    let refused = plan(&case.inputs()).unwrap_err();
+    assert!(matches!(&refused, PlanError::BadInput(why) if why.contains("RAM")), "{refused}");
+    case.pins.kv.disk = None;
+    case.budgets.ram = 66 * MIB;
+    assert!(
+        matches!(plan(&case.inputs()), Err(PlanError::DoesNotFit { missing, .. }) if missing.ram > 0)
+    );
+    case.pins.host_attention = Some(false);
+    let on_device = plan(&case.inputs()).unwrap();
+    assert!(!on_device.policy.host_attention && on_device.terms.host == 0.0);
+    let mut mixed = on_host.policy.clone();
+    mixed.kv_homes[0] = Tier::Device;
+    assert!(matches!(predict(&case.inputs(), &mixed), Err(PlanError::BadInput(_))));
 }
 
 #[test]

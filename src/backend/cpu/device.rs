@@ -54,8 +54,7 @@ impl CpuDevice {
         if !path.is_available() {
             return Err(DeviceError::Unavailable(format!("this processor has no {path}")));
         }
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let team = Team::new(threads.unwrap_or_else(cores).max(1))?;
+        let team = Team::new(count(threads))?;
         let threads = team.threads();
         let benches = (0..threads)
             .map(|_| Memory::new(size_of::<Bench>(), "working memory"))
@@ -84,6 +83,22 @@ impl CpuDevice {
             memory,
         })
     }
+}
+
+impl CpuDevice {
+    /// Bytes that a device of so many threads (all cores if `None`) holds beside buffers and matrices
+    /// once it has reserved what `calls` need.
+    pub fn own_bytes(threads: Option<usize>, calls: &[Call]) -> u64 {
+        let (space, scratch) = needs(calls);
+        let each = size_of::<Bench>() + scratch * size_of::<f32>();
+        (space + count(threads) * each) as u64
+    }
+}
+
+/// Threads that are asked for, or one for each core.
+fn count(threads: Option<usize>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    threads.unwrap_or_else(cores).max(1)
 }
 
 fn enlarge(memory: &mut Memory, bytes: usize, held: &mut MemoryUse) -> Result<(), DeviceError> {
