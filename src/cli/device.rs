@@ -5,6 +5,7 @@ use crate::backend::cpu::CpuDevice;
 use crate::backend::gpu::{self, GpuDevice, Selector};
 use crate::backend::reference::ReferenceDevice;
 use crate::backend::{Device, DeviceError};
+use crate::sample::limit_threads;
 
 /// A device as the command line names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,9 @@ impl Choice {
 pub(super) fn open(text: &str, threads: Option<usize>) -> anyhow::Result<Box<dyn Device>> {
     if text.trim().is_empty() {
         return Err(CliError::Usage("--device is empty".to_string()).into());
+    }
+    if let Some(threads) = threads {
+        limit_threads(threads);
     }
     let cpu = || -> anyhow::Result<Box<dyn Device>> { Ok(Box::new(CpuDevice::new(threads)?)) };
     let device: Box<dyn Device> = match Choice::parse(text, || gpu::adapters().len()) {

@@ -8,6 +8,7 @@ use crate::exec::{ExecutorConfig, ExecutorFootprint, model_shape};
 use crate::generate::EngineConfig;
 use crate::job::Survey;
 use crate::kernel::{KvFormat, PAGE_LEN};
+use crate::sample::sampling_bytes;
 use crate::schedule::{Homes, Matrices, RingSizes, StreamPlan};
 use crate::store::{ModelFiles, StoreError};
 use forebay_planner::{
@@ -75,7 +76,7 @@ impl<'a> Question<'a> {
             workload: workload(self.survey),
             budgets: self.amounts.resolve(device.info(), &self.folder),
             formats: [self.kv_format.name().to_string()],
-            base: base(device, self.profile.shares_ram),
+            base: base(device, self.profile.shares_ram, self.model.files.spec().vocab),
             question: self,
         })
     }
@@ -156,12 +157,13 @@ impl Asked<'_> {
     }
 }
 
-fn base(device: &dyn Device, shares_ram: bool) -> Split {
+fn base(device: &dyn Device, shares_ram: bool, vocab: usize) -> Split {
     super::memory::give_back();
     let held = super::memory::resident_bytes().unwrap_or(64 << 20);
     // Memory that the device shares is in the resident bytes already.
     let own = if shares_ram { 0 } else { device.memory().bytes };
-    Split { device: own, ram: held + SLACK_BYTES, disk: 0 }
+    let ram = held + SLACK_BYTES + sampling_bytes(vocab) as u64;
+    Split { device: own, ram, disk: 0 }
 }
 
 /// Sizes and homes that a policy stands for.

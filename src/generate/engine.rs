@@ -3,7 +3,7 @@
 use super::sequence::Sequence;
 use super::{Completion, FinishReason, Request};
 use crate::exec::{ExecError, Executor};
-use crate::sample::Sampler;
+use crate::sample::for_rows;
 use crate::schedule::{Batch, PagePool, Span};
 use crate::tokenizer::Tokenizer;
 use std::collections::VecDeque;
@@ -97,7 +97,6 @@ pub struct Engine<'t> {
     /// Requests that ended without a pass.
     done: Vec<Completion>,
     batch: Batch,
-    sampler: Sampler,
     stats: EngineStats,
 }
 
@@ -129,7 +128,6 @@ impl<'t> Engine<'t> {
             active: Vec::new(),
             done: Vec::new(),
             batch: Batch::default(),
-            sampler: Sampler::default(),
             stats: EngineStats::default(),
         }
     }
@@ -308,16 +306,17 @@ impl<'t> Engine<'t> {
         let start = Instant::now();
         let vocab = self.executor.spec().vocab;
         let context_len = self.config.context_len;
-        let Engine { executor, active, sampler, tokenizer, batch, .. } = self;
+        let Engine { executor, active, tokenizer, batch, .. } = self;
         let mut ended = Vec::new();
         executor.pass(batch, &mut |first, logits| {
-            for (i, logits) in logits.chunks_exact(vocab).enumerate() {
-                let index = wanting[first + i];
-                let sequence = &mut active[index];
-                sequence.computed = sequence.tokens.len();
-                let finish = sequence.advance(logits, sampler, tokenizer, context_len);
-                ended.extend(finish.map(|finish| (index, finish)));
-            }
+            let wanting = &wanting[first..first + logits.len() / vocab];
+            let finished =
+                for_rows(chosen(active, wanting), logits, vocab, |sampler, own, logits| {
+                    own.computed = own.tokens.len();
+                    own.advance(logits, sampler, tokenizer, context_len)
+                });
+            let finished = wanting.iter().zip(finished);
+            ended.extend(finished.filter_map(|(&index, finish)| Some((index, finish?))));
         })?;
         let prompt_rows: usize = shares.iter().filter(|s| s.prompt).map(|s| s.rows).sum();
         for share in shares.iter().filter(|s| !wanting.contains(&s.sequence)) {
@@ -347,4 +346,12 @@ impl<'t> Engine<'t> {
         }
         completions
     }
+}
+
+/// The sequences at `indices`, which ascend.
+fn chosen<'a, 't>(all: &'a mut [Sequence<'t>], indices: &[usize]) -> Vec<&'a mut Sequence<'t>> {
+    let mut indices = indices.iter().peekable();
+    let all = all.iter_mut().enumerate();
+    all.filter_map(|(at, sequence)| indices.next_if(|&&index| index == at).map(|_| sequence))
+        .collect()
 }

@@ -10,14 +10,14 @@ use crate::forward::angles;
 use crate::kernel::RopeStyle;
 use crate::model::RopeSpec;
 use crate::quant::{DType, dequantize_row};
-use crate::sample::{History, NoiseKey, Sampler, SamplingParams};
+use crate::sample::{History, NoiseKey, SamplingParams, for_rows};
 use crate::store::{FileSource, Source};
 use std::io::Write;
 use std::time::Instant;
 
 /// Vocabulary and rows of the logits that are fetched and sampled.
 const VOCAB: usize = 128 << 10;
-const OUTPUTS: usize = 8;
+const OUTPUTS: usize = 16;
 
 /// Width of an embedding, rotated pairs of a head, rows fetched, and rows of the table.
 const HIDDEN: usize = 1536;
@@ -30,17 +30,11 @@ pub(super) struct Logits {
     timings: Timings,
     greedy: Timings,
     values: Vec<f32>,
-    sampler: Sampler,
 }
 
 impl Logits {
     pub(super) fn new() -> Logits {
-        Logits {
-            timings: Timings::default(),
-            greedy: Timings::default(),
-            values: Vec::new(),
-            sampler: Sampler::default(),
-        }
+        Logits { timings: Timings::default(), greedy: Timings::default(), values: Vec::new() }
     }
 
     /// One round, at temperature 1 over the whole vocabulary, the default of jobs, and at 0.
@@ -62,11 +56,12 @@ impl Logits {
             }
             let start = meter.now();
             meter.device.read(logits, 0, bytemuck::cast_slice_mut(&mut self.values))?;
-            for (position, logits) in self.values.chunks_exact(VOCAB).enumerate() {
+            let positions = (0..OUTPUTS).collect();
+            let tokens = for_rows(positions, &self.values, VOCAB, |sampler, position, logits| {
                 let key = NoiseKey::new(1, 0, position);
-                let token = self.sampler.sample(params, logits, &History::default(), key);
-                std::hint::black_box(token);
-            }
+                sampler.sample(params, logits, &History::default(), key)
+            });
+            std::hint::black_box(tokens);
             let seconds = meter.now() - start;
             let timings = if greedy { &mut self.greedy } else { &mut self.timings };
             timings.push(Timing { seconds, units: OUTPUTS * VOCAB, runs: 0, calls: 0 });

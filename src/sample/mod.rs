@@ -5,9 +5,11 @@
 mod history;
 mod noise;
 mod params;
+mod rows;
 mod sampler;
 
 pub use history::History;
 pub use noise::NoiseKey;
 pub use params::SamplingParams;
+pub use rows::{for_rows, limit_threads, sampling_bytes};
 pub use sampler::Sampler;

@@ -16,6 +16,11 @@ struct Candidate {
 }
 
 impl Sampler {
+    /// Bytes that one holds for `vocab` tokens at most.
+    pub(super) fn bytes(vocab: usize) -> usize {
+        vocab * (size_of::<f32>() + size_of::<Candidate>())
+    }
+
     /// The token at the position of `noise`, given its logits `[vocab]`.
     ///
     /// At temperature 0 the most likely token, the lowest id among equals; otherwise

@@ -45,7 +45,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ash", &["src/backend/gpu/"]),
     ("wgpu", &["src/backend/gpu/"]),
     ("pollster", &["src/backend/gpu/"]),
-    ("rayon", &["src/backend/cpu/"]),
+    ("rayon", &["src/backend/cpu/", "src/sample/"]),
     ("half", &["src/quant/", "src/backend/"]),
     ("rustix", &["src/store/", "src/backend/cpu/", "src/profile/"]),
     ("memmap2", &["src/store/"]),

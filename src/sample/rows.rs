@@ -1,0 +1,56 @@
+//! Several rows of logits at once, on all threads.
+
+use super::Sampler;
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+thread_local! {
+    static SAMPLER: RefCell<Sampler> = RefCell::default();
+}
+
+/// Bounds the threads that sample; to be called before the first row is, and once.
+pub fn limit_threads(threads: usize) {
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
+        tracing::debug!("sampling keeps its threads: {error}");
+    }
+}
+
+/// Bytes that samplers hold for `vocab` tokens, on all threads.
+pub fn sampling_bytes(vocab: usize) -> usize {
+    rayon::current_num_threads() * Sampler::bytes(vocab)
+}
+
+/// What `f` makes of each item, its row of `logits` (`[items][vocab]`) and a sampler, in order. Rows are
+/// independent of each other, so that nothing depends on how many threads there are.
+pub fn for_rows<T: Send, R: Send>(
+    items: Vec<T>,
+    logits: &[f32],
+    vocab: usize,
+    f: impl Fn(&mut Sampler, T, &[f32]) -> R + Sync,
+) -> Vec<R> {
+    let one =
+        |(item, logits): (T, &[f32])| SAMPLER.with_borrow_mut(|sampler| f(sampler, item, logits));
+    match items.len() {
+        0 | 1 => items.into_iter().zip(logits.chunks_exact(vocab)).map(one).collect(),
+        _ => items.into_par_iter().zip(logits.par_chunks_exact(vocab)).map(one).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_keep_their_items_and_their_order() {
+        let vocab = 5;
+        for rows in [0, 1, 2, 33] {
+            let logits: Vec<f32> = (0..rows * vocab).map(|i| i as f32).collect();
+            let items: Vec<usize> = (0..rows).map(|row| 10 * row).collect();
+            let found = for_rows(items, &logits, vocab, |_, item, row| (item, row.to_vec()));
+            assert_eq!(found.len(), rows);
+            for (row, (item, own)) in found.into_iter().enumerate() {
+                assert_eq!((item, &own[..]), (10 * row, &logits[row * vocab..][..vocab]));
+            }
+        }
+    }
+}
