@@ -275,13 +275,13 @@ def cache_formats(grid: Grid, report: Report) -> None:
 
 def host_attention(grid: Grid, report: Report) -> None:
     """Attention by the processor over a cache in RAM, where there is a GPU."""
-    if "--host-attention" not in grid.run_help:
-        report.row("attention beside the device", note="not applicable: there is no --host-attention")
+    if "--attention" not in grid.run_help:
+        report.row("attention beside the device", note="not applicable: this forebay has no --attention")
         return
     setting = Setting(SMALL, None, None, 256, 32)
     options = ["--max-tokens", setting.generate, "--kv", "ram=100%"]
     prompts = grid.words(4 if grid.quick else 64, setting.prompt)
-    rows = {f"host attention {value}": [*options, "--host-attention", value] for value in ("true", "false")}
+    rows = {f"attention on the {where}": [*options, "--attention", where] for where in ("host", "device")}
     devices = json.loads(grid.call(["devices", "--json"]).stdout)
     if not any("GPU" in json.dumps(device) for device in devices):
         report.row("attention beside the device", note="not applicable: no GPU here")

@@ -9,16 +9,14 @@ use super::resting::Resting;
 use super::streams::Streams;
 use super::trace::{Trace, TraceEvent};
 use super::traffic::Traffic;
-use crate::backend::{CopyPart, Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
+use crate::backend::{Device, DeviceInfo, DeviceKind, MemoryUse};
 use crate::forward::{self, HeadWeights, LayerWeights, Workspace};
 use crate::kernel::{Buffer, Call, PAGE_LEN};
-use crate::model::{LayerSpec, ModelSpec, Role, TensorId};
-use crate::quant::dequantize_row;
+use crate::model::{LayerSpec, ModelSpec};
 use crate::schedule::{Batch, Part, PassShape, Step, StreamPlan, pass_steps};
 use crate::store::{AlignedBuffer, ModelFiles, Throttle};
 use forebay_planner::Tier;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -76,30 +74,20 @@ pub(super) enum InRam {
 /// Host memory that passes reuse.
 #[derive(Default)]
 pub(super) struct Scratch {
-    bytes: Vec<u8>,
-    floats: Vec<f32>,
-    logits: Vec<f32>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) floats: Vec<f32>,
+    pub(super) logits: Vec<f32>,
 }
 
 /// A pass under way.
-struct Pass<'a> {
-    micro: &'a Arc<Vec<Batch>>,
+pub(super) struct Pass<'a> {
+    pub(super) micro: &'a Arc<Vec<Batch>>,
     /// For each output row of the pass: its micro-batch and its row there.
-    outputs: &'a [(usize, u32)],
-    each: &'a mut dyn FnMut(usize, &[f32]),
+    pub(super) outputs: &'a [(usize, u32)],
+    pub(super) each: &'a mut dyn FnMut(usize, &[f32]),
 }
 
 impl Executor {
-    /// Spoils the places of streams that are done with.
-    fn poison_streams(&mut self, streams: Range<usize>) -> Result<(), ExecError> {
-        if let Some(ring) = self.ring.filter(|_| self.poison) {
-            for stream in &self.plan.streams[streams] {
-                self.device.write(ring, stream.place.offset, &vec![POISON; stream.bytes])?;
-            }
-        }
-        Ok(())
-    }
-
     /// The model's description.
     pub fn spec(&self) -> &ModelSpec {
         self.files.spec()
@@ -138,6 +126,11 @@ impl Executor {
     /// Seconds of all passes that the device computes, by the event clock.
     pub fn simulated_compute_seconds(&self) -> f64 {
         self.clock.as_ref().map_or(0.0, Clock::computed)
+    }
+
+    /// Seconds of all passes that the host attends, by the event clock.
+    pub fn simulated_attention_seconds(&self) -> f64 {
+        self.clock.as_ref().map_or(0.0, Clock::attended)
     }
 
     /// Whether the device computes in host memory: its bytes are bytes of RAM.
@@ -278,77 +271,10 @@ impl Executor {
     }
 
     /// Gives the device what was recorded.
-    fn flush(&mut self) -> Result<(), ExecError> {
+    pub(super) fn flush(&mut self) -> Result<(), ExecError> {
         if !self.pending.is_empty() {
             self.device.run(&self.pending)?;
             self.pending.clear();
-        }
-        Ok(())
-    }
-
-    pub(super) fn upload(&mut self, index: usize, pass: usize) -> Result<(), ExecError> {
-        let stream = self.plan.streams[index];
-        let ring = self.ring.expect("a ring was made for streams");
-        let target = match stream.home {
-            Tier::Disk => {
-                let streams = self.streams.as_mut().expect("reads were started");
-                streams.wait(&self.plan, (pass, index), &mut self.trace)?;
-                streams.target(&stream)
-            }
-            _ => {
-                let (from, to) = (&self.in_ram[&index], (ring, stream.place.offset));
-                let device = self.device.as_mut();
-                paced(&self.throttle, stream.bytes, || match from {
-                    InRam::Bytes(bytes) => device.write(to.0, to.1, bytes),
-                    InRam::Reached(buffer) => {
-                        let part = CopyPart { from: 0, to: to.1, bytes: stream.bytes };
-                        device.copy(*buffer, to.0, &[part])
-                    }
-                })?;
-                self.uploaded(stream.bytes);
-                return Ok(());
-            }
-        };
-        // SAFETY: the read is done, and its place is not written again before `uploaded` says so.
-        let bytes = unsafe { target.bytes() };
-        let to = (ring, stream.place.offset);
-        let device = self.device.as_mut();
-        paced(&self.throttle, bytes.len(), || device.write(to.0, to.1, bytes))?;
-        if self.poison {
-            bytes.fill(POISON);
-        }
-        self.uploaded(stream.bytes);
-        Ok(())
-    }
-
-    fn uploaded(&mut self, bytes: usize) {
-        self.uploaded_bytes += bytes as u64;
-        if let Some(streams) = &mut self.streams {
-            streams.uploaded(&self.plan);
-        }
-    }
-
-    /// Waits for a part's reads, once the device has what it can do meanwhile.
-    fn wait(&mut self, part: usize) -> Result<(), ExecError> {
-        if !self.plan.shares_ram {
-            return Ok(());
-        }
-        self.flush()?;
-        let last = self.plan.parts[part].streams.end - 1;
-        let streams = self.streams.as_mut().expect("reads were started");
-        streams.wait(&self.plan, (self.passes, last), &mut self.trace)
-    }
-
-    fn release(&mut self, part: usize) -> Result<(), ExecError> {
-        let plan = &self.plan.parts[part];
-        let streams = plan.streams.clone();
-        // A layer at a time, so that the device is neither idle nor flooded.
-        if !streams.is_empty() || matches!(plan.part, Part::FeedForward(_)) {
-            self.flush()?;
-        }
-        self.poison_streams(streams)?;
-        if let Some(streams) = &mut self.streams {
-            streams.release(&self.plan, self.passes * self.plan.parts.len() + part + 1);
         }
         Ok(())
     }
@@ -380,109 +306,9 @@ impl Executor {
         };
         self.pending.extend(calls);
     }
-
-    /// Embedding rows come straight from the store, so that the table needs no device memory.
-    fn embed(&mut self, micro: usize, pass: &Pass<'_>) -> Result<(), ExecError> {
-        let batch = &pass.micro[micro];
-        let spec = self.files.spec();
-        let id = TensorId::global(Role::Embedding);
-        let info = self.files.tensor(id).ok_or(ExecError::MissingTensor(id))?;
-        let floats = &mut self.scratch.floats;
-        floats.resize(batch.rows() * spec.hidden, 0.0);
-        for (&token, out) in batch.tokens.iter().zip(floats.chunks_exact_mut(spec.hidden)) {
-            let row = token as usize;
-            self.files.read(id, row..row + 1, &mut self.scratch.bytes)?;
-            dequantize_row(info.dtype, &self.scratch.bytes, out);
-            out.iter_mut().for_each(|v| *v *= spec.embed_scale);
-        }
-        let m = &self.workspace.micro[micro];
-        match self.resting.as_mut().filter(|_| self.plan.rows_rest(pass.micro.len())) {
-            Some(resting) => resting.put(micro, floats),
-            None => self.device.write(m.x, 0, bytemuck::cast_slice(floats))?,
-        }
-        for (rope, &buffer) in spec.ropes.iter().zip(&m.angles) {
-            forward::angles(rope, &batch.positions, floats);
-            self.device.write(buffer, 0, bytemuck::cast_slice(floats))?;
-        }
-        if self.host.is_some() {
-            // What rows attend to goes to the host with them.
-            return Ok(());
-        }
-        self.device.write(m.slots, 0, bytemuck::cast_slice(&batch.slots))?;
-        self.device.write(m.map, 0, bytemuck::cast_slice(&batch.map))?;
-        self.device.write(m.pages, 0, bytemuck::cast_slice(&batch.pages))?;
-        self.device.write(m.path, 0, bytemuck::cast_slice(&batch.path))?;
-        if self.pager.is_some() {
-            let (slots, path) = batch.windowed();
-            self.device.write(m.windowed[0], 0, bytemuck::cast_slice(&slots))?;
-            self.device.write(m.windowed[1], 0, bytemuck::cast_slice(&path))?;
-        }
-        Ok(())
-    }
-
-    /// The output rows of a slice.
-    fn slice<'a>(&self, slice: usize, pass: &Pass<'a>) -> &'a [(usize, u32)] {
-        let rows = self.workspace.size.logit_rows;
-        &pass.outputs[slice * rows..pass.outputs.len().min((slice + 1) * rows)]
-    }
-
-    fn gather(&mut self, slice: usize, pass: &Pass<'_>) -> Result<(), ExecError> {
-        let outputs = self.slice(slice, pass);
-        match self.resting.as_mut().filter(|_| self.plan.rows_rest(pass.micro.len())) {
-            Some(resting) => {
-                for (to, &(micro, row)) in outputs.iter().enumerate() {
-                    let (from, to) = ((micro, row as usize), (self.workspace.head, to));
-                    resting.gather(self.device.as_mut(), from, to)?;
-                }
-            }
-            None => self.gather_on_device(outputs)?,
-        }
-        let (spec, w) = (self.files.spec(), &self.workspace);
-        self.pending.extend(forward::head_norm_calls(spec, &self.head, w, outputs.len()));
-        Ok(())
-    }
-
-    fn gather_on_device(&mut self, outputs: &[(usize, u32)]) -> Result<(), ExecError> {
-        let mut first = 0;
-        for run in outputs.chunk_by(|a, b| a.0 == b.0) {
-            let rows: Vec<u32> = run.iter().map(|&(_, row)| row).collect();
-            self.flush()?;
-            self.device.write(self.workspace.outputs, 0, bytemuck::cast_slice(&rows))?;
-            let (spec, w) = (self.files.spec(), &self.workspace);
-            self.pending.extend(forward::gather_calls(spec, w, run[0].0, (first, run.len())));
-            first += run.len();
-        }
-        Ok(())
-    }
-
-    fn logits(&mut self, slice: usize, pass: &mut Pass<'_>) -> Result<(), ExecError> {
-        self.flush()?;
-        let rows = self.slice(slice, pass).len();
-        let (vocab, logits) = (self.files.spec().vocab, &mut self.scratch.logits);
-        let first = slice * self.workspace.size.logit_rows;
-        for from in (0..rows).step_by(FETCH_ROWS) {
-            logits.resize(FETCH_ROWS.min(rows - from) * vocab, 0.0);
-            let offset = from * vocab * 4;
-            self.device.read(self.workspace.logits, offset, bytemuck::cast_slice_mut(logits))?;
-            (pass.each)(first + from, logits);
-        }
-        Ok(())
-    }
 }
 
 /// Whether a device computes in host memory, so that what is read from disk needs no upload.
 pub(super) fn computes_in_ram(device: &DeviceInfo) -> bool {
     device.kind == DeviceKind::Cpu
-}
-
-/// Copies `bytes`, no faster than the throttle allows.
-fn paced(
-    throttle: &Option<Arc<Throttle>>,
-    bytes: usize,
-    copy: impl FnOnce() -> Result<(), DeviceError>,
-) -> Result<(), DeviceError> {
-    match throttle {
-        Some(throttle) => throttle.pace(bytes as u64, copy),
-        None => copy(),
-    }
 }

@@ -4,6 +4,7 @@
 
 mod clock;
 mod config;
+mod ends;
 mod error;
 mod executor;
 mod host;
@@ -17,6 +18,7 @@ mod shape;
 mod streams;
 mod trace;
 mod traffic;
+mod uploads;
 
 pub use config::{ExecutorConfig, Resources};
 pub use error::ExecError;
