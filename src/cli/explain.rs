@@ -104,7 +104,8 @@ impl Facts<'_> {
             Resource::Link => {
                 over(traffic.uploaded_bytes + traffic.page_load_bytes, profile.upload_bytes_per_sec)
             }
-            Resource::Device | Resource::Host => self.executor().simulated_compute_seconds(),
+            Resource::Device => self.executor().simulated_compute_seconds(),
+            Resource::Host => self.executor().simulated_attention_seconds(),
         }
     }
 

@@ -45,6 +45,11 @@ impl Clock {
         self.simulation.computed()
     }
 
+    /// Seconds of all passes that the host attends.
+    pub(super) fn attended(&self) -> f64 {
+        self.simulation.attention()
+    }
+
     /// Plays a pass; returns its seconds.
     pub(super) fn pass(&mut self, plan: &StreamPlan, steps: &[Step], micro: &[Batch]) -> f64 {
         let outputs: usize = micro.iter().map(|batch| batch.outputs.len()).sum();

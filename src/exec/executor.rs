@@ -132,6 +132,11 @@ impl Executor {
         self.clock.as_ref().map_or(0.0, Clock::computed)
     }
 
+    /// Seconds of all passes that the host attends, by the event clock.
+    pub fn simulated_attention_seconds(&self) -> f64 {
+        self.clock.as_ref().map_or(0.0, Clock::attended)
+    }
+
     /// Whether the device computes in host memory: its bytes are bytes of RAM.
     pub fn shares_ram(&self) -> bool {
         self.plan.shares_ram

@@ -31,6 +31,7 @@ pub struct Simulation {
     /// When the host has attended to all it was given, and to each micro-batch.
     attention_free: f64,
     attended: Vec<f64>,
+    attention: f64,
     pass: usize,
     /// The streams that are read, in order.
     order: Vec<usize>,
@@ -71,6 +72,11 @@ impl Simulation {
         self.computed
     }
 
+    /// Seconds that the host attended, beside the device or not.
+    pub fn attention(&self) -> f64 {
+        self.attention
+    }
+
     /// Lets time pass outside of passes (the host's own work); reads go on.
     pub fn idle(&mut self, seconds: f64) {
         self.now += seconds;
@@ -96,7 +102,9 @@ impl Simulation {
                 Step::Attend { micro, .. } => {
                     self.compute(costs.compute_seconds(step), costs);
                     let start = self.attention_free.max(self.now);
-                    self.attention_free = start + costs.attention_seconds(step);
+                    let seconds = costs.attention_seconds(step);
+                    self.attention += seconds;
+                    self.attention_free = start + seconds;
                     self.attended.resize(self.attended.len().max(micro + 1), 0.0);
                     self.attended[micro] = self.attention_free;
                 }
