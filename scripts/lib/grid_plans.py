@@ -266,9 +266,9 @@ def cache_formats(grid: Grid, report: Report) -> None:
     if "--kv-format" not in grid.run_help:
         report.row("cache formats", note="not applicable: this forebay has no --kv-format")
         return
-    setting = Setting(SMALL, 0.1, 200, 512, 32)
+    setting = Setting(SMALL, 0.4, 400, 512, 16)
     options = [*setting.options(grid), "--kv", "disk=100%"]
-    prompts = grid.words(4 if grid.quick else 32, setting.prompt)
+    prompts = grid.words(4 if grid.quick else 24, setting.prompt)
     rows = {f"cache in {name}": [*options, "--kv-format", name] for name in ("q4", "k8v4", "f16")}
     ablation_rows(grid, report, setting, prompts, rows)
 
