@@ -329,11 +329,12 @@ impl<'a> Costs<'a> {
         if !hw.shares_ram {
             let [up, down] = link_bytes(kind, setting, pass, page);
             let moved = 2.0 * activations * pass.rows() * self.hidden * FLOAT;
-            // What goes down is waited for, once for each micro-batch.
+            // Rows that rest in RAM and pages on their way to the disk are waited for, once for each
+            // micro-batch; a device copies to a cache in RAM by itself.
             let waits = Costs::micro_batches(setting, pass) * hw.device.pass_seconds;
             terms.upload = (away * up + moved) / hw.upload_bytes_per_sec;
             terms.download =
-                (away * down + moved) / hw.download_bytes_per_sec + (away + activations) * waits;
+                (away * down + moved) / hw.download_bytes_per_sec + (kv[2] + activations) * waits;
         }
         terms.device = device[0] + device[1];
         LayerCost { device, terms }

@@ -205,7 +205,8 @@ impl StepCosts for Costs<'_> {
         let link = match step {
             Step::AwaitPages { .. } => bytes / profile.upload_bytes_per_sec,
             Step::StorePages { .. } if bytes > 0.0 => {
-                bytes / profile.download_bytes_per_sec + profile.device.pass_seconds
+                let wait = if on_disk { profile.device.pass_seconds } else { 0.0 };
+                bytes / profile.download_bytes_per_sec + wait
             }
             _ => 0.0,
         };
