@@ -165,7 +165,7 @@ class Choice:
     def __init__(self, grid: Grid, report: Report, setting: Setting, chance: random.Random) -> None:
         self.grid, self.report, self.setting, self.chance = grid, report, setting, chance
         self.options = setting.options(grid)
-        self.prompts = grid.sized(setting.model, setting.prompt, self.options, 1 if grid.quick else 3)
+        self.prompts = grid.sized(setting.model, setting.prompt, self.options, 1 if grid.quick else 6)
 
     def run(self, extra: list, **how) -> Run:
         return self.grid.run(self.setting.model, self.prompts, [*self.options, *extra], **how)
