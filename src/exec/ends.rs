@@ -68,7 +68,7 @@ impl Executor {
         Ok(())
     }
 
-    pub(super) fn gather_on_device(&mut self, outputs: &[(usize, u32)]) -> Result<(), ExecError> {
+    fn gather_on_device(&mut self, outputs: &[(usize, u32)]) -> Result<(), ExecError> {
         let mut first = 0;
         for run in outputs.chunk_by(|a, b| a.0 == b.0) {
             let rows: Vec<u32> = run.iter().map(|&(_, row)| row).collect();

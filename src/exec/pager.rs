@@ -255,7 +255,7 @@ impl Pager {
 
     /// Waits for the pages that are leaving the device and sends them home. Before that, their window's
     /// memory in RAM is not loaded into, and no page of theirs is loaded.
-    pub(super) fn settle(&mut self, device: &mut dyn Device) -> Result<(), ExecError> {
+    fn settle(&mut self, device: &mut dyn Device) -> Result<(), ExecError> {
         let Some(Leaving { turn, places, fetch }) = self.leaving.take() else { return Ok(()) };
         let bytes = self.page_bytes[turn.layer];
         let fetched = device.fetched(fetch)?;

@@ -51,11 +51,10 @@ pub fn qkv_calls(
     index: usize,
     weights: &LayerWeights,
     w: &Workspace,
-    (micro, rows): (usize, usize),
+    at: (usize, usize),
 ) -> Vec<Call> {
-    let (layer, m) = (&spec.layers[index], &w.micro[micro]);
     let mut calls = Vec::with_capacity(14);
-    Turn { spec, index, layer, weights, w, m, rows }.qkv(&mut calls);
+    Turn::new(spec, index, weights, w, at).qkv(&mut calls);
     calls
 }
 
@@ -65,11 +64,10 @@ pub fn output_calls(
     index: usize,
     weights: &LayerWeights,
     w: &Workspace,
-    (micro, rows): (usize, usize),
+    at: (usize, usize),
 ) -> Vec<Call> {
-    let (layer, m) = (&spec.layers[index], &w.micro[micro]);
     let mut calls = Vec::with_capacity(11);
-    Turn { spec, index, layer, weights, w, m, rows }.output(&mut calls);
+    Turn::new(spec, index, weights, w, at).output(&mut calls);
     calls
 }
 
@@ -80,11 +78,10 @@ pub fn feed_forward_calls(
     index: usize,
     weights: &LayerWeights,
     w: &Workspace,
-    (micro, rows): (usize, usize),
+    at: (usize, usize),
 ) -> Vec<Call> {
-    let (layer, m) = (&spec.layers[index], &w.micro[micro]);
     let mut calls = Vec::with_capacity(8);
-    Turn { spec, index, layer, weights, w, m, rows }.feed_forward(&mut calls);
+    Turn::new(spec, index, weights, w, at).feed_forward(&mut calls);
     calls
 }
 
@@ -95,16 +92,12 @@ pub fn layer_calls(
     weights: &LayerWeights,
     cache: Option<&CacheView>,
     w: &Workspace,
-    (micro, rows): (usize, usize),
+    at: (usize, usize),
 ) -> Vec<Call> {
-    let at = (micro, rows);
     let mut calls = match cache {
         Some(cache) => attention_calls(spec, index, weights, cache, w, at),
-        None => qkv_calls(spec, index, weights, w, at),
+        None => [qkv_calls, output_calls].map(|part| part(spec, index, weights, w, at)).concat(),
     };
-    if cache.is_none() {
-        calls.extend(output_calls(spec, index, weights, w, at));
-    }
     calls.extend(feed_forward_calls(spec, index, weights, w, at));
     calls
 }
@@ -113,7 +106,18 @@ fn norm(spec: &ModelSpec, x: Buffer, weight: Buffer, out: Buffer, rows: usize) -
     Call::RmsNorm { x, weight, out, rows, cols: spec.hidden, eps: spec.norm_eps }
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    fn new(
+        spec: &'a ModelSpec,
+        index: usize,
+        weights: &'a LayerWeights,
+        w: &'a Workspace,
+        (micro, rows): (usize, usize),
+    ) -> Turn<'a> {
+        let (layer, m) = (&spec.layers[index], &w.micro[micro]);
+        Turn { spec, index, layer, weights, w, m, rows }
+    }
+
     fn linear(&self, x: Buffer, cols: usize, weight: &Slabs, out: Buffer) -> Call {
         let projections = weight.projections(None, out).collect();
         Call::Linear { x, rows: self.rows, cols, projections }
