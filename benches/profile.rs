@@ -141,11 +141,23 @@ fn batch(sequences: usize, length: usize, prompt: usize) -> Batch {
     for sequence in 0..sequences {
         let token = [1000 + sequence as u32 * 131];
         let pages = pages(length);
-        batch.push(Span { tokens: &token, start: length - 1, pages: &pages, logits: 1 });
+        batch.push(Span {
+            tokens: &token,
+            start: length - 1,
+            pages: &pages,
+            logits: 1,
+            moves: &[],
+        });
     }
     if prompt > 0 {
         let tokens: Vec<u32> = (0..prompt as u32).map(|i| 1000 + i * 97 % 20000).collect();
-        batch.push(Span { tokens: &tokens, start: 0, pages: &pages(prompt), logits: 1 });
+        batch.push(Span {
+            tokens: &tokens,
+            start: 0,
+            pages: &pages(prompt),
+            logits: 1,
+            moves: &[],
+        });
     }
     batch
 }

@@ -72,6 +72,27 @@ impl Clock {
     }
 }
 
+impl Clock {
+    /// Plays the computation of logits after a pass; returns its seconds.
+    pub(super) fn logits(&mut self, plan: &StreamPlan, rows: usize, slices: usize) -> f64 {
+        let each = rows.div_ceil(slices.max(1));
+        let costs = Costs { clock: self, plan, micro: &[], outputs: each };
+        let heads = plan.parts.iter().enumerate();
+        let heads = heads.filter(|(_, part)| matches!(part.part, Part::Head(_)));
+        let slice = |slice| heads.clone().map(move |(part, _)| Step::Head { part, slice });
+        let steps = (0..slices).flat_map(slice);
+        let head: f64 = steps.map(|step| costs.compute_seconds(step)).sum();
+        let logits = (rows * self.shape.vocab) as f64 * self.profile.device.logit_seconds;
+        self.simulation.idle(head + logits);
+        head + logits
+    }
+
+    /// Lets time pass.
+    pub(super) fn idle(&mut self, seconds: f64) {
+        self.simulation.idle(seconds);
+    }
+}
+
 /// Seconds of a copy; none where memory is shared, and no rate is known.
 fn seconds(bytes: f64, rate: f64) -> f64 {
     if rate > 0.0 { bytes / rate } else { 0.0 }

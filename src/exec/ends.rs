@@ -22,7 +22,7 @@ impl Executor {
             out.iter_mut().for_each(|v| *v *= spec.embed_scale);
         }
         let m = &self.workspace.micro[micro];
-        match self.resting.as_mut().filter(|_| self.plan.rows_rest(pass.micro.len())) {
+        match self.resting.as_mut().filter(|_| pass.rests) {
             Some(resting) => resting.put(micro, floats),
             None => self.device.write(m.x, 0, bytemuck::cast_slice(floats))?,
         }
@@ -38,10 +38,12 @@ impl Executor {
         self.device.write(m.map, 0, bytemuck::cast_slice(&batch.map))?;
         self.device.write(m.pages, 0, bytemuck::cast_slice(&batch.pages))?;
         self.device.write(m.path, 0, bytemuck::cast_slice(&batch.path))?;
+        self.device.write(m.moves, 0, bytemuck::cast_slice(&batch.moves()))?;
         if self.pager.is_some() {
-            let (slots, path) = batch.windowed();
+            let (slots, path, moves) = batch.windowed();
             self.device.write(m.windowed[0], 0, bytemuck::cast_slice(&slots))?;
             self.device.write(m.windowed[1], 0, bytemuck::cast_slice(&path))?;
+            self.device.write(m.windowed[2], 0, bytemuck::cast_slice(&moves))?;
         }
         Ok(())
     }
@@ -54,7 +56,7 @@ impl Executor {
 
     pub(super) fn gather(&mut self, slice: usize, pass: &Pass<'_>) -> Result<(), ExecError> {
         let outputs = self.slice(slice, pass);
-        match self.resting.as_mut().filter(|_| self.plan.rows_rest(pass.micro.len())) {
+        match self.resting.as_mut().filter(|_| pass.rests) {
             Some(resting) => {
                 for (to, &(micro, row)) in outputs.iter().enumerate() {
                     let (from, to) = ((micro, row as usize), (self.workspace.head, to));

@@ -13,7 +13,7 @@ use crate::backend::{Device, DeviceInfo, DeviceKind, MemoryUse};
 use crate::forward::{self, HeadWeights, LayerWeights, Workspace};
 use crate::kernel::{Buffer, Call, PAGE_LEN};
 use crate::model::{LayerSpec, ModelSpec};
-use crate::schedule::{Batch, Part, PassShape, Step, StreamPlan, pass_steps};
+use crate::schedule::{Batch, Part, PassShape, Step, StreamPlan, head_steps, pass_steps};
 use crate::store::{AlignedBuffer, ModelFiles, Throttle};
 use forebay_planner::Tier;
 use std::collections::HashMap;
@@ -54,6 +54,8 @@ pub struct Executor {
     /// Calls not yet given to the device.
     pub(super) pending: Vec<Call>,
     pub(super) passes: usize,
+    /// For each row of the last pass its micro-batch and its row there, and the number of micro-batches.
+    pub(super) last: (Vec<(usize, u32)>, usize),
     pub(super) uploaded_bytes: u64,
     pub(super) throttle: Option<Arc<Throttle>>,
     pub(super) poison: bool,
@@ -81,7 +83,10 @@ pub(super) struct Scratch {
 
 /// A pass under way.
 pub(super) struct Pass<'a> {
+    /// Empty once the layers are through and only logits are computed.
     pub(super) micro: &'a Arc<Vec<Batch>>,
+    /// Whether the residual stream of its micro-batches rests in RAM.
+    pub(super) rests: bool,
     /// For each output row of the pass: its micro-batch and its row there.
     pub(super) outputs: &'a [(usize, u32)],
     pub(super) each: &'a mut dyn FnMut(usize, &[f32]),
@@ -181,18 +186,52 @@ impl Executor {
             .collect();
         let slices = outputs.len().div_ceil(self.workspace.size.logit_rows);
         let shape = PassShape { micro_batches: micro.len(), slices };
-        let mut pass = Pass { micro: &micro, outputs: &outputs, each };
+        let rests = self.plan.rows_rest(micro.len());
         let steps = pass_steps(&self.plan, shape);
-        for &step in &steps {
+        self.play(&steps, &mut Pass { micro: &micro, rests, outputs: &outputs, each })?;
+        self.passes += 1;
+        let rows = micro.iter().enumerate();
+        let rows = rows.flat_map(|(at, batch)| (0..batch.rows() as u32).map(move |row| (at, row)));
+        self.last = (rows.collect(), micro.len());
+        if let Some(clock) = &mut self.clock {
+            self.simulated = clock.pass(&self.plan, &steps, &micro);
+        }
+        Ok(())
+    }
+
+    /// Computes logits of more rows of the last pass, as [`Executor::pass`] does of its outputs. A head
+    /// that streams has gone by then: it must not.
+    pub fn logits_of(
+        &mut self,
+        rows: &[usize],
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), ExecError> {
+        let (last, micro_batches) = &self.last;
+        let outputs: Vec<(usize, u32)> = rows.iter().map(|&row| last[row]).collect();
+        let rests = self.plan.rows_rest(*micro_batches);
+        let slices = outputs.len().div_ceil(self.workspace.size.logit_rows);
+        let steps = head_steps(&self.plan, slices);
+        self.play(&steps, &mut Pass { micro: &Arc::default(), rests, outputs: &outputs, each })?;
+        if let Some(clock) = &mut self.clock {
+            self.simulated += clock.logits(&self.plan, outputs.len(), slices);
+        }
+        Ok(())
+    }
+
+    /// Lets simulated time pass in which something else computes; reads go on.
+    pub fn idle(&mut self, seconds: f64) {
+        if let Some(clock) = &mut self.clock {
+            clock.idle(seconds);
+        }
+    }
+
+    fn play(&mut self, steps: &[Step], pass: &mut Pass<'_>) -> Result<(), ExecError> {
+        for &step in steps {
             let start = Instant::now();
-            self.step(step, &mut pass)?;
+            self.step(step, pass)?;
             if let Some(trace) = &mut self.trace {
                 trace.step(step, self.passes, start);
             }
-        }
-        self.passes += 1;
-        if let Some(clock) = &mut self.clock {
-            self.simulated = clock.pass(&self.plan, &steps, &micro);
         }
         Ok(())
     }
@@ -251,7 +290,7 @@ impl Executor {
                 host.arrived(self.device.as_mut(), out, at, &mut self.trace)
             }
             Step::Run { part, micro } => {
-                self.run(part, micro, pass.micro[micro].rows());
+                self.run(part, micro, &pass.micro[micro]);
                 Ok(())
             }
             Step::Release { part } => self.release(part),
@@ -279,7 +318,8 @@ impl Executor {
         Ok(())
     }
 
-    fn run(&mut self, part: usize, micro: usize, rows: usize) {
+    fn run(&mut self, part: usize, micro: usize, batch: &Batch) {
+        let (rows, moves) = (batch.rows(), batch.moves().len());
         let (spec, w) = (self.files.spec(), &self.workspace);
         let calls = match self.plan.parts[part].part {
             Part::Attention(layer) if self.plan.host_attention => {
@@ -288,8 +328,11 @@ impl Executor {
             Part::Attention(layer) => {
                 let m = &w.micro[micro];
                 let view = match self.caches[layer] {
-                    Some(cache) => m.view(cache),
-                    None => m.window_view(self.window.expect("pages were awaited"), w.identity),
+                    Some(cache) => m.view(cache, moves),
+                    None => {
+                        let window = self.window.expect("pages were awaited");
+                        m.window_view(window, w.identity, moves)
+                    }
                 };
                 let weights = &self.layers[layer];
                 forward::attention_calls(spec, layer, weights, &view, w, (micro, rows))

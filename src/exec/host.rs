@@ -187,8 +187,10 @@ impl Attender {
         device.write(space.map, 0, bytemuck::cast_slice(&batch.map))?;
         device.write(space.pages, 0, bytemuck::cast_slice(&batch.pages))?;
         device.write(space.path, 0, bytemuck::cast_slice(&batch.path))?;
+        let moves = batch.moves();
+        device.write(space.moves, 0, bytemuck::cast_slice(&moves))?;
         let Layer { cache, key_bias } = self.layers[job.layer];
-        let operands = space.operands(layer, cache, key_bias);
+        let operands = space.operands(layer, (cache, moves.len()), key_bias);
         device.run(&attend_calls(&self.spec, job.layer, self.format, &operands, count))?;
         device.read(space.out, 0, bytemuck::cast_slice_mut(&mut job.rows[..count * q]))?;
         job.times = Some((start, Instant::now()));
@@ -211,7 +213,7 @@ fn space_size(config: &ExecutorConfig) -> WorkspaceSize {
 fn sketch(spec: &ModelSpec, size: WorkspaceSize) -> Vec<Call> {
     let (space, nowhere) = (AttendSpace::sketch(spec), Buffer(0));
     let calls = spec.layers.iter().enumerate().flat_map(|(index, layer)| {
-        let operands = space.operands(layer, nowhere, Some(nowhere));
+        let operands = space.operands(layer, (nowhere, 0), Some(nowhere));
         attend_calls(spec, index, size.kv_format, &operands, size.micro_rows)
     });
     calls.collect()

@@ -92,6 +92,7 @@ impl Executor {
             window: None,
             pending: Vec::new(),
             passes: 0,
+            last: Default::default(),
             uploaded_bytes: 0,
             throttle: resources.upload_throttle,
             poison: resources.poison,
@@ -110,7 +111,7 @@ impl Executor {
         let (spec, w) = (self.files.spec(), &self.workspace);
         let rows = w.size.micro_rows;
         // No call is run: any buffer stands for a cache.
-        let view = (!self.plan.host_attention).then(|| w.micro[0].view(w.q));
+        let view = (!self.plan.host_attention).then(|| w.micro[0].view(w.q, 0));
         let mut calls = Vec::new();
         for (layer, weights) in self.layers.iter().enumerate() {
             let view = view.as_ref();

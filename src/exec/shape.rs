@@ -182,7 +182,7 @@ fn sketch_layer(
         post_norms: None,
     };
     let w = sketch_workspace(spec, kv_format);
-    let view = (!host_attention).then(|| w.micro[0].view(buffer));
+    let view = (!host_attention).then(|| w.micro[0].view(buffer, 0));
     forward::layer_calls(spec, layer, &weights, view.as_ref(), &w, (0, rows))
 }
 
@@ -221,7 +221,8 @@ fn sketch_workspace(spec: &ModelSpec, kv_format: KvFormat) -> Workspace {
             map: b,
             pages: b,
             path: b,
-            windowed: [b; 2],
+            moves: b,
+            windowed: [b; 3],
         }],
     }
 }

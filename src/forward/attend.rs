@@ -1,9 +1,9 @@
 //! Attention itself, apart from the projections around it: on the layer's own device, or on the host.
 
 use super::CacheView;
-use super::workspace::{WorkspaceSize, turns, turns_bytes};
+use super::workspace::{WorkspaceSize, some, tree_bytes, turns, turns_bytes};
 use crate::backend::{Device, DeviceError};
-use crate::kernel::{AttentionRow, Buffer, Call, KeyBias, KvFormat, PAGE_LEN};
+use crate::kernel::{AttentionRow, Buffer, Call, KeyBias, KvFormat};
 use crate::model::{LayerSpec, ModelSpec};
 
 /// What one layer's attention over one micro-batch works on; shapes as in [`super::Workspace`].
@@ -40,7 +40,7 @@ pub fn attend_calls(
     let Operands { q, k, v, terms, out, turns, map, key_bias, view } = *operands;
     let LayerSpec { heads, kv_heads, head_dim, rope, .. } = spec.layers[index];
     let layout = spec.layers[index].cache(format);
-    let mut calls = Vec::with_capacity(7);
+    let mut calls = Vec::with_capacity(8);
     let split = spec.splits_key_bias(index, format);
     let key_bias = key_bias.filter(|_| split).map(|bias| {
         let (out, style) = (terms, spec.ropes[rope].style);
@@ -53,7 +53,8 @@ pub fn attend_calls(
             calls.push(Call::Rotate { x, rows, heads, head_dim });
         }
     }
-    let CacheView { cache, slots, pages, path } = view;
+    let CacheView { cache, slots, pages, path, moves } = view;
+    calls.extend(moves.map(|(moves, count)| Call::Move { cache, moves, count, layout }));
     calls.push(Call::Append { k, v, cache, slots, rows, layout });
     calls.push(Call::Attention {
         q,
@@ -96,12 +97,14 @@ pub struct AttendSpace {
     pub pages: Buffer,
     /// Path list.
     pub path: Buffer,
+    /// Moves of slots.
+    pub moves: Buffer,
     /// For each rotary table the turns of all positions.
     pub turns: Vec<Buffer>,
 }
 
 impl AttendSpace {
-    fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> [usize; 9] {
+    fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> [usize; 10] {
         let widest = |f: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
         let q = size.micro_rows * widest(&|l| l.heads * l.head_dim) * 4;
         let kv = size.micro_rows * widest(&|l| l.kv_heads * l.head_dim) * 4;
@@ -109,7 +112,8 @@ impl AttendSpace {
         let terms = if splits { q } else { 0 };
         let rows = size.micro_rows;
         let map = rows * size_of::<AttentionRow>();
-        [q, kv, kv, terms, q, rows * 4, map, size.pages * 4, rows * PAGE_LEN * 4]
+        let [path, moves] = tree_bytes(rows);
+        [q, kv, kv, terms, q, rows * 4, map, size.pages * 4, path, moves]
     }
 
     /// Bytes that [`AttendSpace::alloc`] takes.
@@ -124,13 +128,13 @@ impl AttendSpace {
         spec: &ModelSpec,
         size: WorkspaceSize,
     ) -> Result<AttendSpace, DeviceError> {
-        let mut all = [Buffer(0); 9];
+        let mut all = [Buffer(0); 10];
         for (buffer, bytes) in all.iter_mut().zip(AttendSpace::sizes(spec, size)) {
             *buffer = device.alloc(bytes, "attention on the host")?;
         }
-        let [q, k, v, terms, out, slots, map, pages, path] = all;
+        let [q, k, v, terms, out, slots, map, pages, path, moves] = all;
         let turns = turns(device, spec, size)?;
-        Ok(AttendSpace { q, k, v, terms, out, slots, map, pages, path, turns })
+        Ok(AttendSpace { q, k, v, terms, out, slots, map, pages, path, moves, turns })
     }
 
     /// One over buffers that do not exist: to ask a device what its calls would need.
@@ -147,14 +151,22 @@ impl AttendSpace {
             map: b,
             pages: b,
             path: b,
+            moves: b,
             turns,
         }
     }
 
-    /// Operands of a layer with this cache and this bias of its keys.
-    pub fn operands(&self, layer: &LayerSpec, cache: Buffer, key_bias: Option<Buffer>) -> Operands {
+    /// Operands of a layer with this cache, of which `moves` slots are moved first, and this bias of its
+    /// keys.
+    pub fn operands(
+        &self,
+        layer: &LayerSpec,
+        (cache, moves): (Buffer, usize),
+        key_bias: Option<Buffer>,
+    ) -> Operands {
         let AttendSpace { q, k, v, terms, out, slots, map, pages, path, .. } = *self;
-        let view = CacheView { cache, slots, pages, path };
+        let moves = some(self.moves, moves);
+        let view = CacheView { cache, slots, pages, path, moves };
         Operands { q, k, v, terms, out, turns: self.turns[layer.rope], map, key_bias, view }
     }
 }

@@ -1,7 +1,7 @@
 //! Device buffers that every pass reuses.
 
 use crate::backend::{Device, DeviceError};
-use crate::kernel::{AttentionRow, Buffer, KvFormat, PAGE_LEN};
+use crate::kernel::{AttentionRow, Buffer, KvFormat, TREE_DEPTH_MAX};
 use crate::model::{LayerSpec, ModelSpec, RopeSpec};
 
 /// Sizes of a workspace.
@@ -38,6 +38,8 @@ pub struct CacheView {
     pub pages: Buffer,
     /// Path list.
     pub path: Buffer,
+    /// Moves of slots that come first, and their number.
+    pub moves: Option<(Buffer, usize)>,
 }
 
 /// Buffers of a pass: what micro-batches share, and what each keeps between its turns.
@@ -91,21 +93,34 @@ pub struct MicroBatch {
     pub pages: Buffer,
     /// Path list.
     pub path: Buffer,
-    /// Slots and path list for a window.
-    pub windowed: [Buffer; 2],
+    /// Moves of slots.
+    pub moves: Buffer,
+    /// Slots, path list and moves for a window.
+    pub windowed: [Buffer; 3],
 }
 
 impl MicroBatch {
-    /// The way through a layer's whole cache.
-    pub fn view(&self, cache: Buffer) -> CacheView {
-        CacheView { cache, slots: self.slots, pages: self.pages, path: self.path }
+    /// The way through a layer's whole cache, of which `moves` slots are moved first.
+    pub fn view(&self, cache: Buffer, moves: usize) -> CacheView {
+        let MicroBatch { slots, pages, path, .. } = *self;
+        CacheView { cache, slots, pages, path, moves: some(self.moves, moves) }
     }
 
-    /// The way through a window that holds the pages of the micro-batch's own table, in its order.
-    pub fn window_view(&self, cache: Buffer, identity: Buffer) -> CacheView {
-        let [slots, path] = self.windowed;
-        CacheView { cache, slots, pages: identity, path }
+    /// The same through a window that holds the pages of the micro-batch's own table, in its order.
+    pub fn window_view(&self, cache: Buffer, identity: Buffer, moves: usize) -> CacheView {
+        let [slots, path, moved] = self.windowed;
+        CacheView { cache, slots, pages: identity, path, moves: some(moved, moves) }
     }
+}
+
+/// So many moves, if there are any.
+pub(super) fn some(moves: Buffer, count: usize) -> Option<(Buffer, usize)> {
+    (count > 0).then_some((moves, count))
+}
+
+/// Bytes of the path lists, and of the moves, of so many rows.
+pub(super) fn tree_bytes(rows: usize) -> [usize; 2] {
+    [rows * TREE_DEPTH_MAX * 4, rows * TREE_DEPTH_MAX * 8]
 }
 
 /// Bytes of the turns of each rotary table.
@@ -151,14 +166,17 @@ fn sizes(spec: &ModelSpec, size: WorkspaceSize) -> (Vec<(usize, &'static str)>, 
     let mut micro: Vec<usize> =
         spec.ropes.iter().map(|rope| size.micro_rows * rope.inv_freq.len() * 8).collect();
     let own_rows = if size.shared_rows { 0 } else { size.micro_rows };
+    let [path, moves] = tree_bytes(size.micro_rows);
     micro.extend([
         own_rows * spec.hidden * 4,
         attends * size.micro_rows * 4,
         attends * size.micro_rows * size_of::<AttentionRow>(),
         attends * size.pages * 4,
-        attends * size.micro_rows * PAGE_LEN * 4,
+        attends * path,
+        attends * moves,
         window * size.micro_rows * 4,
-        window * size.micro_rows * PAGE_LEN * 4,
+        window * path,
+        window * moves,
     ]);
     (shared, micro)
 }
@@ -193,14 +211,14 @@ impl Workspace {
         for _ in 0..size.micro_batches {
             let buffers = micro.iter().map(|&bytes| device.alloc(bytes, "a micro-batch"));
             let mut angles: Vec<Buffer> = buffers.collect::<Result<_, _>>()?;
-            let [x, slots, map, pages, path, near_slots, near_path] =
+            let [x, slots, map, pages, path, moves, near_slots, near_path, near_moves] =
                 angles.split_off(spec.ropes.len())[..]
             else {
                 unreachable!("one buffer for each size")
             };
-            let windowed = [near_slots, near_path];
+            let windowed = [near_slots, near_path, near_moves];
             let x = if size.shared_rows { rows } else { x };
-            all.push(MicroBatch { x, angles, slots, map, pages, path, windowed });
+            all.push(MicroBatch { x, angles, slots, map, pages, path, moves, windowed });
         }
         let micro = all;
         Ok(Workspace {

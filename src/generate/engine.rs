@@ -230,6 +230,7 @@ impl<'t> Engine<'t> {
                 start: sequence.computed,
                 pages: &sequence.pages,
                 logits: usize::from(last),
+                moves: &[],
             });
             if last {
                 wanting.push(share.sequence);

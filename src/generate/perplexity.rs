@@ -47,7 +47,13 @@ pub fn perplexity(
             let end = context.min(done + rows).min(scored + outputs);
             let mut batch = Batch::default();
             let logits = end.saturating_sub(scored);
-            batch.push(Span { tokens: &ids[done..end], start: done, pages: &pages, logits });
+            batch.push(Span {
+                tokens: &ids[done..end],
+                start: done,
+                pages: &pages,
+                logits,
+                moves: &[],
+            });
             executor.pass(&batch, &mut |first, logits| {
                 for (i, logits) in logits.chunks_exact(vocab).enumerate() {
                     // The last row predicts a token of the next chunk: not scored.

@@ -168,6 +168,18 @@ pub enum Call {
         /// Shape of the pages.
         layout: CacheLayout,
     },
+    /// Moves keys and values of cache slots, as they are, one after the other: a slot may be moved from
+    /// before another is moved to it. What was accepted of a draft tree comes to lie in order this way.
+    Move {
+        /// One layer's pages.
+        cache: Buffer,
+        /// `[count][from, to]` u32 cache slots.
+        moves: Buffer,
+        /// Number of moves.
+        count: usize,
+        /// Shape of the pages.
+        layout: CacheLayout,
+    },
     /// Causal grouped-query attention of each row over its own map; the streaming softmax runs over
     /// tiles of [`super::PAGE_LEN`] logical positions counted from 0. Keys and values are read as the
     /// format of the cache keeps them.

@@ -8,6 +8,10 @@ use bytemuck::{Pod, Zeroable};
 /// of reduction depends on logical positions alone.
 pub const PAGE_LEN: usize = 16;
 
+/// Levels of a draft tree below its root at most: bounds what a row attends to by path, and what is
+/// moved when a path is accepted.
+pub const TREE_DEPTH_MAX: usize = 64;
+
 /// Shape of one layer's paged KV cache: `[page][key, value][position in page][kv_head][head]`.
 ///
 /// A head is `[head_dim]` 16-bit floats, or, compressed, what [`crate::quant::encode`] makes of it: the

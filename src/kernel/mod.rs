@@ -8,4 +8,4 @@ mod layout;
 
 pub use call::{Activation, Buffer, Call, KeyBias, Matrix, Projection, RopeStyle};
 pub use kv::KvFormat;
-pub use layout::{AttentionRow, CacheLayout, PAGE_LEN, rotation_block};
+pub use layout::{AttentionRow, CacheLayout, PAGE_LEN, TREE_DEPTH_MAX, rotation_block};

@@ -7,9 +7,11 @@ mod noise;
 mod params;
 mod rows;
 mod sampler;
+mod scores;
 
 pub use history::History;
 pub use noise::NoiseKey;
 pub use params::SamplingParams;
 pub use rows::{for_rows, limit_threads, sampling_bytes};
 pub use sampler::Sampler;
+pub use scores::draft_scores;

@@ -204,6 +204,21 @@ pub fn pass_steps(plan: &StreamPlan, shape: PassShape) -> Vec<Step> {
     steps
 }
 
+/// The steps that compute `slices` slices of logits once a pass is through.
+///
+/// # Panics
+/// If the head streams: it has come and gone.
+pub fn head_steps(plan: &StreamPlan, slices: usize) -> Vec<Step> {
+    assert!(!plan.head_streams(), "the head is to stay where logits are asked for later");
+    let heads = plan.parts.iter().filter(|part| matches!(part.part, Part::Head(_))).count();
+    let parts = plan.parts.len() - heads..plan.parts.len();
+    let slice = |slice| {
+        let heads = parts.clone().map(move |part| Step::Head { part, slice });
+        [Step::Gather { slice }].into_iter().chain(heads).chain([Step::Logits { slice }])
+    };
+    (0..slices).flat_map(slice).collect()
+}
+
 /// What is handed to the host after a micro-batch's turn on a part, and taken from it before.
 fn attention_beside(plan: &StreamPlan, part: usize, micro: usize) -> [Option<Step>; 2] {
     match plan.parts[part].part {

@@ -71,7 +71,7 @@ fn first_token(model: &Model, kind: Kind, cases: &[Golden]) -> Option<Vec<Vec<f6
     let mut batch = Batch::default();
     for (index, case) in (0u32..).zip(cases) {
         let pages: Vec<u32> = (index * pages_each..(index + 1) * pages_each).collect();
-        batch.push(Span { tokens: &case.tokens, start: 0, pages: &pages, logits: 1 });
+        batch.push(Span { tokens: &case.tokens, start: 0, pages: &pages, logits: 1, moves: &[] });
     }
     let vocab = executor.spec().vocab;
     let mut found = Vec::new();

@@ -59,7 +59,7 @@ fn logits(model: &Model, kind: Kind, tokens: &[u32], config: ExecutorConfig) -> 
     let mut executor = Executor::new(device(kind)?, files, config, &mut |_, _| {}).unwrap();
     let pages: Vec<u32> = (0..tokens.len().div_ceil(PAGE_LEN) as u32).rev().collect();
     let mut batch = Batch::default();
-    batch.push(Span { tokens, start: 0, pages: &pages, logits: tokens.len() });
+    batch.push(Span { tokens, start: 0, pages: &pages, logits: tokens.len(), moves: &[] });
     let mut all = Vec::new();
     executor.pass(&batch, &mut |_, logits| all.extend_from_slice(logits)).unwrap();
     Some(all)

@@ -443,6 +443,34 @@ fn attention_matches_through_pages_paths_and_windows() {
     }
 }
 
+/// Slots are moved one after the other, bit by bit, and nothing else changes.
+#[test]
+fn slots_move_in_order() {
+    // A chain: each slot is moved from before it is moved to. Within a page and across pages.
+    let moves: Vec<u32> = [[3, 2], [17, 3], [40, 17], [41, 18], [5, 5]].concat();
+    for (kv_heads, head_dim) in [(3, 64), (1, 10), (8, 128)] {
+        for format in KvFormat::ALL {
+            let layout = CacheLayout { kv_heads, head_dim, format };
+            let words = Noise(3).many(3 * layout.page_bytes() / 4);
+            let moved = |device: &mut dyn Device| {
+                let (cache, moves) = (put(device, &words), put(device, &moves));
+                device.run(&[Call::Move { cache, moves, count: 5, layout }]).unwrap();
+                get(device, cache, words.len())
+            };
+            let want = moved(&mut ReferenceDevice::new());
+            let bytes: (&[u8], &[u8]) = (bytemuck::cast_slice(&words), bytemuck::cast_slice(&want));
+            let key = |slot: usize, bytes: &[u8]| {
+                bytes[layout.key_at(slot)..][..kv_heads * layout.key_bytes()].to_vec()
+            };
+            assert_eq!(key(17, bytes.0), key(3, bytes.1));
+            assert_eq!(key(40, bytes.0), key(17, bytes.1));
+            for (name, mut device) in devices() {
+                same_bits(&format!("{name}: {format}"), &moved(&mut *device), &want);
+            }
+        }
+    }
+}
+
 #[test]
 fn heads_too_long_for_the_gpu_are_refused() {
     for (name, mut device) in devices().into_iter().filter(|(name, _)| name != "cpu") {

@@ -33,7 +33,7 @@ fn logits(path: &std::path::Path, kind: Kind, tokens: &[u32]) -> Option<Vec<f32>
     let mut executor = executor(&model, kind, tokens.len(), 64, KvFormat::F16)?;
     let pages: Vec<u32> = (0..tokens.len().div_ceil(PAGE_LEN) as u32).collect();
     let mut batch = Batch::default();
-    batch.push(Span { tokens, start: 0, pages: &pages, logits: tokens.len() });
+    batch.push(Span { tokens, start: 0, pages: &pages, logits: tokens.len(), moves: &[] });
     let mut all = Vec::new();
     executor.pass(&batch, &mut |_, logits| all.extend_from_slice(logits)).unwrap();
     Some(all)

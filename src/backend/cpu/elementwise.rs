@@ -19,6 +19,7 @@ pub(super) enum Simple {
     Rotate { x: Span, width: usize, head_dim: usize },
     Terms { q: Span, bias: Span, out: Span, shape: Heads, style: RopeStyle },
     Append { k: Span, v: Span, cache: Span, slots: Span, layout: CacheLayout },
+    Move { cache: Span, moves: Span, count: usize, layout: CacheLayout },
     Gate { gate: Span, up: Span, out: Span, count: usize, activation: Activation },
     Add { x: Span, y: Span, count: usize },
     Gather { x: Span, index: Span, out: Span, first: usize, cols: usize },
@@ -70,6 +71,10 @@ impl Task for Part<'_> {
                         let slot = slots.slice::<u32>(unit, 1)[0] as usize;
                         append::<S>(k, unit, cache, layout.key_at(slot), layout, Side::Key);
                         append::<S>(v, unit, cache, layout.value_at(slot), layout, Side::Value);
+                    }
+                    Simple::Move { cache, moves, count, layout } => {
+                        let side = if unit == 0 { Side::Key } else { Side::Value };
+                        move_slots(cache, moves.slice::<[u32; 2]>(0, count), layout, side);
                     }
                     Simple::Gate { gate, up, out, count, activation } => {
                         let at = unit * STRETCH;
@@ -246,6 +251,23 @@ unsafe fn append<S: Simd>(
         let heads = cache.slice_mut::<u8>(at, bytes * layout.kv_heads);
         for (x, out) in row.chunks_exact(layout.head_dim).zip(heads.chunks_exact_mut(bytes)) {
             encode(x, bits, side, out);
+        }
+    }
+}
+
+/// Moves the keys or the values of slots, in order.
+unsafe fn move_slots(cache: Span, moves: &[[u32; 2]], layout: CacheLayout, side: Side) {
+    let (bytes, at): (usize, fn(&CacheLayout, usize) -> usize) = match side {
+        Side::Key => (layout.key_bytes(), CacheLayout::key_at),
+        Side::Value => (layout.value_bytes(), CacheLayout::value_at),
+    };
+    let bytes = bytes * layout.kv_heads;
+    for &[from, to] in moves {
+        // SAFETY: spans check bounds; one unit moves all keys, the other all values.
+        unsafe {
+            let from = cache.at::<u8>(at(&layout, from as usize), bytes);
+            let to = cache.at::<u8>(at(&layout, to as usize), bytes);
+            to.copy_from(from, bytes);
         }
     }
 }

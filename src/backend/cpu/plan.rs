@@ -205,6 +205,13 @@ fn simple(call: &Call, lookup: &impl Lookup) -> Option<Sized> {
             let work = if layout.format.is_compressed() { 24 } else { 2 };
             (Simple::Append { k, v, cache, slots, layout }, rows, work * width)
         }
+        Call::Move { cache, moves, count, layout } => {
+            let moves = find(moves, 2 * count, "moves of slots");
+            let cache = lookup.buffer(cache);
+            // All keys are a unit, and all values.
+            let units = if count > 0 { 2 } else { 0 };
+            (Simple::Move { cache, moves, count, layout }, units, count * layout.width() / 2)
+        }
         Call::Gate { gate, up, out, count, activation } => {
             let (gate, up) = (find(gate, count, "gate"), find(up, count, "gated values"));
             let out = find(out, count, "output of a gate");

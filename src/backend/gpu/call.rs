@@ -40,7 +40,11 @@ pub(super) fn plan(
         return Ok(());
     }
     match call {
-        Call::Append { layout, .. } | Call::Attention { layout, .. } if !supported(*layout) => {
+        Call::Append { layout, .. }
+        | Call::Attention { layout, .. }
+        | Call::Move { layout, .. }
+            if !supported(*layout) =>
+        {
             return Err(DeviceError::Unavailable(format!(
                 "{} handles heads of an even number of elements up to {HEAD_DIM_MAX}, not {}; use \
                  the cpu device",
@@ -95,7 +99,9 @@ fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
             let params = params::Gather { count, cols, first };
             dispatch(parts, Kernel::Gather, &[x, index, out], &params, threads(n), n)
         }
-        Call::Rotate { .. } | Call::BiasTerms { .. } | Call::Append { .. } => around(parts, call),
+        Call::Rotate { .. } | Call::BiasTerms { .. } | Call::Append { .. } | Call::Move { .. } => {
+            around(parts, call)
+        }
         Call::Linear { .. } | Call::Attention { .. } => unreachable!("planned elsewhere"),
     }
 }
@@ -156,6 +162,18 @@ fn around(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
             let n = rows * width;
             let params = params::Pairwise { count: count(n), second: count(width) };
             dispatch(parts, Kernel::Append, &[k, v, slots, cache], &params, threads(n), n)
+        }
+        Call::Move { cache, moves, count: n, layout } => {
+            let (key, value) = (layout.key_bytes(), layout.value_bytes());
+            let [key, value] = [key, value].map(|bytes| bytes * layout.kv_heads / 4);
+            let params = params::Move {
+                count: count(n),
+                page: count(layout.page_bytes() / 4),
+                key: count(key),
+                value: count(value),
+            };
+            let (grid, touched) = (threads(key + value), n * (key + value));
+            dispatch(parts, Kernel::Move, &[moves, cache], &params, grid, touched)
         }
         _ => unreachable!("planned elsewhere"),
     }

@@ -12,7 +12,7 @@ macro_rules! shaders {
 
 pub(super) const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "append_codes" "attention"
     "attention_lanes" "bias_terms" "gate" "gather" "matmul_float_lanes" "matmul_float_tiles" "matmul_lanes"
-    "matmul_tiles" "matvec_float_lanes" "matvec_float_tiles" "matvec_lanes" "matvec_tiles" "quantize_rows"
+    "matmul_tiles" "matvec_float_lanes" "matvec_float_tiles" "matvec_lanes" "matvec_tiles" "move" "quantize_rows"
     "rms_norm" "rms_norm_lanes" "rope" "rotate" "rotate_lanes");
 
 pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_params" "bias_none" "bias_terms"
@@ -47,6 +47,7 @@ pub(super) enum Kernel {
     Gather,
     Matmul(Family, DType),
     Matvec(Family, DType),
+    Move,
     Quantize(Family),
     RmsNorm(Family),
     Rope,
@@ -112,6 +113,7 @@ impl Kernel {
                 },
                 "rows_1",
             ),
+            Kernel::Move => spec("move", &[R, W], size_of::<params::Move>()),
             Kernel::Quantize(family) => Spec {
                 bound: vec![("pack", if family == Lanes { "pack_pairs" } else { "pack_bytes" })],
                 ..spec("quantize_rows", &[R, W, W], COUNT)
@@ -128,7 +130,7 @@ impl Kernel {
     #[cfg(test)]
     pub(super) fn all() -> Vec<Kernel> {
         let mut all = vec![Kernel::Add, Kernel::Append, Kernel::AppendCodes, Kernel::BiasTerms];
-        all.extend([Kernel::Gate, Kernel::Gather, Kernel::Rope]);
+        all.extend([Kernel::Gate, Kernel::Gather, Kernel::Move, Kernel::Rope]);
         for family in [Family::Lanes, Family::Tiles] {
             all.extend([Kernel::Quantize(family), Kernel::RmsNorm(family), Kernel::Rotate(family)]);
             for format in KvFormat::ALL {

@@ -99,6 +99,18 @@ pub(super) struct AppendCodes {
     pub key_bits: u32,
 }
 
+/// `move.wgsl`. Sizes of the cache count words.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Move {
+    /// Moves.
+    pub count: u32,
+    pub page: u32,
+    /// One position's keys, one position's values.
+    pub key: u32,
+    pub value: u32,
+}
+
 /// `append.wgsl` (`stride`: words of one position's keys), `gather.wgsl` (elements of a row),
 /// `gate.wgsl` (1 for gelu).
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]

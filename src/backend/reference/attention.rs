@@ -4,6 +4,18 @@ use crate::kernel::{AttentionRow, CacheLayout, Call, PAGE_LEN};
 use crate::quant::{Side, decode, encode};
 use half::f16;
 
+/// Moves keys and values of slots, in order; `moves` is `[from, to]` after `[from, to]`.
+pub(super) fn move_slots(cache: &mut [u8], moves: &[u32], layout: CacheLayout) {
+    let (key, value) = (layout.key_bytes(), layout.value_bytes());
+    for pair in moves.chunks_exact(2) {
+        let [from, to] = [pair[0] as usize, pair[1] as usize];
+        let keys = layout.key_at(from)..layout.key_at(from) + key * layout.kv_heads;
+        cache.copy_within(keys, layout.key_at(to));
+        let values = layout.value_at(from)..layout.value_at(from) + value * layout.kv_heads;
+        cache.copy_within(values, layout.value_at(to));
+    }
+}
+
 /// Stores keys and values in their slots.
 pub(super) fn append(
     k: &[f32],

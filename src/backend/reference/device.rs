@@ -115,6 +115,10 @@ impl ReferenceDevice {
                 let cache: &mut [u8] = bytemuck::cast_slice_mut(cache);
                 attention::append(d.floats(k), d.floats(v), cache, d.words(slots), rows, layout);
             }),
+            &Call::Move { cache, moves, count, layout } => self.edit(cache, |d, cache| {
+                let cache: &mut [u8] = bytemuck::cast_slice_mut(cache);
+                attention::move_slots(cache, &d.words(moves)[..2 * count], layout);
+            }),
             Call::Attention { q, cache, map, pages, path, out, key_bias, .. } => {
                 self.edit(*out, |d, out| {
                     let operands = attention::Operands {
