@@ -5,6 +5,7 @@
 //! - [`quant`]: weight formats and their packed order
 //! - [`tokenizer`]: text to token ids and back, chat templates
 //! - [`sample`]: logits to a token, by keyed noise
+//! - [`speculate`]: draft trees: growth, verification, sizes
 //! - [`kernel`]: the closed set of kernel calls and their operands
 //! - [`model`]: what a network is: shapes, tensor names, one description of a layer
 //! - [`store`]: where bytes live off the device: GGUF, safetensors, the Hugging Face cache
@@ -30,6 +31,7 @@ pub mod profile;
 pub mod quant;
 pub mod sample;
 pub mod schedule;
+pub mod speculate;
 pub mod store;
 pub mod synth;
 pub mod tokenizer;

@@ -9,6 +9,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("quant", &[]),
     ("tokenizer", &[]),
     ("sample", &[]),
+    ("speculate", &[]),
     ("kernel", &["quant"]),
     ("model", &["kernel"]),
     ("store", &["model", "quant", "tokenizer"]),

@@ -1,0 +1,4 @@
+//! Growth and static trees against exhaustive search.
+
+mod growth;
+mod shapes;
