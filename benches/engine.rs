@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = Arc::new(ModelFiles::open(model)?);
     let tokenizer = Tokenizer::new(&files.tokenizer_source()?)?;
     let context_len = prompt + generate + 1;
-    let config = EngineConfig { batch: requests, prefill_chunk: 512, context_len };
+    let config = EngineConfig { batch: requests, prefill_chunk: 512, context_len, tree_budget: 0 };
     let pages = requests * context_len.div_ceil(PAGE_LEN);
     let device = Box::new(CpuDevice::new(None)?);
     let sizes = ExecutorConfig::resident(config.rows(), pages);

@@ -30,6 +30,9 @@ mod placement;
 /// Runs that are killed and taken up again.
 #[path = "it/resume.rs"]
 mod resume;
+/// Draft trees change no token.
+#[path = "it/speculation.rs"]
+mod speculation;
 /// Models, devices and engines for the other modules.
 #[path = "it/support.rs"]
 mod support;

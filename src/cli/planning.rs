@@ -147,7 +147,7 @@ impl Asked<'_> {
         let policy = &plan.policy;
         let (batch, prefill_chunk) = (policy.batch, policy.prefill_chunk);
         let context_len = self.question.context_len;
-        let engine = EngineConfig { batch, prefill_chunk, context_len };
+        let engine = EngineConfig { batch, prefill_chunk, context_len, tree_budget: 0 };
         let shares_ram = self.question.profile.shares_ram;
         let executor = executor_config(&self.question.model.files, policy, shares_ram)?;
         let readers = self.question.profile.disk.queue_depth.clamp(1, 8);

@@ -1,10 +1,14 @@
 //! Continuous batching: sequences enter and leave between passes.
 
+use super::drafter::{DraftLearned, Followed};
+use super::follow::{Choice, Follow, follow_all};
 use super::sequence::Sequence;
+use super::speculation::Speculation;
 use super::{Completion, FinishReason, Request};
 use crate::exec::{ExecError, Executor};
-use crate::sample::for_rows;
-use crate::schedule::{Batch, PagePool, Span};
+use crate::kernel::PAGE_LEN;
+use crate::schedule::{Batch, PagePool, Span, TreeSpan};
+use crate::speculate::{Tree, commit_moves};
 use crate::tokenizer::Tokenizer;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -54,12 +58,14 @@ pub struct EngineConfig {
     pub prefill_chunk: usize,
     /// Longest sequence, prompt and output.
     pub context_len: usize,
+    /// Most nodes of draft trees in a pass, over all sequences.
+    pub tree_budget: usize,
 }
 
 impl EngineConfig {
     /// Most rows of a pass: what the executor's workspace must hold.
     pub fn rows(&self) -> usize {
-        self.batch + self.prefill_chunk
+        self.batch + self.tree_budget + self.prefill_chunk
     }
 }
 
@@ -72,6 +78,8 @@ pub struct EngineStats {
     pub prompt_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
+    /// Rows whose logits were computed.
+    pub outputs: u64,
     /// Sequences that lost their pages to an older one and started over.
     pub preemptions: u64,
     /// Time of passes, shared out between prompt and output positions by their number.
@@ -98,6 +106,9 @@ pub struct Engine<'t> {
     done: Vec<Completion>,
     batch: Batch,
     stats: EngineStats,
+    speculation: Option<Speculation>,
+    /// Name of the next sequence.
+    next_key: u64,
 }
 
 /// What is left of an engine without its executor: every sequence that is not done.
@@ -105,6 +116,9 @@ pub struct Suspended<'t> {
     waiting: VecDeque<Sequence<'t>>,
     done: Vec<Completion>,
     stats: EngineStats,
+    next_key: u64,
+    /// What was learned of speculation, if there was any.
+    pub learned: Option<DraftLearned>,
 }
 
 /// Rows that one sequence brings to a pass.
@@ -112,6 +126,8 @@ struct Share {
     sequence: usize,
     rows: usize,
     prompt: bool,
+    /// Whether they are all that the sequence has still to compute.
+    whole: bool,
 }
 
 impl<'t> Engine<'t> {
@@ -129,17 +145,32 @@ impl<'t> Engine<'t> {
             done: Vec::new(),
             batch: Batch::default(),
             stats: EngineStats::default(),
+            speculation: None,
+            next_key: 0,
         }
+    }
+
+    /// Lets draft trees fill passes. They change no token.
+    pub fn speculate(&mut self, speculation: Speculation) {
+        assert!(speculation.budget() <= self.config.tree_budget);
+        self.speculation = Some(speculation);
+    }
+
+    /// Speculation, if there is any.
+    pub fn speculation(&self) -> Option<&Speculation> {
+        self.speculation.as_ref()
     }
 
     /// Ends an engine, and gives back what its executor holds. Sequences keep their tokens.
     pub fn suspend(mut self) -> Suspended<'t> {
         for mut sequence in self.active.drain(..).rev() {
             sequence.pages.clear();
-            sequence.computed = 0;
+            sequence.start_over();
             self.waiting.push_front(sequence);
         }
-        Suspended { waiting: self.waiting, done: self.done, stats: self.stats }
+        let learned = self.speculation.map(|speculation| speculation.learned().clone());
+        let Engine { waiting, done, stats, next_key, .. } = self;
+        Suspended { waiting, done, stats, next_key, learned }
     }
 
     /// Goes on with another executor, which computes the tokens so far again. Its cache must hold every
@@ -150,8 +181,8 @@ impl<'t> Engine<'t> {
         config: EngineConfig,
         suspended: Suspended<'t>,
     ) -> Engine<'t> {
-        let Suspended { waiting, done, stats } = suspended;
-        Engine { waiting, done, stats, ..Engine::new(executor, tokenizer, config) }
+        let Suspended { waiting, done, stats, next_key, .. } = suspended;
+        Engine { waiting, done, stats, next_key, ..Engine::new(executor, tokenizer, config) }
     }
 
     /// Queues a request.
@@ -173,7 +204,8 @@ impl<'t> Engine<'t> {
             return Err(EngineError::NoSuchToken { token, vocab });
         }
         let empty = request.max_tokens == 0;
-        let sequence = Sequence::new(request, self.tokenizer);
+        let sequence = Sequence::new(self.next_key, request, self.tokenizer);
+        self.next_key += 1;
         if empty {
             self.done.push(sequence.into_completion(FinishReason::Length));
         } else {
@@ -218,26 +250,70 @@ impl<'t> Engine<'t> {
         if shares.is_empty() {
             return Ok(std::mem::take(&mut self.done));
         }
-        self.batch.clear();
-        // The sequence of each output row: one row, the last, of every share that completes a prefix.
-        let mut wanting = Vec::new();
-        for share in &shares {
-            let sequence = &self.active[share.sequence];
-            let last = share.rows == sequence.pending();
-            let end = sequence.computed + share.rows;
-            self.batch.push(Span {
-                tokens: &sequence.tokens[sequence.computed..end],
-                start: sequence.computed,
-                pages: &sequence.pages,
-                logits: usize::from(last),
-                moves: &[],
-            });
-            if last {
-                wanting.push(share.sequence);
-            }
-        }
-        let ended = self.run_pass(&shares, &wanting)?;
+        let start = Instant::now();
+        let trees = self.draft(&shares);
+        let ended = self.run_pass(&shares, &trees, start)?;
         Ok(self.collect(ended))
+    }
+
+    /// A draft tree for every share that completes its sequence's tokens, as far as the cache has room.
+    fn draft(&mut self, shares: &[Share]) -> Vec<Tree> {
+        let Engine { active, pool, config, .. } = self;
+        let whole = || shares.iter().filter(|share| share.whole);
+        let Some(speculation) = &mut self.speculation else {
+            return whole().map(|share| Tree::new(active[share.sequence].newest())).collect();
+        };
+        let sequences = whole().map(|share| active[share.sequence].draftable(config.context_len));
+        let mut trees = speculation.grow(&sequences.collect::<Vec<_>>());
+        self.executor.idle(speculation.last.1);
+        for (share, tree) in whole().zip(&mut trees) {
+            let sequence = &mut active[share.sequence];
+            let end = sequence.tokens.len();
+            // What is here already, and what is free: no sequence gives way to a tree.
+            let room = (sequence.pages.len() + pool.available()) * PAGE_LEN - end;
+            if tree.size() > room {
+                *tree = tree.trimmed(room);
+            }
+            let pages = (end + tree.size()).div_ceil(PAGE_LEN);
+            assert!(pool.grow(&mut sequence.pages, pages), "trees are cut to what is free");
+        }
+        trees
+    }
+
+    /// Puts the shares' rows into the batch; returns the way through each tree.
+    fn enter<'a>(&mut self, shares: &[Share], trees: &'a [Tree]) -> Vec<Follow<'a>> {
+        self.batch.clear();
+        let (mut follows, mut trees) = (Vec::new(), trees.iter());
+        for share in shares {
+            let sequence = &mut self.active[share.sequence];
+            let (start, end) = (sequence.computed, sequence.computed + share.rows);
+            let (pages, moves) = (&sequence.pages[..], &sequence.moves[..]);
+            match if share.whole { trees.next() } else { None } {
+                None => {
+                    let tokens = &sequence.tokens[start..end];
+                    self.batch.push(Span { tokens, start, pages, logits: 0, moves });
+                }
+                Some(tree) => {
+                    let follow =
+                        Follow::new(share.sequence, self.batch.rows() + share.rows - 1, tree);
+                    let row = |node: usize| node as u32;
+                    let path = |node| tree.path(node).into_iter().map(row).collect();
+                    let tokens: Vec<u32> = tree.nodes().iter().map(|node| node.token).collect();
+                    self.batch.push_tree(TreeSpan {
+                        lead: &sequence.tokens[start..end - 1],
+                        tokens: &tokens,
+                        paths: &(0..tree.len()).map(path).collect::<Vec<_>>(),
+                        start: end - 1,
+                        pages,
+                        outputs: &follow.wanted(),
+                        moves,
+                    });
+                    follows.push(follow);
+                }
+            }
+            sequence.moves.clear();
+        }
+        follows
     }
 
     /// Chooses the rows of the next pass: every decoding sequence first, then prompts, oldest first.
@@ -252,9 +328,10 @@ impl<'t> Engine<'t> {
             let sequence = &self.active[index];
             let prompt = !sequence.decodes();
             let rows = if prompt { sequence.pending().min(chunk) } else { 1 };
+            let whole = rows == sequence.pending();
             if rows > 0 && self.reserve(index, rows) {
                 chunk -= if prompt { rows } else { 0 };
-                shares.push(Share { sequence: index, rows, prompt });
+                shares.push(Share { sequence: index, rows, prompt, whole });
             }
             // Preemption takes the newest, so indices up to here stay valid.
             index += 1;
@@ -289,7 +366,7 @@ impl<'t> Engine<'t> {
             }
             let mut newest = self.active.pop().expect("a sequence is asking");
             self.pool.release(&mut newest.pages);
-            newest.computed = 0;
+            newest.start_over();
             self.waiting.push_front(newest);
             self.stats.preemptions += 1;
             if self.active.len() == index {
@@ -298,43 +375,84 @@ impl<'t> Engine<'t> {
         }
     }
 
-    /// Runs the pass and samples; returns the sequences that ended, with their reasons.
+    /// Runs the pass and chooses tokens along the trees; returns the sequences that ended, with their
+    /// reasons.
     fn run_pass(
         &mut self,
         shares: &[Share],
-        wanting: &[usize],
+        trees: &[Tree],
+        start: Instant,
     ) -> Result<Vec<(usize, FinishReason)>, EngineError> {
-        let start = Instant::now();
-        let vocab = self.executor.spec().vocab;
-        let context_len = self.config.context_len;
-        let Engine { executor, active, tokenizer, batch, .. } = self;
-        let mut ended = Vec::new();
-        executor.pass(batch, &mut |first, logits| {
-            let wanting = &wanting[first..first + logits.len() / vocab];
-            let finished =
-                for_rows(chosen(active, wanting), logits, vocab, |sampler, own, logits| {
-                    own.computed = own.tokens.len();
-                    own.advance(logits, sampler, tokenizer, context_len)
-                });
-            let finished = wanting.iter().zip(finished);
-            ended.extend(finished.filter_map(|(&index, finish)| Some((index, finish?))));
-        })?;
-        let prompt_rows: usize = shares.iter().filter(|s| s.prompt).map(|s| s.rows).sum();
-        for share in shares.iter().filter(|s| !wanting.contains(&s.sequence)) {
-            self.active[share.sequence].computed += share.rows;
+        let mut follows = self.enter(shares, trees);
+        let choice = Choice {
+            tokenizer: self.tokenizer,
+            context_len: self.config.context_len,
+            vocab: self.executor.spec().vocab,
+        };
+        let Engine { executor, active, batch, .. } = self;
+        let began = Instant::now();
+        let outputs = follow_all(executor, batch, active, &mut follows, choice)?;
+        let took = began.elapsed();
+        for share in shares.iter().filter(|share| !share.whole) {
+            active[share.sequence].computed += share.rows;
         }
-        let elapsed = start.elapsed();
-        let share = prompt_rows as f64 / self.batch.rows() as f64;
-        let prefill = elapsed.mul_f64(share);
+        for follow in &follows {
+            self.commit(follow);
+        }
+        let chosen: usize = follows.iter().map(|follow| follow.chosen).sum();
+        if let Some(speculation) = &mut self.speculation {
+            let prompt: usize = shares.iter().filter(|s| s.prompt).map(|s| s.rows).sum();
+            // Passes that prompts are a part of say little about those that only decode.
+            if prompt == 0 {
+                speculation.passed(self.batch.rows(), (follows.len(), chosen), took);
+            }
+        }
+        self.count(shares, (outputs, chosen), start.elapsed());
+        let ends = follows.iter().filter_map(|follow| Some((follow.sequence, follow.finish?)));
+        Ok(ends.collect())
+    }
+
+    /// What was accepted of a tree becomes part of its sequence.
+    fn commit(&mut self, follow: &Follow<'_>) {
+        let sequence = &mut self.active[follow.sequence];
+        let (path, ended) = (follow.walk.path(), follow.finish.is_some());
+        // The newest token of a sequence that goes on is not computed, nor is one that came after the path.
+        let root = sequence.tokens.len().saturating_sub(path.len() + 2);
+        if let Some(speculation) = &mut self.speculation {
+            let what = Followed {
+                key: sequence.key,
+                noisy: sequence.is_noisy(),
+                root,
+                tree: follow.tree,
+                path,
+                next: sequence.newest(),
+            };
+            speculation.followed(&what, ended);
+        }
+        if !ended {
+            let start = root as u32;
+            let moves = commit_moves(path).into_iter();
+            sequence.moves = moves.map(|(from, to)| (start + from, start + to)).collect();
+            sequence.computed = sequence.tokens.len() - 1;
+        }
+    }
+
+    /// Counts a pass that computed `outputs` rows of logits and chose `tokens`.
+    fn count(&mut self, shares: &[Share], (outputs, tokens): (usize, usize), elapsed: Duration) {
+        let prompt: usize = shares.iter().filter(|s| s.prompt).map(|s| s.rows).sum();
+        let share = prompt as f64 / self.batch.rows() as f64;
+        let draft = self.speculation.as_ref().map_or((Duration::ZERO, 0.0), |s| s.last);
         let simulated = self.executor.simulated_seconds();
-        self.stats.simulated_prefill += simulated * share;
-        self.stats.simulated_decode += simulated * (1.0 - share);
-        self.stats.passes += 1;
-        self.stats.prompt_tokens += prompt_rows as u64;
-        self.stats.generated_tokens += wanting.len() as u64;
-        self.stats.prefill += prefill;
-        self.stats.decode += elapsed - prefill;
-        Ok(ended)
+        let prefill = (elapsed - draft.0).mul_f64(share);
+        let stats = &mut self.stats;
+        stats.simulated_prefill += simulated * share;
+        stats.simulated_decode += simulated * (1.0 - share) + draft.1;
+        stats.passes += 1;
+        stats.prompt_tokens += prompt as u64;
+        stats.generated_tokens += tokens as u64;
+        stats.outputs += outputs as u64;
+        stats.prefill += prefill;
+        stats.decode += elapsed - prefill;
     }
 
     fn collect(&mut self, mut ended: Vec<(usize, FinishReason)>) -> Vec<Completion> {
@@ -343,16 +461,11 @@ impl<'t> Engine<'t> {
         for (index, finish) in ended.into_iter().rev() {
             let mut sequence = self.active.remove(index);
             self.pool.release(&mut sequence.pages);
+            if let Some(speculation) = &mut self.speculation {
+                speculation.forget(sequence.key);
+            }
             completions.push(sequence.into_completion(finish));
         }
         completions
     }
-}
-
-/// The sequences at `indices`, which ascend.
-fn chosen<'a, 't>(all: &'a mut [Sequence<'t>], indices: &[usize]) -> Vec<&'a mut Sequence<'t>> {
-    let mut indices = indices.iter().peekable();
-    let all = all.iter_mut().enumerate();
-    all.filter_map(|(at, sequence)| indices.next_if(|&&index| index == at).map(|_| sequence))
-        .collect()
 }

@@ -2,12 +2,22 @@
 //! In: [`Request`]s. Out: [`Completion`]s; or, for scoring, a perplexity.
 //! Must never know: files, text formats, device APIs.
 
+mod draft_lookup;
+mod draft_model;
+mod drafter;
 mod engine;
+mod follow;
+mod pace;
 mod perplexity;
 mod request;
 mod sequence;
+mod speculation;
 mod stop;
 
+pub use draft_lookup::DraftLookup;
+pub use draft_model::DraftModel;
+pub use drafter::{DraftError, DraftLearned, DraftWork, Draftable, Drafter, Followed, Growth};
 pub use engine::{Engine, EngineConfig, EngineError, EngineStats, Suspended};
 pub use perplexity::{Perplexity, perplexity};
 pub use request::{Completion, FinishReason, Request};
+pub use speculation::{Speculation, SpeculationConfig, SpeculationStats};

@@ -1,12 +1,16 @@
 //! One sequence between its admission and its end.
 
+use super::drafter::Draftable;
 use super::stop::StopScanner;
 use super::{Completion, FinishReason, Request};
 use crate::kernel::PAGE_LEN;
 use crate::sample::{History, NoiseKey, Sampler};
+use crate::schedule::CacheMove;
 use crate::tokenizer::{Decoder, Tokenizer};
 
 pub(super) struct Sequence<'t> {
+    /// Its name among all sequences of an engine.
+    pub(super) key: u64,
     request: Request,
     /// Prompt and output so far.
     pub(super) tokens: Vec<u32>,
@@ -14,22 +18,26 @@ pub(super) struct Sequence<'t> {
     pub(super) computed: usize,
     /// Cache pages owned.
     pub(super) pages: Vec<u32>,
+    /// Rows of the cache that the next pass moves first: what was accepted of a tree.
+    pub(super) moves: Vec<CacheMove>,
     history: History,
     scanner: StopScanner,
     decoder: Decoder<'t>,
 }
 
 impl<'t> Sequence<'t> {
-    pub(super) fn new(mut request: Request, tokenizer: &'t Tokenizer) -> Sequence<'t> {
+    pub(super) fn new(key: u64, mut request: Request, tokenizer: &'t Tokenizer) -> Sequence<'t> {
         let history = if request.sampling.needs_history() {
             History::new(&request.prompt)
         } else {
             History::default()
         };
         Sequence {
+            key,
             tokens: request.prompt.clone(),
             computed: 0,
             pages: Vec::new(),
+            moves: Vec::new(),
             history,
             scanner: StopScanner::new(std::mem::take(&mut request.stop)),
             decoder: tokenizer.decoder(),
@@ -50,6 +58,35 @@ impl<'t> Sequence<'t> {
     /// Pages needed once `rows` more positions are computed.
     pub(super) fn pages_for(&self, rows: usize) -> usize {
         (self.computed + rows).div_ceil(PAGE_LEN)
+    }
+
+    /// The newest token.
+    pub(super) fn newest(&self) -> u32 {
+        self.tokens[self.tokens.len() - 1]
+    }
+
+    /// Gives up what is in the cache; the pages are the caller's to give back.
+    pub(super) fn start_over(&mut self) {
+        self.computed = 0;
+        self.moves.clear();
+    }
+
+    /// As a drafter sees it.
+    pub(super) fn draftable(&self, context_len: usize) -> Draftable<'_> {
+        let left = self.request.max_tokens - self.generated().len();
+        let left = left.min(context_len.saturating_sub(self.tokens.len()));
+        Draftable {
+            key: self.key,
+            tokens: &self.tokens,
+            sampling: &self.request.sampling,
+            choice: self.request.choice,
+            depth: left.saturating_sub(1),
+        }
+    }
+
+    /// Whether tokens are chosen with noise.
+    pub(super) fn is_noisy(&self) -> bool {
+        self.request.sampling.temperature > 0.0
     }
 
     fn generated(&self) -> &[u32] {

@@ -56,8 +56,8 @@ impl Logits {
             }
             let start = meter.now();
             meter.device.read(logits, 0, bytemuck::cast_slice_mut(&mut self.values))?;
-            let positions = (0..OUTPUTS).collect();
-            let tokens = for_rows(positions, &self.values, VOCAB, |sampler, position, logits| {
+            let rows = (0..OUTPUTS).zip(self.values.chunks_exact(VOCAB)).collect();
+            let tokens = for_rows(rows, |sampler, position, logits| {
                 let key = NoiseKey::new(1, 0, position);
                 sampler.sample(params, logits, &History::default(), key)
             });

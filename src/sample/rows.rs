@@ -20,19 +20,17 @@ pub fn sampling_bytes(vocab: usize) -> usize {
     rayon::current_num_threads() * Sampler::bytes(vocab)
 }
 
-/// What `f` makes of each item, its row of `logits` (`[items][vocab]`) and a sampler, in order. Rows are
+/// What `f` makes of each item, its rows of logits (`[any][vocab]`) and a sampler, in order. Items are
 /// independent of each other, so that nothing depends on how many threads there are.
 pub fn for_rows<T: Send, R: Send>(
-    items: Vec<T>,
-    logits: &[f32],
-    vocab: usize,
+    items: Vec<(T, &[f32])>,
     f: impl Fn(&mut Sampler, T, &[f32]) -> R + Sync,
 ) -> Vec<R> {
     let one =
         |(item, logits): (T, &[f32])| SAMPLER.with_borrow_mut(|sampler| f(sampler, item, logits));
     match items.len() {
-        0 | 1 => items.into_iter().zip(logits.chunks_exact(vocab)).map(one).collect(),
-        _ => items.into_par_iter().zip(logits.par_chunks_exact(vocab)).map(one).collect(),
+        0 | 1 => items.into_iter().map(one).collect(),
+        _ => items.into_par_iter().map(one).collect(),
     }
 }
 
@@ -41,13 +39,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_keep_their_items_and_their_order() {
+    fn items_keep_their_rows_and_their_order() {
         let vocab = 5;
-        for rows in [0, 1, 2, 33] {
-            let logits: Vec<f32> = (0..rows * vocab).map(|i| i as f32).collect();
-            let items: Vec<usize> = (0..rows).map(|row| 10 * row).collect();
-            let found = for_rows(items, &logits, vocab, |_, item, row| (item, row.to_vec()));
-            assert_eq!(found.len(), rows);
+        for count in [0, 1, 2, 33] {
+            let logits: Vec<f32> = (0..count * vocab).map(|i| i as f32).collect();
+            let items = logits.chunks_exact(vocab).enumerate().map(|(at, own)| (10 * at, own));
+            let found = for_rows(items.collect(), |_, item, row| (item, row.to_vec()));
+            assert_eq!(found.len(), count);
             for (row, (item, own)) in found.into_iter().enumerate() {
                 assert_eq!((item, &own[..]), (10 * row, &logits[row * vocab..][..vocab]));
             }

@@ -114,6 +114,16 @@ impl Forest {
         &self.trees[at.tree].nodes[at.node]
     }
 
+    /// Expected number of accepted nodes as the trees are: the sum of the paths' probabilities of what can
+    /// be in the result.
+    pub fn expected(&self) -> f64 {
+        let p = |grown: &Grown| -> f64 {
+            let alive = grown.alive.iter().map(|&node| grown.nodes[node as usize].log_p);
+            alive.map(|log_p| f64::from(log_p).exp()).sum()
+        };
+        self.trees.iter().map(p).sum()
+    }
+
     /// Tokens from depth 1 to the node, which is the last; none for a root.
     pub fn path_tokens(&self, at: Expand) -> Vec<u32> {
         let path = self.upwards(at).filter(|node| node.depth > 0);

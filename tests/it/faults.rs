@@ -39,7 +39,8 @@ fn config(model: &Model, shares_ram: bool, rows: usize) -> ExecutorConfig {
 type Ran = (BTreeMap<u64, Vec<u32>>, Option<EngineError>);
 
 fn run(model: &Model, kind: Kind, resources: Option<Resources>) -> Option<Ran> {
-    let engine_config = EngineConfig { batch: 3, prefill_chunk: 9, context_len: 64 };
+    let engine_config =
+        EngineConfig { batch: 3, prefill_chunk: 9, context_len: 64, tree_budget: 0 };
     let rows = engine_config.rows();
     let (config, resources) = match resources {
         Some(resources) => (config(model, kind == Kind::Cpu, rows), resources),

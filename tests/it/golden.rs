@@ -98,7 +98,8 @@ fn check(name: &str, kind: Kind, bars: &Bars) {
     let worst = differences.iter().copied().fold(0.0, f64::max);
     let mean = differences.iter().sum::<f64>() / differences.len() as f64;
 
-    let config = EngineConfig { batch: cases.len(), prefill_chunk: 512, context_len: 256 };
+    let config =
+        EngineConfig { batch: cases.len(), prefill_chunk: 512, context_len: 256, tree_budget: 0 };
     let mut engine = engine(&model, kind, config, 2048, KvFormat::F16).unwrap();
     let requests = cases.iter().enumerate();
     let requests = requests.map(|(id, case)| greedy(id as u64, &case.tokens, 32)).collect();

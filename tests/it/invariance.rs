@@ -43,7 +43,7 @@ fn ids(
     shuffled: bool,
     format: KvFormat,
 ) -> Option<Vec<Vec<u32>>> {
-    let config = EngineConfig { batch, prefill_chunk, context_len: 128 };
+    let config = EngineConfig { batch, prefill_chunk, context_len: 128, tree_budget: 0 };
     let mut engine = engine(model, kind, config, positions, format)?;
     let mut all = Vec::new();
     for temperature in [0.0, 0.8] {

@@ -60,7 +60,7 @@ pub(crate) const WEIGHTS: Way = Way {
     host: false,
 };
 
-fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorConfig {
+pub(crate) fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> ExecutorConfig {
     let spec = model.files.spec();
     let matrices = Matrices::new(spec, |id| model.files.packing(id)).unwrap();
     let matrices = matrices.attending_on_host(way.host);
@@ -98,7 +98,7 @@ pub(crate) fn ids(
     kv_format: KvFormat,
 ) -> Option<Vec<Vec<u32>>> {
     let Way { passes: [batch, prefill_chunk], work: [texts, tokens], .. } = way.unwrap_or(WEIGHTS);
-    let engine_config = EngineConfig { batch, prefill_chunk, context_len: 96 };
+    let engine_config = EngineConfig { batch, prefill_chunk, context_len: 96, tree_budget: 0 };
     let rows = engine_config.rows();
     let config = match way {
         Some(way) => config(model, kind == Kind::Cpu, rows, way),

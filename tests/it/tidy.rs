@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("schedule", &["kernel", "model", "quant"]),
     ("forward", &["backend", "kernel", "model"]),
     ("exec", &["backend", "forward", "kernel", "model", "quant", "schedule", "store"]),
-    ("generate", &["exec", "kernel", "sample", "schedule", "tokenizer"]),
+    ("generate", &["exec", "kernel", "sample", "schedule", "speculate", "tokenizer"]),
     ("profile", &["backend", "forward", "kernel", "model", "quant", "sample", "store"]),
     ("job", &["generate", "sample", "tokenizer"]),
     (

@@ -79,7 +79,8 @@ fn folder_and_gguf_agree() {
             let prompt = expected(name).tokens;
             let tokens = |path: PathBuf| {
                 let model = open(&path);
-                let config = EngineConfig { batch: 2, prefill_chunk: 16, context_len: 64 };
+                let config =
+                    EngineConfig { batch: 2, prefill_chunk: 16, context_len: 64, tree_budget: 0 };
                 let mut engine = engine(&model, kind, config, 128, KvFormat::F16)?;
                 let requests = vec![greedy(0, &prompt, 20), greedy(1, &prompt[..5], 20)];
                 let done = complete(&mut engine, requests);

@@ -1,0 +1,75 @@
+//! Drafts from what the sequence itself has: what followed its last tokens earlier on. No model, no time.
+
+use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth};
+use crate::speculate::{Forest, GrowthLimits, Lookup, LookupTrust, Tree};
+use std::collections::HashMap;
+
+/// Children of a node.
+const WIDTH: usize = 8;
+
+/// See the module.
+#[derive(Default)]
+pub struct DraftLookup {
+    own: HashMap<u64, Lookup>,
+    trust: LookupTrust,
+    work: DraftWork,
+}
+
+impl DraftLookup {
+    /// One that has seen nothing.
+    pub fn new() -> DraftLookup {
+        DraftLookup::default()
+    }
+}
+
+impl Drafter for DraftLookup {
+    fn grow(
+        &mut self,
+        sequences: &[Draftable<'_>],
+        limits: GrowthLimits,
+        _goes_on: &dyn Fn(Growth) -> bool,
+    ) -> Result<Vec<Tree>, DraftError> {
+        let roots: Vec<u32> = sequences.iter().map(|s| s.tokens[s.root()]).collect();
+        let mut forest = Forest::new(&roots, GrowthLimits { width: WIDTH, ..limits });
+        for sequence in sequences {
+            let own = self.own.entry(sequence.key).or_default();
+            // A sequence's tokens only grow.
+            sequence.tokens[own.len()..].iter().for_each(|&token| own.push(token));
+        }
+        loop {
+            let round = forest.next_round();
+            if round.is_empty() {
+                return Ok(forest.finish());
+            }
+            for at in round {
+                let sequence = &sequences[at.tree];
+                let path = forest.path_tokens(at);
+                let children = match path.len() < sequence.depth {
+                    true => self.own[&sequence.key].children(&path, WIDTH, &self.trust),
+                    false => Vec::new(),
+                };
+                forest.expand(at, &children);
+                self.work.rows += 1;
+            }
+            self.work.rounds += 1;
+        }
+    }
+
+    fn followed(&mut self, what: &Followed<'_>) {
+        let Some(own) = self.own.get_mut(&what.key) else { return };
+        let nodes = what.tree.nodes();
+        let tokens = what.path.iter().map(|&node| nodes[node].token).chain([what.next]);
+        for token in tokens {
+            own.learn(token, &mut self.trust);
+            own.push(token);
+        }
+    }
+
+    fn forget(&mut self, key: u64) {
+        self.own.remove(&key);
+    }
+
+    fn work(&self) -> DraftWork {
+        self.work
+    }
+}

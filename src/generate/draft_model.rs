@@ -1,0 +1,340 @@
+//! A smaller model of the same vocabulary as a drafter: best-first growth with one pass of the draft for
+//! each round, over all sequences (SpecExec, arXiv 2406.02532, algorithm 1).
+//!
+//! The draft has a cache of its own. The so-many-th node of a tree that it computes lies behind the
+//! sequence's own positions; what is accepted of those moves to its place with the sequence's next pass,
+//! and what was accepted without being computed is computed then: the cache has no holes.
+
+use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth, next_round};
+use crate::exec::Executor;
+use crate::kernel::PAGE_LEN;
+use crate::sample::{NoiseKey, draft_scores, for_rows};
+use crate::schedule::{Batch, CacheMove, PagePool, Span, TreeSpan};
+use crate::speculate::{Expand, Forest, GrowthLimits, Node, Sharpness, Tree, commit_moves};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Children that a node may have, and scores that sharpness is fitted to.
+pub(super) const WIDTH: usize = 16;
+
+/// What the draft has of one sequence.
+#[derive(Default)]
+struct Own {
+    pages: Vec<u32>,
+    /// Positions whose keys and values are in the cache.
+    computed: usize,
+    /// Rows of the cache to be moved before the next pass.
+    moves: Vec<CacheMove>,
+    /// Of each expansion of the tree under growth: the children it was given, or `None` where it could
+    /// not be computed.
+    expansions: Vec<Option<Vec<(u32, f32)>>>,
+}
+
+impl Own {
+    fn expanded(&mut self, node: &Node, children: Option<Vec<(u32, f32)>>) {
+        let Some(at) = node.expansion else { return };
+        let at = at as usize;
+        if self.expansions.len() <= at {
+            self.expansions.resize(at + 1, None);
+        }
+        self.expansions[at] = children;
+    }
+}
+
+/// See the module.
+pub struct DraftModel {
+    executor: Executor,
+    pool: PagePool,
+    own: HashMap<u64, Own>,
+    greedy: Sharpness,
+    noisy: Sharpness,
+    /// Whether trees of sampled sequences are built on the noise that sampling will use.
+    shares_noise: bool,
+    batch: Batch,
+    simulated: f64,
+    work: DraftWork,
+}
+
+impl DraftModel {
+    /// A drafter over a loaded model. With `shares_noise`, trees of sampled sequences are built on the
+    /// noise of the target's own sampling: better guesses, the same answers.
+    pub fn new(executor: Executor, shares_noise: bool) -> DraftModel {
+        DraftModel {
+            pool: PagePool::new(executor.config().pages),
+            executor,
+            own: HashMap::new(),
+            greedy: Sharpness::greedy(),
+            noisy: if shares_noise { Sharpness::noisy() } else { Sharpness::greedy() },
+            shares_noise,
+            batch: Batch::default(),
+            simulated: 0.0,
+            work: DraftWork::default(),
+        }
+    }
+
+    /// What runs the draft.
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// Gets pages for `end` positions of a sequence, from sequences that take no part if need be.
+    fn reserve(&mut self, key: u64, end: usize, taking_part: &[Draftable<'_>]) -> bool {
+        let count = end.div_ceil(PAGE_LEN);
+        loop {
+            let own = self.own.entry(key).or_default();
+            if self.pool.grow(&mut own.pages, count) {
+                return true;
+            }
+            let other = |key: &&u64| taking_part.iter().all(|sequence| sequence.key != **key);
+            let Some(&idle) = self.own.keys().filter(other).min() else { return false };
+            self.forget(idle);
+        }
+    }
+
+    /// Brings a sequence's cache up to its root, but for the last pass's worth of rows, which is left for
+    /// the batch; false if there is no room.
+    fn catch_up(
+        &mut self,
+        sequence: &Draftable<'_>,
+        all: &[Draftable<'_>],
+    ) -> Result<bool, DraftError> {
+        let end = sequence.tokens.len();
+        if end > self.executor.config().positions || !self.reserve(sequence.key, end, all) {
+            return Ok(false);
+        }
+        let rows = self.executor.config().rows;
+        let own = self.own.entry(sequence.key).or_default();
+        // Its root is computed again where nothing came of the last tree.
+        own.computed = own.computed.min(end - 1);
+        while end - own.computed > rows {
+            let next = own.computed + rows;
+            let mut batch = Batch::default();
+            let tokens = &sequence.tokens[own.computed..next];
+            let (start, moves) = (own.computed, &own.moves[..]);
+            batch.push(Span { tokens, start, pages: &own.pages, logits: 0, moves });
+            self.executor.pass(&batch, &mut |_, _| {})?;
+            self.simulated += self.executor.simulated_seconds();
+            own.moves.clear();
+            own.computed = next;
+        }
+        Ok(true)
+    }
+
+    /// One round: the children of `round`'s nodes, in as many passes as it takes.
+    fn expand(
+        &mut self,
+        sequences: &[Draftable<'_>],
+        forest: &mut Forest,
+        round: &[Expand],
+    ) -> Result<(), DraftError> {
+        let mut by_tree: Vec<Vec<Expand>> = vec![Vec::new(); sequences.len()];
+        round.iter().for_each(|&at| by_tree[at.tree].push(at));
+        let mut asked = Vec::new();
+        self.batch.clear();
+        for nodes in by_tree.into_iter().filter(|nodes| !nodes.is_empty()) {
+            let sequence = &sequences[nodes[0].tree];
+            for nodes in nodes.chunks(self.executor.config().rows) {
+                let Some(rows) = self.rows_of(sequence, sequences, forest, nodes)? else {
+                    self.refuse(sequence.key, forest, nodes);
+                    continue;
+                };
+                if self.batch.rows() + rows > self.executor.config().rows {
+                    self.run(sequences, forest, &mut asked)?;
+                }
+                self.enter(sequence, forest, nodes);
+                asked.extend_from_slice(nodes);
+            }
+        }
+        self.run(sequences, forest, &mut asked)?;
+        self.work.rounds += 1;
+        self.work.rows += round.len() as u64;
+        Ok(())
+    }
+
+    /// Rows that nodes of one tree bring to a pass: a root comes with all that is not computed before it.
+    /// `None` where there is no room for them.
+    fn rows_of(
+        &mut self,
+        sequence: &Draftable<'_>,
+        all: &[Draftable<'_>],
+        forest: &Forest,
+        nodes: &[Expand],
+    ) -> Result<Option<usize>, DraftError> {
+        if nodes[0].node == 0 {
+            let there = self.catch_up(sequence, all)?;
+            let computed = self.own.get(&sequence.key).map_or(0, |own| own.computed);
+            return Ok(there.then(|| sequence.tokens.len() - computed));
+        }
+        let last = nodes.iter().filter_map(|&at| forest.node(at).expansion).max().unwrap_or(0);
+        let end = sequence.root() + last as usize + 1;
+        let there = self.reserve(sequence.key, end, all);
+        Ok(there.then_some(nodes.len()))
+    }
+
+    /// Nodes that cannot be computed have no children.
+    fn refuse(&mut self, key: u64, forest: &mut Forest, nodes: &[Expand]) {
+        let own = self.own.entry(key).or_default();
+        for &at in nodes {
+            own.expanded(forest.node(at), None);
+            forest.expand(at, &[]);
+        }
+    }
+
+    fn enter(&mut self, sequence: &Draftable<'_>, forest: &Forest, nodes: &[Expand]) {
+        let own = self.own.entry(sequence.key).or_default();
+        let pages = &own.pages[..];
+        if nodes[0].node == 0 {
+            let (tokens, start) = (&sequence.tokens[own.computed..], own.computed);
+            let moves = &own.moves[..];
+            self.batch.push(Span { tokens, start, pages, logits: 1, moves });
+            own.computed = sequence.tokens.len();
+            own.moves.clear();
+            return;
+        }
+        let tokens: Vec<u32> = nodes.iter().map(|&at| forest.node(at).token).collect();
+        let path = |&at: &Expand| forest.path_expansions(at)[1..].to_vec();
+        let paths: Vec<Vec<u32>> = nodes.iter().map(path).collect();
+        let outputs: Vec<usize> = (0..nodes.len()).collect();
+        self.batch.push_tree(TreeSpan {
+            lead: &[],
+            tokens: &tokens,
+            paths: &paths,
+            start: sequence.root(),
+            pages,
+            outputs: &outputs,
+            moves: &[],
+        });
+    }
+
+    /// Runs what was entered; gives each of `asked` its children.
+    fn run(
+        &mut self,
+        sequences: &[Draftable<'_>],
+        forest: &mut Forest,
+        asked: &mut Vec<Expand>,
+    ) -> Result<(), DraftError> {
+        if self.batch.rows() == 0 {
+            return Ok(());
+        }
+        let vocab = self.executor.spec().vocab;
+        let shares_noise = self.shares_noise;
+        let mut scores = Vec::with_capacity(asked.len());
+        let DraftModel { executor, batch, .. } = self;
+        executor.pass(batch, &mut |first, logits| {
+            let nodes = &asked[first..first + logits.len() / vocab];
+            let items = nodes.iter().copied().zip(logits.chunks_exact(vocab)).collect();
+            scores.extend(for_rows(items, |_, at: Expand, logits| {
+                let sequence = &sequences[at.tree];
+                // The position of the children.
+                let position = sequence.tokens.len() + forest.node(at).depth as usize;
+                let (params, noise) = noise_of(sequence, position, shares_noise);
+                draft_scores(&params, logits, noise, WIDTH)
+            }));
+        })?;
+        self.simulated += executor.simulated_seconds();
+        for (&at, scores) in asked.iter().zip(scores) {
+            let sequence = &sequences[at.tree];
+            let raw: Vec<f32> = scores.iter().map(|&(_, score)| score).collect();
+            let log_ps = self.sharpness(sequence.sampling.temperature > 0.0).log_ps(&raw);
+            let tokens = scores.iter().map(|&(token, _)| token);
+            let deep = forest.node(at).depth as usize >= sequence.depth;
+            let children: Vec<(u32, f32)> =
+                if deep { vec![] } else { tokens.zip(log_ps).collect() };
+            let own = self.own.entry(sequence.key).or_default();
+            own.expanded(forest.node(at), Some(scores));
+            forest.expand(at, &children);
+        }
+        self.batch.clear();
+        asked.clear();
+        Ok(())
+    }
+
+    fn sharpness(&mut self, noisy: bool) -> &mut Sharpness {
+        if noisy { &mut self.noisy } else { &mut self.greedy }
+    }
+}
+
+/// What the draft ranks by: the sampling of the target, or, without its noise, plain likelihood.
+fn noise_of(
+    sequence: &Draftable<'_>,
+    position: usize,
+    shares_noise: bool,
+) -> (crate::sample::SamplingParams, NoiseKey) {
+    let noise = NoiseKey::new(sequence.sampling.seed, sequence.choice, position);
+    let params = match shares_noise {
+        true => sequence.sampling.clone(),
+        false => Default::default(),
+    };
+    (params, noise)
+}
+
+impl Drafter for DraftModel {
+    fn grow(
+        &mut self,
+        sequences: &[Draftable<'_>],
+        limits: GrowthLimits,
+        goes_on: &dyn Fn(Growth) -> bool,
+    ) -> Result<Vec<Tree>, DraftError> {
+        self.simulated = 0.0;
+        self.batch.clear();
+        for sequence in sequences {
+            self.own.entry(sequence.key).or_default().expansions.clear();
+        }
+        let roots: Vec<u32> = sequences.iter().map(|s| s.tokens[s.root()]).collect();
+        let mut forest = Forest::new(&roots, limits);
+        let (begin, mut times, mut first) =
+            (Instant::now(), (Duration::ZERO, Duration::ZERO), true);
+        loop {
+            let round = next_round(&mut forest, first, times, goes_on);
+            if round.is_empty() {
+                return Ok(forest.finish());
+            }
+            let start = Instant::now();
+            self.expand(sequences, &mut forest, &round)?;
+            times = (begin.elapsed(), start.elapsed());
+            first = false;
+        }
+    }
+
+    fn followed(&mut self, what: &Followed<'_>) {
+        let Some(own) = self.own.get_mut(&what.key) else { return };
+        let nodes = what.tree.nodes();
+        let computed = |node: usize| {
+            let expansion = nodes[node].expansion?;
+            let known = own.expansions.get(expansion as usize)?;
+            known.as_ref().map(|scores| (expansion as usize, scores))
+        };
+        let rows: Vec<usize> =
+            what.path.iter().map_while(|&node| computed(node)).map(|(row, _)| row).collect();
+        let tokens = what.path.iter().map(|&node| nodes[node].token).chain([what.next]);
+        let from = [0].into_iter().chain(what.path.iter().copied());
+        let mut outcomes = Vec::new();
+        for (node, token) in from.zip(tokens) {
+            let Some((_, scores)) = computed(node) else { break };
+            let raw: Vec<f32> = scores.iter().map(|&(_, score)| score).collect();
+            outcomes.push((raw, scores.iter().position(|&(child, _)| child == token)));
+        }
+        if computed(0).is_some() {
+            let start = what.root as u32;
+            let moves = commit_moves(&rows).into_iter();
+            own.moves = moves.map(|(from, to)| (start + from, start + to)).collect();
+            own.computed = what.root + 1 + rows.len();
+        }
+        let sharpness = self.sharpness(what.noisy);
+        outcomes.iter().for_each(|(scores, followed)| sharpness.observe(scores, *followed));
+    }
+
+    fn forget(&mut self, key: u64) {
+        if let Some(mut own) = self.own.remove(&key) {
+            self.pool.release(&mut own.pages);
+        }
+    }
+
+    fn simulated(&self) -> f64 {
+        self.simulated
+    }
+
+    fn work(&self) -> DraftWork {
+        self.work
+    }
+}

@@ -1,0 +1,129 @@
+//! What grows draft trees for the sequences of a pass: a smaller model, or what a sequence said before.
+
+use crate::exec::ExecError;
+use crate::sample::SamplingParams;
+use crate::speculate::{Forest, GainCurve, GrowthLimits, Tree};
+use std::time::Duration;
+
+/// A sequence as a drafter sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Draftable<'a> {
+    /// Its name among all sequences of an engine.
+    pub key: u64,
+    /// Prompt and output so far; the last is the root of its tree.
+    pub tokens: &'a [u32],
+    /// How its tokens are chosen.
+    pub sampling: &'a SamplingParams,
+    /// Its index among the choices of one prompt.
+    pub choice: u32,
+    /// Levels that a tree may have: tokens that may still be generated, less the one that comes anyway.
+    pub depth: usize,
+}
+
+impl Draftable<'_> {
+    /// Position of the root.
+    pub fn root(&self) -> usize {
+        self.tokens.len() - 1
+    }
+}
+
+/// What came of a tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Followed<'a> {
+    /// The sequence's name.
+    pub key: u64,
+    /// Whether its tokens are chosen with noise.
+    pub noisy: bool,
+    /// Position of the root.
+    pub root: usize,
+    /// The tree that was verified.
+    pub tree: &'a Tree,
+    /// Its nodes that were accepted, from depth 1 on.
+    pub path: &'a [usize],
+    /// The token that came after them.
+    pub next: u32,
+}
+
+/// How far a tree's growth has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Growth {
+    /// Tokens expected of the trees as they are, beside those that come anyway.
+    pub expected: f64,
+    /// The same of the nodes whose children the next round would add.
+    pub next: f64,
+    /// Time of all rounds so far, and of the last.
+    pub spent: Duration,
+    /// See above.
+    pub last: Duration,
+}
+
+/// What a drafter cannot do.
+#[derive(Debug, thiserror::Error)]
+#[error("the draft: {0}")]
+pub struct DraftError(#[from] pub ExecError);
+
+/// Grows trees; learns from what came of them.
+pub trait Drafter {
+    /// One tree for each sequence, within `limits`. Before each round but the first, `goes_on` says whether
+    /// another is worth its time.
+    fn grow(
+        &mut self,
+        sequences: &[Draftable<'_>],
+        limits: GrowthLimits,
+        goes_on: &dyn Fn(Growth) -> bool,
+    ) -> Result<Vec<Tree>, DraftError>;
+
+    /// Says what came of a tree of the last [`Drafter::grow`].
+    fn followed(&mut self, what: &Followed<'_>);
+
+    /// Says that a sequence has ended.
+    fn forget(&mut self, key: u64);
+
+    /// Seconds of the last growth on the event clock; 0 where nothing is simulated.
+    fn simulated(&self) -> f64 {
+        0.0
+    }
+
+    /// Rows that draft passes have computed, and passes of trees' growth.
+    fn work(&self) -> DraftWork {
+        DraftWork::default()
+    }
+}
+
+/// What drafting took so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DraftWork {
+    /// Rounds of growth.
+    pub rounds: u64,
+    /// Nodes that were expanded.
+    pub rows: u64,
+}
+
+/// What is learned of speculation in a job, to go on with in the next.
+#[derive(Clone, Debug, Default)]
+pub struct DraftLearned {
+    /// Tokens that trees of a size bring.
+    pub gain: GainCurve,
+    /// Trees that were verified, their nodes, rounds of growth and rows of draft passes.
+    pub trees: f64,
+    /// See above.
+    pub nodes: f64,
+    /// See above.
+    pub rounds: f64,
+    /// See above.
+    pub rows: f64,
+}
+
+/// The next round of a growth that is worth going on with; empty otherwise.
+pub(super) fn next_round(
+    forest: &mut Forest,
+    first: bool,
+    times: (Duration, Duration),
+    goes_on: &dyn Fn(Growth) -> bool,
+) -> Vec<crate::speculate::Expand> {
+    let round = forest.next_round();
+    let next: f64 = round.iter().map(|&at| f64::from(forest.node(at).log_p).exp()).sum();
+    let (spent, last) = times;
+    let growth = Growth { expected: forest.expected(), next, spent, last };
+    if first || goes_on(growth) { round } else { Vec::new() }
+}

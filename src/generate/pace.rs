@@ -1,0 +1,109 @@
+//! How long passes take, and so how large trees should be: predicted seconds by rows, corrected by what
+//! was measured.
+
+/// What a new measurement counts beside all before it.
+const NEWS: f64 = 0.15;
+
+/// Passes of a kind after which another look is taken at the other kind, at first.
+const PATIENCE: u32 = 8;
+
+/// Seconds of passes.
+#[derive(Clone, Debug)]
+pub(super) struct Pace {
+    /// (rows, predicted seconds) of a decode pass, ascending; a plan's.
+    curve: Vec<(usize, f64)>,
+    /// Measured over predicted.
+    ratio: f64,
+    /// Tokens per second of late passes with trees.
+    rate: Option<f64>,
+    /// Passes without trees that are still to come before trees are tried again, and how many there were.
+    pause: u32,
+    paused: u32,
+}
+
+impl Pace {
+    pub(super) fn new(curve: Vec<(usize, f64)>) -> Pace {
+        Pace { curve, ratio: 1.0, rate: None, pause: 0, paused: PATIENCE }
+    }
+
+    /// Seconds of a pass over `rows` rows.
+    pub(super) fn seconds(&self, rows: usize) -> f64 {
+        self.ratio * self.predicted(rows)
+    }
+
+    fn predicted(&self, rows: usize) -> f64 {
+        let Some(&(most, last)) = self.curve.last() else { return 0.0 };
+        let above = self.curve.partition_point(|&(at, _)| at < rows);
+        match (above.checked_sub(1).map(|below| self.curve[below]), self.curve.get(above)) {
+            (Some((low, a)), Some(&(high, b))) => {
+                a + (b - a) * (rows - low) as f64 / (high - low) as f64
+            }
+            (None, Some(&(_, first))) => first,
+            // Beyond what is known: as if all of it were for its rows.
+            (_, None) => last * rows as f64 / most as f64,
+        }
+    }
+
+    /// Takes in a pass over `rows` rows that brought `tokens` to `sequences` sequences.
+    pub(super) fn measured(&mut self, rows: usize, seconds: f64) {
+        let predicted = self.predicted(rows);
+        if predicted > 0.0 && seconds > 0.0 {
+            // A pass that was disturbed does not decide alone.
+            let ratio = (seconds / predicted).clamp(self.ratio / 3.0, self.ratio * 3.0);
+            self.ratio += NEWS * (ratio - self.ratio);
+        }
+    }
+
+    /// Whether trees are grown in the coming pass.
+    pub(super) fn speculates(&mut self) -> bool {
+        if self.pause > 0 {
+            self.pause -= 1;
+            return false;
+        }
+        true
+    }
+
+    /// Judges a pass with trees by what the same sequences would do without: a rate below that for some
+    /// passes makes a pause, each twice as long as the one before.
+    pub(super) fn judge(&mut self, sequences: usize, tokens: usize, seconds: f64) {
+        if seconds <= 0.0 {
+            return;
+        }
+        let now = tokens as f64 / seconds;
+        let rate = self.rate.map_or(now, |rate| rate + NEWS * (now - rate));
+        self.rate = Some(rate);
+        let plain = sequences as f64 / self.seconds(sequences).max(f64::MIN_POSITIVE);
+        if rate < plain {
+            self.rate = None;
+            self.pause = self.paused;
+            self.paused = self.paused.saturating_mul(2).min(1024);
+        } else {
+            self.paused = PATIENCE;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_follow_what_is_measured() {
+        let mut pace = Pace::new(vec![(1, 1.0), (100, 1.0), (200, 2.0)]);
+        assert_eq!([1, 50, 150, 400].map(|rows| pace.seconds(rows)), [1.0, 1.0, 1.5, 4.0]);
+        (0..60).for_each(|_| pace.measured(150, 3.0));
+        assert!((pace.seconds(200) - 4.0).abs() < 0.01);
+        assert_eq!(Pace::new(Vec::new()).seconds(7), 0.0);
+    }
+
+    #[test]
+    fn trees_that_do_not_pay_pause() {
+        let mut pace = Pace::new(vec![(1, 1.0), (2, 2.0)]);
+        assert!(pace.speculates());
+        pace.judge(1, 3, 2.0);
+        assert!(pace.speculates(), "1.5 tokens a second are more than 1");
+        (0..20).for_each(|_| pace.judge(1, 1, 2.0));
+        let pauses = (0..100).take_while(|_| !pace.speculates()).count();
+        assert!((8..100).contains(&pauses), "{pauses}");
+    }
+}

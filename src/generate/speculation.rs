@@ -1,0 +1,229 @@
+//! Speculation in an engine: how large the trees of a pass are, what became of them, and what is learned.
+
+use super::drafter::{DraftError, DraftLearned, Draftable, Drafter, Followed, Growth};
+use super::pace::Pace;
+use crate::kernel::TREE_DEPTH_MAX;
+use crate::speculate::{GrowthLimits, Tree, best_size};
+use std::time::{Duration, Instant};
+
+/// Sizes of trees.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SpeculationConfig {
+    /// Most nodes of all trees of a pass.
+    pub budget: usize,
+    /// (rows, seconds) of a pass, draft excluded: with it, trees are as large as brings the most tokens per
+    /// second; without, as large as the budget allows.
+    pub curve: Option<Vec<(usize, f64)>>,
+}
+
+/// What speculation did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SpeculationStats {
+    /// Trees that were verified: one for a sequence and a pass.
+    pub trees: u64,
+    /// Passes with trees.
+    pub passes: u64,
+    /// Their nodes, roots not counted.
+    pub nodes: u64,
+    /// Nodes that were accepted.
+    pub accepted: u64,
+    /// Sum of their heights.
+    pub heights: u64,
+    /// Accepted nodes by depth, from 1 on.
+    pub by_depth: Vec<u64>,
+    /// Time of drafting, and of the target's passes with trees.
+    pub draft: Duration,
+    /// See above.
+    pub target: Duration,
+    /// Tokens that the trees were expected to bring beside those that come anyway, by the draft itself.
+    pub expected: f64,
+    /// Why drafting ended before the job did.
+    pub failure: Option<String>,
+}
+
+impl SpeculationStats {
+    /// Tokens for each tree that was verified: those accepted, and the one that comes anyway.
+    pub fn tokens_per_tree(&self) -> f64 {
+        if self.trees == 0 { 1.0 } else { 1.0 + self.accepted as f64 / self.trees as f64 }
+    }
+}
+
+/// A drafter at work.
+pub struct Speculation {
+    drafter: Option<Box<dyn Drafter>>,
+    config: SpeculationConfig,
+    pace: Option<Pace>,
+    learned: DraftLearned,
+    stats: SpeculationStats,
+    /// Time and simulated seconds of the last growth, and whether there was one.
+    pub(super) last: (Duration, f64),
+    grew: bool,
+}
+
+impl Speculation {
+    /// Speculation by `drafter`, which starts with what was learned before.
+    pub fn new(
+        drafter: Box<dyn Drafter>,
+        config: SpeculationConfig,
+        learned: DraftLearned,
+    ) -> Speculation {
+        Speculation {
+            drafter: Some(drafter),
+            pace: config.curve.clone().map(Pace::new),
+            config,
+            learned,
+            stats: SpeculationStats::default(),
+            last: Default::default(),
+            grew: false,
+        }
+    }
+
+    /// Most nodes of all trees of a pass.
+    pub fn budget(&self) -> usize {
+        self.config.budget
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> &SpeculationStats {
+        &self.stats
+    }
+
+    /// What was learned so far.
+    pub fn learned(&self) -> &DraftLearned {
+        &self.learned
+    }
+
+    /// One tree for each sequence; where there is nothing to be had, of a root alone.
+    pub(super) fn grow(&mut self, sequences: &[Draftable<'_>]) -> Vec<Tree> {
+        let start = Instant::now();
+        self.grew = false;
+        self.last = Default::default();
+        let wanted = sequences.iter().any(|sequence| sequence.depth > 0);
+        let on = self.pace.as_mut().is_none_or(Pace::speculates);
+        let trees = match self.drafter.is_some() && wanted && on && self.config.budget > 0 {
+            true => self.try_to_grow(sequences),
+            false => None,
+        };
+        let took = start.elapsed();
+        match trees {
+            Some(trees) => {
+                let simulated = self.drafter.as_ref().map_or(0.0, |drafter| drafter.simulated());
+                (self.last, self.grew) = ((took, simulated), true);
+                self.stats.draft += took;
+                self.trim(trees, took)
+            }
+            None => sequences.iter().map(|s| Tree::new(s.tokens[s.root()])).collect(),
+        }
+    }
+
+    fn try_to_grow(&mut self, all: &[Draftable<'_>]) -> Option<Vec<Tree>> {
+        let budget = self.config.budget;
+        let limits = GrowthLimits {
+            budget,
+            depth: all.iter().map(|s| s.depth).max().unwrap_or(0).min(TREE_DEPTH_MAX),
+            width: super::draft_model::WIDTH,
+            // Wide rounds are for large trees: a confident draft's are chains.
+            beams: all.len() + (budget / 12).clamp(2, 64),
+            rounds: TREE_DEPTH_MAX,
+            tree_nodes: budget,
+        };
+        // Taken out, and put back unless it fails.
+        let mut drafter = self.drafter.take()?;
+        let before = drafter.work();
+        let goes_on = |growth: Growth| self.goes_on(all.len(), growth);
+        match drafter.grow(all, limits, &goes_on) {
+            Ok(trees) => {
+                let work = drafter.work();
+                self.learned.rounds += (work.rounds - before.rounds) as f64;
+                self.learned.rows += (work.rows - before.rows) as f64;
+                self.drafter = Some(drafter);
+                Some(trees)
+            }
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        }
+    }
+
+    /// The job goes on without trees.
+    fn fail(&mut self, error: &DraftError) {
+        tracing::warn!("{error}; going on without it");
+        self.stats.failure = Some(error.to_string());
+    }
+
+    /// Whether another round brings tokens faster than the pass as it stands.
+    fn goes_on(&self, sequences: usize, growth: Growth) -> bool {
+        let Some(pace) = &self.pace else { return true };
+        let tokens = sequences as f64 + growth.expected;
+        let rows = sequences + (self.config.budget / 2).min(growth.expected.ceil() as usize * 2);
+        let seconds = pace.seconds(rows) + growth.spent.as_secs_f64();
+        growth.next * seconds >= tokens * growth.last.as_secs_f64()
+    }
+
+    /// As many of the trees' best nodes as bring the most tokens per second.
+    fn trim(&mut self, trees: Vec<Tree>, took: Duration) -> Vec<Tree> {
+        let Some(pace) = &self.pace else { return trees };
+        let nodes = trees.iter().flat_map(|tree| &tree.nodes()[1..]);
+        let mut log_ps: Vec<f32> = nodes.map(|node| node.log_p).collect();
+        log_ps.sort_unstable_by(|a, b| b.total_cmp(a));
+        let seconds = |rows: usize| pace.seconds(rows) + took.as_secs_f64();
+        let size = best_size(&log_ps, trees.len(), &seconds);
+        let Some(&least) = size.checked_sub(1).and_then(|last| log_ps.get(last)) else {
+            return trees.iter().map(|tree| tree.trimmed(0)).collect();
+        };
+        let keep = |tree: &Tree| tree.nodes()[1..].iter().filter(|n| n.log_p >= least).count();
+        trees.iter().map(|tree| tree.trimmed(keep(tree))).collect()
+    }
+
+    /// Takes in what came of a tree; `next` is the token after the accepted ones, if the sequence goes on.
+    pub(super) fn followed(&mut self, what: &Followed<'_>, ended: bool) {
+        if !self.grew {
+            return;
+        }
+        let nodes = what.tree.nodes();
+        let stats = &mut self.stats;
+        stats.trees += 1;
+        stats.nodes += what.tree.size() as u64;
+        stats.accepted += what.path.len() as u64;
+        stats.heights += what.tree.height() as u64;
+        stats.expected += nodes[1..].iter().map(|node| f64::from(node.log_p).exp()).sum::<f64>();
+        stats.by_depth.resize(stats.by_depth.len().max(what.path.len()), 0);
+        stats.by_depth[..what.path.len()].iter_mut().for_each(|count| *count += 1);
+        self.learned.trees += 1.0;
+        self.learned.nodes += what.tree.size() as f64;
+        // What ends a sequence says nothing about the trees.
+        if !ended {
+            self.learned.gain.record(what.tree, what.path);
+            if let Some(drafter) = &mut self.drafter {
+                drafter.followed(what);
+            }
+        }
+    }
+
+    /// Takes in a pass over `rows` rows that brought `tokens` tokens to `sequences` sequences.
+    pub(super) fn passed(
+        &mut self,
+        rows: usize,
+        (sequences, tokens): (usize, usize),
+        took: Duration,
+    ) {
+        let seconds = took.as_secs_f64();
+        if let Some(pace) = &mut self.pace {
+            pace.measured(rows, seconds);
+            if self.grew {
+                pace.judge(sequences, tokens, seconds + self.last.0.as_secs_f64());
+            }
+        }
+        if self.grew {
+            self.stats.passes += 1;
+            self.stats.target += took;
+        }
+    }
+
+    pub(super) fn forget(&mut self, key: u64) {
+        if let Some(drafter) = &mut self.drafter {
+            drafter.forget(key);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Draft trees change no token: whatever the draft, the budget, the batch, the sampling and the place.
+
+use crate::placement::{WEIGHTS, Way, config as placed};
+use crate::support::{Kind, Model, complete, device, executor, fixture, greedy, open, real};
+use forebay::exec::{Executor, Resources};
+use forebay::generate::{
+    DraftError, DraftLookup, DraftModel, Draftable, Drafter, Engine, EngineConfig, Followed,
+    Growth, Request, Speculation, SpeculationConfig, SpeculationStats,
+};
+use forebay::kernel::KvFormat;
+use forebay::sample::SamplingParams;
+use forebay::speculate::{GrowthLimits, Node, Tree};
+use forebay::tokenizer::Special;
+use forebay_planner::Tier;
+use std::sync::Arc;
+
+const TEXTS: [&str; 7] = [
+    "The capital of France is",
+    "def quicksort(items):\n",
+    "1, 2, 3, 1, 2, 3, 1, 2, 3, 1,",
+    "Roses are red, violets are blue, roses are",
+    "Q: What is the boiling point of water?\nA:",
+    "a",
+    "Once upon a time, in a land far away, there lived a miller who had three sons and a cat.",
+];
+
+/// What grows the trees.
+#[derive(Clone, Debug)]
+enum Draft {
+    /// A model, with trees on the noise of sampling or without.
+    Model(String, bool),
+    Lookup,
+    /// Trees of nonsense.
+    Nonsense,
+}
+
+/// Grows trees without looking at anything: chains, fans and bushes of any tokens.
+struct Nonsense {
+    state: u64,
+    vocab: u64,
+}
+
+impl Nonsense {
+    fn next(&mut self, below: u64) -> u64 {
+        self.state = self.state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.state >> 33) % below
+    }
+}
+
+impl Drafter for Nonsense {
+    fn grow(
+        &mut self,
+        sequences: &[Draftable<'_>],
+        limits: GrowthLimits,
+        _: &dyn Fn(Growth) -> bool,
+    ) -> Result<Vec<Tree>, DraftError> {
+        let most = limits.budget / sequences.len();
+        let tree = |sequence: &Draftable<'_>| {
+            let mut nodes = Tree::new(sequence.tokens[sequence.root()]).nodes().to_vec();
+            let chainy = self.next(3);
+            for _ in 0..most {
+                let parent = match chainy {
+                    0 => self.next(nodes.len() as u64) as u32,
+                    _ => nodes.len() as u32 - 1,
+                };
+                let (token, vocab) = (self.next(self.vocab) as u32, self.vocab as u32);
+                let depth = nodes[parent as usize].depth + 1;
+                let twin = nodes[1..].iter().any(|n| n.parent == parent && n.token == token);
+                if depth as usize <= sequence.depth.min(limits.depth) && !twin && token < vocab {
+                    let log_p = nodes[parent as usize].log_p - 0.1;
+                    nodes.push(Node { token, parent, depth, log_p, expansion: None });
+                }
+            }
+            Tree::from_nodes(nodes)
+        };
+        Ok(sequences.iter().map(tree).collect())
+    }
+
+    fn followed(&mut self, _: &Followed<'_>) {}
+
+    fn forget(&mut self, _: u64) {}
+}
+
+/// How a job is run.
+#[derive(Clone, Debug)]
+struct Run {
+    kind: Kind,
+    draft: Draft,
+    budget: usize,
+    batch: usize,
+    /// Where things live; resident if `None`.
+    way: Option<Way>,
+    positions: usize,
+    kv_format: KvFormat,
+}
+
+const PLAIN: Run = Run {
+    kind: Kind::Cpu,
+    draft: Draft::Lookup,
+    budget: 0,
+    batch: 3,
+    way: None,
+    positions: 2048,
+    kv_format: KvFormat::F16,
+};
+
+fn drafter(run: &Run, rows: usize, vocab: usize) -> Box<dyn Drafter> {
+    match &run.draft {
+        Draft::Lookup => Box::new(DraftLookup::new()),
+        Draft::Nonsense => Box::new(Nonsense { state: 7, vocab: vocab as u64 }),
+        Draft::Model(name, shares_noise) => {
+            let model = named(name).expect("the target is there too");
+            // Few rows, so that rounds and prompts take several passes.
+            let executor = executor(&model, run.kind, rows.min(11), 1024, KvFormat::F16).unwrap();
+            Box::new(DraftModel::new(executor, *shares_noise))
+        }
+    }
+}
+
+/// A tiny model of the fixtures, or a real one.
+fn named(name: &str) -> Option<Model> {
+    match name.contains('-') {
+        true => real(name),
+        false => Some(open(&fixture(&format!("fixtures/tiny/{name}")))),
+    }
+}
+
+/// Sampling of a request by its index: greedy, warm, hot with filters, with penalties.
+fn sampling(id: usize) -> SamplingParams {
+    let plain = SamplingParams { seed: 40 + id as u64, ..SamplingParams::default() };
+    match id % 4 {
+        0 => plain,
+        1 => SamplingParams { temperature: 0.6, ..plain },
+        2 => SamplingParams { temperature: 1.0, top_p: 0.9, ..plain },
+        _ => SamplingParams { frequency_penalty: 0.7, repetition_penalty: 1.2, ..plain },
+    }
+}
+
+/// The ids of all requests, and what speculation did.
+fn ids(model: &Model, run: &Run, shift: usize) -> Option<(Vec<Vec<u32>>, SpeculationStats)> {
+    let Run { kind, budget, batch, positions, kv_format, .. } = *run;
+    let config = EngineConfig { batch, prefill_chunk: 9, context_len: 128, tree_budget: budget };
+    let executor = match run.way {
+        None => executor(model, kind, config.rows(), positions, kv_format)?,
+        Some(way) => {
+            let config = placed(model, kind == Kind::Cpu, config.rows(), way);
+            let folder = tempfile::tempdir().unwrap();
+            let resources = Resources {
+                spill_folder: folder.path().into(),
+                poison: true,
+                ..Resources::default()
+            };
+            let files = Arc::clone(&model.files);
+            Executor::with(device(kind)?, files, config, resources, &mut |_, _| {}).unwrap()
+        }
+    };
+    let vocab = executor.spec().vocab;
+    let mut engine = Engine::new(executor, &model.tokenizer, config);
+    if budget > 0 {
+        let drafter = drafter(run, config.rows(), vocab);
+        let config = SpeculationConfig { budget, curve: None };
+        engine.speculate(Speculation::new(drafter, config, Default::default()));
+    }
+    let request = |(id, text): (usize, &&str)| {
+        let prompt = model.tokenizer.encode(text, Special::Parse).unwrap();
+        let stop = if id == 3 { vec!["e".to_string()] } else { Vec::new() };
+        Request { sampling: sampling(id + shift), stop, ..greedy(id as u64, &prompt, 20) }
+    };
+    let requests = TEXTS.iter().enumerate().map(request).collect();
+    let done = complete(&mut engine, requests);
+    if positions < 200 {
+        assert!(engine.stats().preemptions > 0, "the small cache was meant to preempt");
+    }
+    let stats = engine.speculation().map(|s| s.stats().clone()).unwrap_or_default();
+    Some((done.into_iter().map(|completion| completion.tokens).collect(), stats))
+}
+
+/// Runs all ways; returns what speculation did in each.
+fn check(target: &str, runs: &[Run]) -> Vec<SpeculationStats> {
+    let Some(model) = named(target) else { return Vec::new() };
+    let mut all = Vec::new();
+    for (at, run) in runs.iter().enumerate() {
+        let plain = Run { budget: 0, batch: 3, way: None, positions: 2048, ..run.clone() };
+        let Some((expected, _)) = ids(&model, &plain, at) else { return all };
+        assert!(expected.iter().any(|tokens| tokens.len() == 20));
+        let (found, stats) = ids(&model, run, at).unwrap();
+        assert_eq!(found, expected, "{target}: {run:?}");
+        assert_eq!(stats.failure, None);
+        all.push(stats);
+    }
+    all
+}
+
+fn itself(name: &str) -> Draft {
+    Draft::Model(name.into(), true)
+}
+
+#[test]
+fn trees_change_no_token_of_tiny_models() {
+    for target in ["llama", "qwen2", "qwen3", "gemma3"] {
+        let other = if target == "llama" { "qwen3" } else { "llama" };
+        let drafts = [
+            itself(target),
+            Draft::Model(target.into(), false),
+            itself(other),
+            Draft::Lookup,
+            Draft::Nonsense,
+        ];
+        for kind in [Kind::Reference, Kind::Cpu, Kind::Gpu] {
+            let mut runs = Vec::new();
+            for draft in &drafts {
+                for (budget, batch) in [(1, 1), (16, 8), (128, 1), (128, 8)] {
+                    // The software adapter takes its time.
+                    if kind == Kind::Cpu || (budget, batch) == (16, 8) {
+                        runs.push(Run { kind, draft: draft.clone(), budget, batch, ..PLAIN });
+                    }
+                }
+            }
+            check(target, &runs);
+        }
+    }
+}
+
+#[test]
+fn trees_change_no_token_where_things_live_elsewhere() {
+    let ways = [
+        Way { resident: 100, micro_rows: 4, ..WEIGHTS },
+        Way { resident: 100, caches: &[Tier::Disk, Tier::Ram], window_pages: 16, ..WEIGHTS },
+        Way {
+            resident: 100,
+            caches: &[Tier::Ram, Tier::Disk],
+            window_pages: 12,
+            micro_rows: 16,
+            kv_format: KvFormat::Q4,
+            activations: Tier::Ram,
+            ..WEIGHTS
+        },
+    ];
+    for target in ["qwen2", "gemma3"] {
+        for kind in [Kind::Cpu, Kind::Gpu] {
+            let runs = ways.iter().flat_map(|&way| {
+                [itself(target), Draft::Nonsense].map(|draft| {
+                    let kv_format = way.kv_format;
+                    Run { kind, draft, budget: 24, way: Some(way), kv_format, ..PLAIN }
+                })
+            });
+            check(target, &runs.collect::<Vec<_>>());
+        }
+    }
+    let host = Way { resident: 100, host: true, micro_rows: 5, ..WEIGHTS };
+    let run = Run { kind: Kind::Gpu, draft: itself("qwen2"), budget: 24, ..PLAIN };
+    let model = named("qwen2").unwrap();
+    let plain = Run { way: Some(host), budget: 0, ..run.clone() };
+    let Some(expected) = ids(&model, &plain, 0) else { return };
+    assert_eq!(ids(&model, &Run { way: Some(host), ..run }, 0).unwrap().0, expected.0);
+}
+
+#[test]
+fn trees_give_way_where_the_cache_is_small() {
+    for draft in [itself("llama"), Draft::Nonsense] {
+        let run = Run { draft, budget: 64, batch: 8, positions: 176, ..PLAIN };
+        check("llama", &[run]);
+    }
+}
+
+/// A draft that is the target is right as deep as its trees go.
+#[test]
+fn the_target_drafts_for_itself() {
+    let run = |shares_noise, budget| Run {
+        draft: Draft::Model("llama".into(), shares_noise),
+        budget,
+        batch: 1,
+        ..PLAIN
+    };
+    let stats = check("llama", &[run(true, 6), run(true, 6), run(false, 6)]);
+    for (at, stats) in stats.iter().enumerate() {
+        let tokens = stats.tokens_per_tree();
+        // Without the noise a sampled token is seldom the likeliest of a random model.
+        let least = if at < 2 { 3.5 } else { 2.0 };
+        assert!(tokens > least, "{at}: {tokens}, {stats:?}");
+    }
+}
+
+#[test]
+fn trees_change_no_token_of_a_real_model() {
+    let draft = |draft, budget, batch| Run { draft, budget, batch, ..PLAIN };
+    let stats = check(
+        "smollm2-135m",
+        &[
+            draft(itself("smollm2-135m"), 16, 1),
+            draft(itself("smollm2-135m"), 64, 8),
+            draft(Draft::Lookup, 64, 8),
+            draft(Draft::Nonsense, 100, 3),
+        ],
+    );
+    if let Some(first) = stats.first() {
+        assert!(first.tokens_per_tree() > 4.0, "{first:?}");
+    }
+}
