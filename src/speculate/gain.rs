@@ -145,7 +145,11 @@ mod tests {
             curve.record(&chain(16), accepted);
         }
         for (nodes, tokens) in [(0, 1.0), (1, 2.0), (2, 2.5), (4, 3.5), (8, 4.0), (16, 4.0)] {
-            assert!((curve.tokens(nodes) - tokens).abs() < 0.05, "{nodes}: {}", curve.tokens(nodes));
+            assert!(
+                (curve.tokens(nodes) - tokens).abs() < 0.05,
+                "{nodes}: {}",
+                curve.tokens(nodes)
+            );
         }
         let by_depth = curve.accepted_by_depth();
         assert_eq!(by_depth.len(), 5);

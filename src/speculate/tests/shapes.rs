@@ -1,9 +1,7 @@
 //! Static trees against all trees, published numbers and chance.
 
 use crate::sample::NoiseKey;
-use crate::speculate::{
-    PUBLISHED_ACCEPTANCE, StaticTree, choose_shape, greedy_tree, optimal_tree,
-};
+use crate::speculate::{PUBLISHED_ACCEPTANCE, StaticTree, choose_shape, greedy_tree, optimal_tree};
 use proptest::prelude::*;
 
 /// The most expected tokens of any tree of up to `nodes` nodes that grows from `tree`. Nodes are added
