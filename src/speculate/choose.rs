@@ -13,9 +13,10 @@ pub fn best_size(log_ps: &[f32], sequences: usize, seconds: &dyn Fn(usize) -> f6
     let (mut best, mut best_rate) = (0, 0.0);
     let mut tokens = sequences as f64;
     for n in 0..=log_ps.len() {
-        if n > 0 {
-            // `max` takes a NaN for the other operand: it promises nothing.
-            tokens += f64::from(log_ps[n - 1]).exp().max(0.0).min(1.0);
+        let p = if n > 0 { f64::from(log_ps[n - 1]).exp() } else { 0.0 };
+        // What is not a number promises nothing.
+        if p > 0.0 {
+            tokens += p.min(1.0);
         }
         let rate = tokens / seconds(sequences + n);
         if rate.is_finite() && rate > best_rate {
