@@ -136,6 +136,11 @@ impl Forest {
         reversed(self.upwards(at).filter_map(|node| node.expansion).collect())
     }
 
+    /// Rows of a tree that the draft has computed or been asked for: its next expansion's number.
+    pub fn expansions(&self, tree: usize) -> usize {
+        self.trees[tree].expansions as usize
+    }
+
     /// The node and those above it, the root last.
     fn upwards(&self, at: Expand) -> impl Iterator<Item = &Node> {
         let nodes = &self.trees[at.tree].nodes;
@@ -158,7 +163,7 @@ impl Forest {
         let mut open = Vec::new();
         for (tree, grown) in self.trees.iter().enumerate() {
             let floor = grown.floor.max(self.floor);
-            for &node in [0].iter().chain(&grown.alive) {
+            for &node in [0u32].iter().chain(&grown.alive) {
                 let Node { log_p, depth, expansion, .. } = grown.nodes[node as usize];
                 let wanted = self.wanted_children(grown.places[node as usize]);
                 let deep = depth as usize >= limits.depth;

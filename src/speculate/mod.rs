@@ -15,7 +15,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use choose::best_size;
+pub use choose::{best_size, node_log_ps, trim_to_best};
 pub use forest::{Expand, Forest, GrowthLimits};
 pub use gain::GainCurve;
 pub use lookup::{Lookup, LookupTrust};

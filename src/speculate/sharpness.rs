@@ -14,6 +14,8 @@ const SPREAD: f64 = 0.5;
 /// Observations that the first value of the hit rate counts as.
 const HIT_WEIGHT: f64 = 10.0;
 const HIT_RATE: f64 = 0.9;
+/// No one outcome is taken for less likely than this, or it would decide alone.
+const LOG_P_MIN: f64 = -20.0;
 
 /// The probability that child c of an expanded node is the one followed:
 /// hit · softmax(s / tau) of its score s, among the children that the draft listed.
@@ -65,11 +67,16 @@ impl Sharpness {
     /// Log-probabilities that each of these children is the one followed, in the order of `scores`.
     pub fn log_ps(&self, scores: &[f32]) -> Vec<f32> {
         let log_hit = self.hit().ln();
-        let Some(sum) = log_sum(scores, self.tau) else {
-            return vec![f32::NEG_INFINITY; scores.len()];
+        let most = highest(scores);
+        let sum = log_sum(scores, most, self.tau);
+        let log_p = |&score: &f32| {
+            if score.is_finite() {
+                (log_hit + (f64::from(score) - most) / self.tau - sum) as f32
+            } else {
+                f32::NEG_INFINITY
+            }
         };
-        let log_p = |&score: &f32| (log_hit + f64::from(score) / self.tau - sum) as f32;
-        scores.iter().map(log_p).map(|p| if p.is_nan() { f32::NEG_INFINITY } else { p }).collect()
+        scores.iter().map(log_p).collect()
     }
 
     /// Learns that of children with these scores, that with index `followed` was the target's token,
@@ -80,10 +87,11 @@ impl Sharpness {
         self.hits = self.hits * DECAY + f64::from(u8::from(score.is_some()));
         // One child, or none followed, says nothing about tau.
         let Some(&score) = score.filter(|_| scores.len() > 1) else { return };
+        let most = highest(scores);
         for (at, total) in self.log_likelihood.iter_mut().enumerate() {
             let tau = grid(at);
-            let sum = log_sum(scores, tau).unwrap_or(0.0);
-            *total = *total * DECAY + f64::from(score) / tau - sum;
+            let log_p = (f64::from(score) - most) / tau - log_sum(scores, most, tau);
+            *total = *total * DECAY + log_p.max(LOG_P_MIN);
         }
         self.tau = self.mean_tau();
     }
@@ -110,11 +118,16 @@ fn grid(at: usize) -> f64 {
     TAU_MIN * TAU_STEP.powi(at as i32)
 }
 
-/// Logarithm of the sum of exp(s / tau) over the scores that are finite; `None` without one.
-fn log_sum(scores: &[f32], tau: f64) -> Option<f64> {
-    let finite = || scores.iter().copied().filter(|score| score.is_finite()).map(f64::from);
-    let most = finite().reduce(f64::max)?;
-    Some(most / tau + finite().map(|score| ((score - most) / tau).exp()).sum::<f64>().ln())
+/// The greatest score that is finite.
+fn highest(scores: &[f32]) -> f64 {
+    let finite = scores.iter().copied().filter(|score| score.is_finite());
+    finite.map(f64::from).fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// Logarithm of the sum of exp((s - most) / tau) over the scores that are finite.
+fn log_sum(scores: &[f32], most: f64, tau: f64) -> f64 {
+    let finite = scores.iter().copied().filter(|score| score.is_finite());
+    finite.map(|score| ((f64::from(score) - most) / tau).exp()).sum::<f64>().ln()
 }
 
 #[cfg(test)]
