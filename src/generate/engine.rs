@@ -434,6 +434,10 @@ impl<'t> Engine<'t> {
             let moves = commit_moves(path).into_iter();
             sequence.moves = moves.map(|(from, to)| (start + from, start + to)).collect();
             sequence.computed = sequence.tokens.len() - 1;
+            // What a tree took beyond its accepted rows is free again.
+            let moved = sequence.moves.iter().map(|&(from, _)| from as usize + 1).max();
+            let end = sequence.tokens.len().max(moved.unwrap_or(0));
+            self.pool.shrink(&mut sequence.pages, end.div_ceil(PAGE_LEN));
         }
     }
 

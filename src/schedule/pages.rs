@@ -34,6 +34,11 @@ impl PagePool {
         true
     }
 
+    /// Takes back what `pages` has beyond `count`.
+    pub fn shrink(&mut self, pages: &mut Vec<u32>, count: usize) {
+        self.free.extend(pages.drain(count.min(pages.len())..).rev());
+    }
+
     /// Takes all of `pages` back.
     pub fn release(&mut self, pages: &mut Vec<u32>) {
         self.free.append(pages);
@@ -55,6 +60,9 @@ mod tests {
             for (who, count) in moves {
                 if count == 0 {
                     pool.release(&mut owners[who]);
+                } else if count == 11 {
+                    pool.shrink(&mut owners[who], 2);
+                    prop_assert!(owners[who].len() <= 2);
                 } else {
                     let before = owners[who].len();
                     let grown = pool.grow(&mut owners[who], count);
