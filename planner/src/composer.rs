@@ -280,3 +280,6 @@ impl Composer<'_> {
         self.ends.push(Reverse((end.to_bits(), (prompt as f64 - self.now).to_bits())));
     }
 }
+
+#[cfg(test)]
+mod tests;
