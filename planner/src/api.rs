@@ -38,6 +38,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     let mut found = search.run(FINALISTS)?;
     let narrowed = narrowed(&search.trees, &found);
     found.extend(tighter(&mut search, &narrowed));
+    search.polish(&mut found);
     found.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
     found.dedup_by(|a, b| a.policy == b.policy);
     let by_budget = by_budget(&found);

@@ -20,13 +20,13 @@ const PRICED_PASSES: usize = 16;
 const PROGRAM_PASSES: usize = 3;
 
 /// A candidate that cannot be faster than this times the best is not looked at.
-const PRUNE: f64 = 0.995;
+pub(crate) const PRUNE: f64 = 0.995;
 
 /// So many candidates of a group are tried, best bound first, without a faster one among them.
 const PATIENCE: usize = 48;
 
 /// Candidates of a tree budget that are tried where its bounds say that another is better.
-const TRIED_ANYWAY: usize = 4;
+const TRIED_ANYWAY: usize = 16;
 
 /// Groups that are refined, and rounds of it, each around the best of the one before.
 const REFINED: usize = 3;
@@ -34,7 +34,7 @@ const ROUNDS: usize = 4;
 
 /// Settings with trees are refined if they take less than this times those without, and the other way
 /// round.
-const PROMISING: f64 = 1.25;
+pub(crate) const PROMISING: f64 = 1.25;
 
 /// Passes of one composition, as the search uses them.
 pub(crate) struct Counted {
@@ -44,6 +44,11 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
+    /// Passes that bounds are made of: a few where trees multiply the candidates.
+    fn bounding(&self, setting: &Setting) -> &[Pass] {
+        if setting.tree_budget > 0 { &self.program } else { &self.passes }
+    }
+
     pub(crate) fn demands(&self) -> Demands<'_> {
         Demands { passes: &self.program, pages: self.pages }
     }
@@ -60,17 +65,16 @@ struct Candidate {
 }
 
 /// Candidates whose bounds are about as tight: those that differ in sizes alone.
-struct Group {
+pub(crate) struct Group {
     like: Setting,
     best: f64,
     tried_in_vain: usize,
 }
 
 impl Group {
-    /// A setting without its sizes, but for whether it has trees.
-    fn like(setting: &Setting) -> Setting {
-        let tree_budget = setting.tree_budget.min(1);
-        let rings = Setting { ring_parts: 0, head_stays: false, tree_budget, ..*setting };
+    /// A setting without its sizes, but for its trees.
+    pub(crate) fn like(setting: &Setting) -> Setting {
+        let rings = Setting { ring_parts: 0, head_stays: false, ..*setting };
         Setting { batch: 0, prefill_chunk: 0, micro_batch: 0, ..rings }
     }
 
@@ -204,8 +208,8 @@ impl<'a> Search<'a> {
         for &budget in &self.trees.budgets {
             if placed[known..].iter().all(|placed| placed.setting.tree_budget != budget) {
                 let of_budget = candidates.iter().filter(|c| c.setting.tree_budget == budget);
-                let mut tried = of_budget.take(TRIED_ANYWAY);
-                placed.extend(tried.find_map(|c| self.place(&c.setting, c.job)));
+                let tried = of_budget.take(TRIED_ANYWAY);
+                placed.extend(tried.filter_map(|c| self.place(&c.setting, c.job)));
             }
         }
     }
@@ -246,7 +250,7 @@ impl<'a> Search<'a> {
                 let job = self.job(&setting);
                 for micro_batch in thin(micro_batches(&self.inputs, setting.rows(), tight)) {
                     let setting = Setting { micro_batch, ..setting };
-                    let passes = self.jobs[job].1.passes.iter();
+                    let passes = self.jobs[job].1.bounding(&setting).iter();
                     let bases: Vec<Terms> =
                         passes.map(|pass| self.costs.base(&setting, pass)).collect();
                     for (&format, &way) in
@@ -294,7 +298,7 @@ impl<'a> Search<'a> {
             return None;
         }
         let not_held = (weights + cached - room.free[near as usize]).max(0.0);
-        let seconds = counted.passes.iter().zip(bases).map(|(pass, &base)| {
+        let seconds = counted.bounding(setting).iter().zip(bases).map(|(pass, &base)| {
             let mut terms = base;
             self.attention(setting, pass, &mut terms);
             let share = Costs::head_share(pass);
@@ -323,7 +327,7 @@ impl<'a> Search<'a> {
     }
 
     /// The best placement of a setting, with the least ring where none has room for more.
-    fn place(&self, setting: &Setting, job: usize) -> Option<Placed> {
+    pub(crate) fn place(&self, setting: &Setting, job: usize) -> Option<Placed> {
         let counted = &self.jobs[job].1;
         let away = round::may_be_away(setting);
         let pins = self.inputs.pins;
@@ -350,33 +354,35 @@ impl<'a> Search<'a> {
         }
         groups.sort_by(|a, b| a.best.total_cmp(&b.best).then(a.like.cmp(&b.like)));
         let Some(best) = groups.first().map(|group| group.best) else { return };
-        for trees in [0, 1] {
-            let alike = groups.iter().filter(|group| group.like.tree_budget == trees);
+        for trees in [false, true] {
+            let alike = groups.iter().filter(|group| (group.like.tree_budget > 0) == trees);
             let promising = alike.filter(|group| group.best < PROMISING * best);
             for group in promising.take(REFINED) {
+                let of_group = placed.iter().filter(|p| Group::like(&p.setting) == group.like);
+                let start = of_group.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+                let mut start = start.map(|placed| (placed.setting, placed.seconds));
                 for _ in 0..ROUNDS {
-                    if !self.climb(&group.like, placed) {
-                        break;
-                    }
+                    start = start.and_then(|start| self.climb(start, placed));
                 }
             }
         }
     }
 
-    /// Places the neighbours of the best of a group; whether one of them is better.
-    fn climb(&mut self, like: &Setting, placed: &mut Vec<Placed>) -> bool {
-        let of_group = placed.iter().filter(|p| Group::like(&p.setting) == *like);
-        let best = of_group.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
-        let Some((best, seconds)) = best.map(|best| (best.setting, best.seconds)) else {
-            return false;
-        };
+    /// Places the neighbours of a setting; the best of them, if it is better.
+    fn climb(
+        &mut self,
+        (from, seconds): (Setting, f64),
+        placed: &mut Vec<Placed>,
+    ) -> Option<(Setting, f64)> {
         let known = placed.len();
-        for setting in neighbours(&self.inputs, &best) {
+        for setting in neighbours(&self.inputs, &from) {
             if placed.iter().all(|p| !p.setting.same_sizes(&setting)) {
                 let job = self.job(&setting);
                 placed.extend(self.place(&setting, job));
             }
         }
-        placed[known..].iter().any(|p| p.seconds < seconds * PRUNE)
+        let better = placed[known..].iter().filter(|p| p.seconds < seconds * PRUNE);
+        let best = better.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        best.map(|best| (best.setting, best.seconds))
     }
 }

@@ -16,7 +16,8 @@ pub struct Speculation {
     /// always is a candidate.
     pub budgets: Vec<usize>,
     /// (nodes of one sequence's tree, tokens that it gains by a pass), ascending, starts with
-    /// (0, 1.0). Between them it is linear in log2(1 + nodes), as measured gains about are.
+    /// (0, 1.0). Between them it is linear in log2(1 + nodes), as measured gains about are; a part of a
+    /// node, which is a node for a part of the sequences, gains that part.
     pub gain: Vec<(usize, f64)>,
     /// (nodes of one sequence's tree, draft passes that grow it), ascending; no draft passes at 0.
     pub rounds: Vec<(usize, f64)>,
@@ -69,7 +70,8 @@ impl Speculation {
 
     /// Tokens that a sequence gains by a pass, with a tree of so many nodes.
     pub fn gain(&self, nodes: f64) -> f64 {
-        interpolated(&self.gain, nodes, 1.0)
+        let whole = interpolated(&self.gain, nodes.max(1.0), 1.0);
+        1.0 + (whole - 1.0) * nodes.min(1.0)
     }
 
     /// Draft passes that grow trees of so many nodes: at least one, if the draft has anything to do.
@@ -171,6 +173,11 @@ mod tests {
         assert_eq!([0.0, 1.0, 3.0, 7.0, 900.0].map(at), [1.0, 1.5, 2.5, 3.5, 3.5]);
         assert_eq!(interpolated(&[(3, 4.0)], 1.0, 0.0), 2.0);
         assert_eq!(interpolated(&[], 5.0, 1.0), 1.0);
+        let speculation = Speculation { gain: vec![(0, 1.0), (3, 2.0)], ..Speculation::default() };
+        assert_eq!(
+            [0.0, 0.5, 1.0, 3.0].map(|nodes| speculation.gain(nodes)),
+            [1.0, 1.25, 1.5, 2.0]
+        );
     }
 
     #[test]
