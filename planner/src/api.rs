@@ -1,6 +1,6 @@
 //! The two questions one can ask: what to do, and what a policy would take.
 
-use crate::candidates::RINGS;
+use crate::candidates::{RINGS, Trees};
 use crate::cost::{KvMode, Setting};
 use crate::error::{Change, PlanError};
 use crate::hardware::{DiskRates, HardwareProfile};
@@ -10,7 +10,9 @@ use crate::plan::{Memory, Plan};
 use crate::policy::{Policy, Split, Tier};
 use crate::price::Priced;
 use crate::round;
+use crate::rows::Decoding;
 use crate::search::Search;
+use std::collections::BTreeMap;
 
 /// Policies that are made real and run against the event clock.
 const FINALISTS: usize = 6;
@@ -34,27 +36,64 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     inputs.check()?;
     let mut search = Search::new(*inputs);
     let mut found = search.run(FINALISTS)?;
-    found.extend(tighter(inputs));
+    let narrowed = narrowed(&search.trees, &found);
+    found.extend(tighter(&mut search, &narrowed));
+    search.polish(&mut found);
     found.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
     found.dedup_by(|a, b| a.policy == b.policy);
+    let by_budget = by_budget(&found);
     let mut found = found.into_iter();
     let best = found.next().expect("a search finds a policy or an error");
     let runners_up = found.take(RUNNERS_UP).map(|p| (p.seconds(), p.policy));
     let runners_up = runners_up.map(|(seconds, policy)| (policy, seconds)).collect();
-    let what_ifs = what_ifs(&mut search, best.seconds());
-    Ok(Plan { runners_up, what_ifs, ..report(&search, best) })
+    let what_ifs = what_ifs(&mut search, best.seconds(), &narrowed);
+    Ok(Plan { runners_up, what_ifs, by_budget, ..report(&mut search, best) })
+}
+
+/// Trees to try where the inputs differ a little: none, and the budget that was the best so far.
+fn narrowed(trees: &Trees, found: &[Priced]) -> Trees {
+    let with = found.iter().filter(|priced| priced.setting.tree_budget > 0);
+    let best = with.min_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+    let budgets = best.map(|best| best.setting.tree_budget).into_iter().collect();
+    Trees { budgets, ..trees.clone() }
+}
+
+/// The fewest seconds of each tree budget; `found` is sorted by seconds.
+fn by_budget(found: &[Priced]) -> Vec<(usize, f64)> {
+    let mut best = BTreeMap::new();
+    for priced in found {
+        best.entry(priced.setting.tree_budget).or_insert(priced.seconds());
+    }
+    best.into_iter().collect()
 }
 
 /// The best policies for a quarter less of each tier: rounding at wide budgets may miss what fits
 /// narrower ones, and more memory must not make a plan slower.
-fn tighter(inputs: &Inputs<'_>) -> Vec<Priced> {
+fn tighter(search: &mut Search<'_>, trees: &Trees) -> Vec<Priced> {
+    let inputs = search.inputs;
     let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..] } else { &Tier::ALL[..] };
-    let search = |&tier: &Tier| {
+    let mut found = Vec::new();
+    for &tier in tiers {
         let mut budgets = inputs.budgets;
         *budgets.on_mut(tier) -= budgets.on(tier) / 4;
-        Search::new(Inputs { budgets, ..*inputs }).run(FINALISTS).ok()
-    };
-    tiers.iter().filter_map(search).flatten().collect()
+        let best = again(search, Inputs { budgets, ..inputs }, trees, FINALISTS);
+        found.extend(best.unwrap_or_default());
+    }
+    found
+}
+
+/// A search for inputs of the same model and workload: the passes that were counted still hold.
+fn again<'a>(
+    search: &mut Search<'_>,
+    inputs: Inputs<'a>,
+    trees: &Trees,
+    most: usize,
+) -> Result<Vec<Priced>, PlanError> {
+    let jobs = std::mem::take(&mut search.jobs);
+    let mut other = Search { jobs, trees: trees.clone(), ..Search::new(inputs) };
+    let found = other.run(most);
+    search.jobs = other.jobs;
+    found
 }
 
 /// What is predicted of a policy that is already decided.
@@ -68,6 +107,7 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
     let mut search = Search::new(*inputs);
     let job = search.job(&setting);
     let mut policy = policy.clone();
+    policy.draft = policy.draft.filter(|_| policy.tree_budget > 0);
     policy.weights = memory::weights(inputs.model, &policy.homes);
     policy.kv = memory::cache(&search.costs, &setting, policy.pages, &policy.kv_homes);
     let needed = memory::account(inputs, &search.costs, &setting, &policy).total();
@@ -78,7 +118,9 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
         let budgets = inputs.capacity();
         return Err(PlanError::DoesNotFit { missing, needed, budgets, remedies });
     }
-    Ok(report(&search, search.price(&setting, policy, job)))
+    let priced = search.price(&setting, policy, job);
+    let by_budget = vec![(setting.tree_budget, priced.seconds())];
+    Ok(Plan { by_budget, ..report(&mut search, priced) })
 }
 
 /// The enumerated part of a policy, if it is one of this model's.
@@ -97,8 +139,9 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
         let why = format!("the policy's cache format {:?} is not allowed", policy.kv_format);
         return Err(PlanError::BadInput(why));
     };
-    let sizes = [policy.batch, policy.micro_batch, policy.prefill_chunk, policy.rows_per_sequence];
-    if sizes.contains(&0) || policy.pages < model.pages(inputs.workload.longest()) {
+    let sizes = [policy.batch, policy.micro_batch, policy.prefill_chunk];
+    let longest = inputs.workload.longest_with_tree(policy.tree_budget);
+    if sizes.contains(&0) || policy.pages < model.pages(longest) {
         let why = "the policy's sizes are 0, or its cache does not hold the longest sequence";
         return Err(PlanError::BadInput(why.into()));
     }
@@ -116,20 +159,47 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
     let setting = Setting {
         batch: policy.batch,
         prefill_chunk: policy.prefill_chunk,
-        rows_per_sequence: policy.rows_per_sequence,
+        tree_budget: policy.tree_budget,
+        draft: draft_of(inputs, policy)?,
         micro_batch: policy.micro_batch,
         format,
         kv_mode: if policy.host_attention { KvMode::Host } else { KvMode::Staged },
         kv_floor: Tier::Disk,
         weight_floor: Tier::Disk,
         ring_parts: RINGS[0],
-        head_stays: false,
+        head_stays: policy.tree_budget > 0,
     };
     Ok(round::with_homes(inputs, &setting, &policy.kv_homes))
 }
 
-fn report(search: &Search<'_>, priced: Priced) -> Plan {
-    let inputs = &search.inputs;
+/// The draft of a policy among those that are known.
+fn draft_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Option<usize>, PlanError> {
+    if policy.tree_budget == 0 {
+        return Ok(None);
+    }
+    let refused = |why: String| Err(PlanError::BadInput(format!("the policy speculates, {why}")));
+    let Some(speculation) = &inputs.workload.speculation else {
+        return refused("and nothing is known of draft trees".into());
+    };
+    if policy.homes.last().is_some_and(|head| head.iter().any(|&h| h != round::near(inputs))) {
+        return refused("and its output head is not where the device computes".into());
+    }
+    match policy.draft {
+        None if speculation.drafts.is_empty() => Ok(None),
+        None => refused("and does not say where its draft model lives".into()),
+        Some(home) => match speculation.draft_at(home) {
+            None => refused(format!("and no draft model is known that could live in {home}")),
+            found => Ok(found),
+        },
+    }
+}
+
+fn report(search: &mut Search<'_>, priced: Priced) -> Plan {
+    let job = search.job(&priced.setting);
+    let (inputs, costs) = (&search.inputs, &search.costs);
+    let passes = &search.jobs[job].1.passes;
+    let decoding = Decoding::new(inputs, costs, &priced.setting, &priced.policy, passes);
+    let (curve, free_rows) = (decoding.curve(priced.policy.rows()), decoding.free_rows());
     let memory = memory::account(inputs, &search.costs, &priced.setting, &priced.policy);
     let hw = inputs.hardware;
     let Split { device, ram, .. } = priced.policy.weights;
@@ -142,6 +212,10 @@ fn report(search: &Search<'_>, priced: Priced) -> Plan {
         prefill_seconds: priced.prefill_seconds,
         decode_seconds: priced.decode_seconds,
         passes: priced.passes,
+        tokens_per_pass: priced.tokens_per_pass,
+        curve,
+        free_rows,
+        by_budget: Vec::new(),
         terms: priced.terms,
         memory,
         policy: priced.policy,
@@ -172,14 +246,11 @@ fn binding(inputs: &Inputs<'_>, policy: &Policy, memory: &Memory) -> Vec<Tier> {
 }
 
 /// What single changes would make of the job's seconds.
-fn what_ifs(search: &mut Search<'_>, seconds: f64) -> Vec<(Change, f64)> {
+fn what_ifs(search: &mut Search<'_>, seconds: f64, trees: &Trees) -> Vec<(Change, f64)> {
     let inputs = search.inputs;
-    let mut jobs = std::mem::take(&mut search.jobs);
     let mut best_seconds = |inputs: Inputs<'_>| {
-        let mut search = Search::with_jobs(inputs, std::mem::take(&mut jobs));
-        let found = search.run(FINALISTS_IF).ok().map(|found| found[0].seconds());
-        jobs = search.jobs;
-        found
+        let found = again(search, inputs, trees, FINALISTS_IF).ok();
+        found.map(|found| found[0].seconds())
     };
     let mut found = Vec::new();
     let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..2] } else { &Tier::ALL[..2] };
@@ -212,7 +283,8 @@ impl From<&Policy> for Pins {
             prefill_chunk: Some(policy.prefill_chunk),
             kv_format: Some(policy.kv_format.clone()),
             host_attention: Some(policy.host_attention),
-            rows_per_sequence: Some(policy.rows_per_sequence),
+            tree_budget: Some(policy.tree_budget),
+            draft: policy.draft,
             ..Pins::default()
         }
     }

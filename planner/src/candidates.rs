@@ -57,6 +57,68 @@ pub(crate) fn micro_batches(inputs: &Inputs<'_>, rows: usize, tight: bool) -> Ve
     sizes.iter().copied().filter(|&m| m < rows).chain([rows]).collect()
 }
 
+/// Draft trees that a search tries.
+#[derive(Clone, Debug)]
+pub(crate) struct Trees {
+    /// Whether no trees at all are a candidate.
+    pub(crate) off: bool,
+    /// Budgets, rising, without 0.
+    pub(crate) budgets: Vec<usize>,
+    /// Places of the draft; one `None` where trees need none.
+    pub(crate) drafts: Vec<Option<usize>>,
+}
+
+/// A tree budget is this many times the one that is tried before it; those between are refined.
+const BUDGET_STEP: usize = 4;
+
+/// Trees to try: coarse budgets and the largest one, or the pinned one.
+pub(crate) fn trees(inputs: &Inputs<'_>) -> Trees {
+    let pins = inputs.pins;
+    let Some(speculation) = &inputs.workload.speculation else {
+        return Trees { off: true, budgets: Vec::new(), drafts: Vec::new() };
+    };
+    let homes = speculation.drafts.iter().map(|draft| draft.home).enumerate();
+    let homes = homes.filter(|(_, home)| pins.draft.is_none_or(|pinned| pinned == *home));
+    let mut drafts: Vec<_> = homes.map(|(draft, _)| Some(draft)).collect();
+    if drafts.is_empty() {
+        drafts.push(None);
+    }
+    let mut budgets = Vec::new();
+    match pins.tree_budget {
+        Some(pinned) => budgets.extend((pinned > 0).then_some(pinned)),
+        None => {
+            let offered = offered(inputs);
+            for &budget in &offered {
+                if budgets.last().is_none_or(|&last| budget >= BUDGET_STEP * last) {
+                    budgets.push(budget);
+                }
+            }
+            let largest = offered.last().filter(|&largest| budgets.last() != Some(largest));
+            budgets.extend(largest);
+        }
+    }
+    let off = pins.tree_budget.is_none_or(|pinned| pinned == 0);
+    Trees { off, budgets, drafts }
+}
+
+/// All budgets that may be chosen, rising, without 0.
+fn offered(inputs: &Inputs<'_>) -> Vec<usize> {
+    let speculation = inputs.workload.speculation.iter();
+    let mut budgets: Vec<usize> =
+        speculation.flat_map(|s| &s.budgets).copied().filter(|&budget| budget > 0).collect();
+    budgets.sort_unstable();
+    budgets.dedup();
+    budgets
+}
+
+/// Every second size, the last one included: trees multiply the candidates, so they are tried with
+/// fewer sizes at first.
+pub(crate) fn thinned(sizes: Vec<usize>) -> Vec<usize> {
+    let last = sizes.len().saturating_sub(1);
+    let kept = |&(i, _): &(usize, usize)| i % 2 == 0 || i == last;
+    sizes.into_iter().enumerate().filter(kept).map(|(_, size)| size).collect()
+}
+
 /// Ways of keys and values that the machine and the pins allow.
 pub(crate) fn kv_modes(inputs: &Inputs<'_>) -> Vec<KvMode> {
     match inputs.pins.host_attention {
@@ -93,29 +155,57 @@ pub(crate) fn neighbours(inputs: &Inputs<'_>, best: &Setting) -> Vec<Setting> {
     let pins = inputs.pins;
     let whole = best.micro_batch == best.rows();
     let mut settings = Vec::new();
-    let mut add = |batch: usize, prefill_chunk: usize, micro_batch: usize| {
-        let mut setting = Setting { batch, prefill_chunk, micro_batch, ..*best };
+    let mut add = |batch: usize, prefill_chunk: usize, micro_batch: usize, tree_budget: usize| {
+        let mut setting = Setting { batch, prefill_chunk, micro_batch, tree_budget, ..*best };
         if whole && pins.micro_batch.is_none() && micro_batch == best.micro_batch {
             setting.micro_batch = setting.rows();
         }
         settings.push(setting);
     };
+    let trees = best.tree_budget;
+    if trees > 0 && pins.tree_budget.is_none() {
+        for budget in beside(&offered(inputs), trees) {
+            add(best.batch, best.prefill_chunk, best.micro_batch, budget);
+        }
+    }
     if pins.batch.is_none() {
         for eighths in [6, 7, 9, 10, 12] {
             let batch = (best.batch * eighths / 8).clamp(1, inputs.workload.count());
-            add(batch, best.prefill_chunk, best.micro_batch);
+            add(batch, best.prefill_chunk, best.micro_batch, trees);
         }
     }
     if pins.prefill_chunk.is_none() {
         for chunk in
             [best.prefill_chunk / 2, best.prefill_chunk * 3 / 4, best.prefill_chunk * 3 / 2]
         {
-            add(best.batch, chunk.max(1), best.micro_batch);
+            add(best.batch, chunk.max(1), best.micro_batch, trees);
         }
     }
     if pins.micro_batch.is_none() {
-        add(best.batch, best.prefill_chunk, (best.micro_batch / 2).max(1));
-        add(best.batch, best.prefill_chunk, (best.micro_batch * 2).min(best.rows()));
+        add(best.batch, best.prefill_chunk, (best.micro_batch / 2).max(1), trees);
+        add(best.batch, best.prefill_chunk, (best.micro_batch * 2).min(best.rows()), trees);
     }
     settings
+}
+
+/// The two budgets before one of them and the two after it.
+fn beside(offered: &[usize], budget: usize) -> Vec<usize> {
+    let at = offered.iter().position(|&offered| offered == budget).unwrap_or(0);
+    let around = offered.iter().skip(at.saturating_sub(2)).take(at.min(2) + 3);
+    around.copied().filter(|&other| other != budget).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_thinned_and_budgets_looked_up() {
+        assert_eq!(thinned(vec![1, 2, 3, 4]), [1, 3, 4]);
+        assert_eq!(thinned(vec![7]), [7]);
+        let offered = [4, 8, 16, 32, 64];
+        assert_eq!(beside(&offered, 4), [8, 16]);
+        assert_eq!(beside(&offered, 16), [4, 8, 32, 64]);
+        assert_eq!(beside(&offered, 64), [16, 32]);
+    }
 }

@@ -8,6 +8,7 @@
 use crate::footprint::HEAD_ROWS;
 use crate::hardware::{HardwareProfile, LinearRate};
 use crate::inputs::Inputs;
+use crate::memory::RingShape;
 use crate::passes::Pass;
 use crate::plan::Terms;
 use crate::policy::Tier;
@@ -35,7 +36,10 @@ pub(crate) enum KvMode {
 pub(crate) struct Setting {
     pub(crate) batch: usize,
     pub(crate) prefill_chunk: usize,
-    pub(crate) rows_per_sequence: usize,
+    /// Nodes of draft trees in a pass, over all sequences.
+    pub(crate) tree_budget: usize,
+    /// Index into the places of the draft; `None` where none takes memory or time.
+    pub(crate) draft: Option<usize>,
     pub(crate) micro_batch: usize,
     /// Index into the allowed cache formats.
     pub(crate) format: usize,
@@ -46,12 +50,18 @@ pub(crate) struct Setting {
     /// Neighbouring parts that the ring holds.
     pub(crate) ring_parts: usize,
     /// Whether the head stays in reach of the device whatever it costs, so that no ring holds it.
+    /// With draft trees it always does: logits are computed several times a pass, along the path.
     pub(crate) head_stays: bool,
 }
 
 impl Setting {
     pub(crate) fn rows(&self) -> usize {
-        self.batch * self.rows_per_sequence + self.prefill_chunk
+        self.batch + self.tree_budget + self.prefill_chunk
+    }
+
+    /// Seconds that the draft takes in a pass.
+    pub(crate) fn draft_seconds(&self, pass: &Pass) -> f64 {
+        self.draft.map_or(0.0, |draft| pass.draft.get(draft).copied().unwrap_or(0.0))
     }
 
     /// The one tier that the cache lives on, where its way leaves no choice.
@@ -379,7 +389,8 @@ impl<'a> Costs<'a> {
         let device = self.linear(&self.linear, pass.rows(), setting.micro_batch)
             + touched * self.hardware.device.elementwise_seconds
             + self.head(pass);
-        Terms { device, fixed: self.fixed(setting, pass), ..Terms::default() }
+        let (fixed, draft) = (self.fixed(setting, pass), setting.draft_seconds(pass));
+        Terms { device, fixed, draft, ..Terms::default() }
     }
 
     /// The other terms; linear in the placement.
@@ -398,13 +409,29 @@ impl<'a> Costs<'a> {
         1.0 - 1.0 / Costs::micro_batches(setting, pass)
     }
 
-    /// Seconds of a whole job.
+    /// Seconds of a whole job, about: nothing is late but what a draft keeps from arriving.
     pub(crate) fn job_seconds(&self, setting: &Setting, passes: &[Pass], at: &Placement) -> f64 {
+        let ring = self.ring_seconds(setting, at);
         let seconds = |pass: &Pass| {
             let terms = self.base(setting, pass) + self.placed(setting, pass, at);
-            pass.count * self.seconds(setting, pass, &terms)
+            let seconds = self.seconds(setting, pass, &terms);
+            if terms.draft == 0.0 {
+                return pass.count * seconds;
+            }
+            // No ring is emptied while the draft computes, so what arrives beside it fills one at most.
+            let without = self.seconds(setting, pass, &Terms { draft: 0.0, ..terms });
+            pass.count * seconds.max(without + (terms.draft - ring).max(0.0))
         };
         passes.iter().map(seconds).sum()
+    }
+
+    /// Seconds in which an empty ring of weights fills.
+    fn ring_seconds(&self, setting: &Setting, at: &Placement) -> f64 {
+        let hw = self.hardware;
+        let ring = RingShape::new(&self.half_bytes, 0.0, setting.ring_parts).layers;
+        let read = ring * at.layers[2] / hw.disk.read_bytes_per_sec;
+        let uploaded = ring * (at.layers[1] + at.layers[2]);
+        if hw.shares_ram { read } else { read.max(uploaded / hw.upload_bytes_per_sec) }
     }
 
     /// Seconds of a pass of these terms (T = max of all terms in the paper; here of what overlaps).

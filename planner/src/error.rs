@@ -33,6 +33,8 @@ pub enum Change {
     FasterDisk(f64),
     /// No more sequences in a pass than this.
     Batch(usize),
+    /// No more nodes of draft trees in a pass than this.
+    TreeBudget(usize),
     /// No longer sequences than this many positions.
     Longest(usize),
     /// Leave this part of the policy to the planner.
@@ -70,6 +72,9 @@ impl fmt::Display for Change {
             Change::Grow(tier, bytes) => write!(f, "{} more {tier}", Bytes(*bytes)),
             Change::FasterDisk(times) => write!(f, "a disk {times} times as fast"),
             Change::Batch(batch) => write!(f, "a batch of at most {batch}"),
+            Change::TreeBudget(nodes) => {
+                write!(f, "draft trees of at most {nodes} nodes in a pass")
+            }
             Change::Longest(positions) => {
                 write!(f, "sequences of at most {positions} positions")
             }

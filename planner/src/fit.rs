@@ -1,10 +1,11 @@
 //! The smallest policy: what fits if anything does, and what is missing if nothing does.
 
-use crate::candidates::{CHUNKS, RINGS, batches, kv_modes};
+use crate::candidates::{CHUNKS, RINGS, batches, kv_modes, trees};
+use crate::composer::compose;
 use crate::cost::{Costs, Fractions, Placement, Setting};
 use crate::error::{Change, PlanError};
 use crate::inputs::{Inputs, PinnedSplit, Pins};
-use crate::passes::{Composition, compose};
+use crate::passes::Composition;
 use crate::policy::{Policy, Split, Tier};
 use crate::round;
 
@@ -37,7 +38,7 @@ fn least(inputs: &Inputs<'_>) -> (Setting, Policy, Memory) {
     let pages = pages(inputs, &costs, &settings[0]);
     let mut best: Option<(Rank, (Setting, Policy, Memory))> = None;
     for setting in settings {
-        let weights = extremes(inputs).into_iter();
+        let weights = extremes(inputs, &costs, &setting).into_iter();
         let ways = weights.flat_map(|w| Tier::ALL.map(|grows| (w, grows)));
         for (weights, grows, away) in ways.flat_map(|(w, grows)| AWAY.map(|away| (w, grows, away)))
         {
@@ -61,56 +62,85 @@ fn least(inputs: &Inputs<'_>) -> (Setting, Policy, Memory) {
 /// Settings that need least, by format and way of the cache.
 fn settings(inputs: &Inputs<'_>) -> Vec<Setting> {
     let pins = inputs.pins;
-    let rows = inputs.workload.gains().iter().map(|&(rows, _)| rows);
-    let rows = rows.filter(|&r| pins.rows_per_sequence.is_none_or(|pinned| pinned == r)).min();
+    // The least that there can be: no trees, unless they are pinned.
+    let tree_budget = pins.tree_budget.unwrap_or(0);
+    let drafts = if tree_budget > 0 { trees(inputs).drafts } else { vec![None] };
     let format =
         |f: &usize| pins.kv_format.as_ref().is_none_or(|pinned| *pinned == inputs.kv_formats[*f]);
     let formats = (0..inputs.kv_formats.len()).filter(format);
     let modes = kv_modes(inputs);
     let batch = pins.batch.map_or(1, |_| batches(inputs)[0]);
-    formats
-        .flat_map(|format| {
-            modes.iter().map(move |&kv_mode| Setting {
-                batch,
-                prefill_chunk: pins.prefill_chunk.unwrap_or(if batch == 1 { 1 } else { CHUNKS[0] }),
-                rows_per_sequence: rows.unwrap_or(1),
-                micro_batch: pins.micro_batch.unwrap_or(1),
-                format,
-                kv_mode,
-                kv_floor: Tier::Disk,
-                weight_floor: Tier::Disk,
-                ring_parts: RINGS[0],
-                head_stays: false,
-            })
+    let ways = formats.flat_map(|format| modes.iter().map(move |&kv_mode| (format, kv_mode)));
+    ways.flat_map(|(format, kv_mode)| {
+        drafts.iter().map(move |&draft| Setting {
+            batch,
+            prefill_chunk: pins.prefill_chunk.unwrap_or(if batch == 1 { 1 } else { CHUNKS[0] }),
+            tree_budget,
+            draft,
+            micro_batch: pins.micro_batch.unwrap_or(1),
+            format,
+            kv_mode,
+            kv_floor: Tier::Disk,
+            weight_floor: Tier::Disk,
+            ring_parts: RINGS[0],
+            head_stays: tree_budget > 0,
         })
-        .collect()
+    })
+    .collect()
 }
 
 /// Pages of the cache, the same for all formats and ways of it.
 fn pages(inputs: &Inputs<'_>, costs: &Costs<'_>, setting: &Setting) -> usize {
-    if setting.batch == 1 {
-        return inputs.model.pages(inputs.workload.longest());
+    let Setting { batch, prefill_chunk, tree_budget, .. } = *setting;
+    if batch == 1 {
+        return inputs.model.pages(inputs.workload.longest_with_tree(tree_budget));
     }
-    let gains = inputs.workload.gains();
-    let gain = gains.iter().find(|(rows, _)| *rows == setting.rows_per_sequence);
-    let composition = Composition {
-        batch: setting.batch,
-        prefill_chunk: setting.prefill_chunk,
-        rows_per_sequence: setting.rows_per_sequence,
-        gain: gain.map_or(1.0, |&(_, gain)| gain),
-    };
+    let composition = Composition { batch, prefill_chunk, tree_budget };
     compose(inputs.workload, inputs.model, composition, &costs.windows).pages
 }
 
 /// Weights of layers and head: all streamed, only the layers, or all resident, as far as pins allow.
-fn extremes(inputs: &Inputs<'_>) -> [[Fractions; 2]; 3] {
-    let near = round::near(inputs) as usize;
-    let [far, near] = [2, near].map(|free| filled(&inputs.pins.weights, free));
-    if inputs.pins.weights.is_free() {
-        [[far, far], [far, near], [near, near]]
-    } else {
-        [[far, far], [far, far], [near, near]]
+/// With draft trees the head is where the device computes, whatever else.
+fn extremes(inputs: &Inputs<'_>, costs: &Costs<'_>, setting: &Setting) -> Vec<[Fractions; 2]> {
+    let tier = round::near(inputs) as usize;
+    let [far, near] = [2, tier].map(|free| filled(&inputs.pins.weights, free));
+    if setting.tree_budget > 0 {
+        return vec![
+            with_head_at(tier, far, inputs, costs),
+            with_head_at(tier, near, inputs, costs),
+        ];
     }
+    if inputs.pins.weights.is_free() {
+        vec![[far, far], [far, near], [near, near]]
+    } else {
+        vec![[far, far], [near, near]]
+    }
+}
+
+/// Fractions of all weights as fractions of layers and of a head that is all on one tier. Room for it
+/// comes from tiers that are not pinned.
+fn with_head_at(
+    tier: usize,
+    mut all: Fractions,
+    inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
+) -> [Fractions; 2] {
+    let pinned = inputs.pins.weights.fractions();
+    let whole = costs.layer_bytes + costs.head_bytes;
+    let mut short = (costs.head_bytes / whole - all[tier]).max(0.0);
+    for other in (0..3).rev().filter(|&other| other != tier && pinned[other].is_none()) {
+        let moved = short.min(all[other]);
+        all[other] -= moved;
+        all[tier] += moved;
+        short -= moved;
+    }
+    let mut head = [0.0; 3];
+    head[tier] = 1.0;
+    let layers = [0, 1, 2].map(|t| {
+        let bytes = all[t] * whole - head[t] * costs.head_bytes;
+        (bytes / costs.layer_bytes).clamp(0.0, 1.0)
+    });
+    [layers, head]
 }
 
 /// The pinned fractions, and what they leave on tier `free`, or on one that is not pinned.
@@ -220,6 +250,13 @@ fn remedies(inputs: &Inputs<'_>, missing: Split) -> Vec<Change> {
             |batch| fits(&Inputs { pins: &Pins { batch: Some(batch), ..pins.clone() }, ..*inputs });
         remedies.extend(largest_below(batch, with).map(Change::Batch));
     }
+    if let Some(budget) = pins.tree_budget.filter(|&budget| budget > 0) {
+        let with = |budget| {
+            let pins = Pins { tree_budget: Some(budget), ..pins.clone() };
+            fits(&Inputs { pins: &pins, ..*inputs })
+        };
+        remedies.extend(largest_below(budget, with).map(Change::TreeBudget));
+    }
     let free = Pins::default();
     let unpinned = [
         ("weights", Pins { weights: free.weights, ..pins.clone() }),
@@ -227,6 +264,8 @@ fn remedies(inputs: &Inputs<'_>, missing: Split) -> Vec<Change> {
         ("prefill chunk", Pins { prefill_chunk: None, ..pins.clone() }),
         ("micro-batch", Pins { micro_batch: None, ..pins.clone() }),
         ("cache format", Pins { kv_format: None, ..pins.clone() }),
+        ("draft trees", Pins { tree_budget: None, ..pins.clone() }),
+        ("draft's home", Pins { draft: None, ..pins.clone() }),
     ];
     for (what, pins) in unpinned {
         if pins != *inputs.pins && fits(&Inputs { pins: &pins, ..*inputs }) {

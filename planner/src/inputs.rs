@@ -3,7 +3,7 @@
 use crate::error::PlanError;
 use crate::footprint::Footprint;
 use crate::hardware::{DeviceRates, HardwareProfile};
-use crate::policy::Split;
+use crate::policy::{Split, Tier};
 use crate::shape::ModelShape;
 use crate::workload::Workload;
 
@@ -44,8 +44,10 @@ pub struct Pins {
     pub kv_format: Option<String>,
     /// [`Policy::host_attention`](crate::Policy::host_attention).
     pub host_attention: Option<bool>,
-    /// [`Policy::rows_per_sequence`](crate::Policy::rows_per_sequence).
-    pub rows_per_sequence: Option<usize>,
+    /// [`Policy::tree_budget`](crate::Policy::tree_budget); need not be among those offered.
+    pub tree_budget: Option<usize>,
+    /// [`Policy::draft`](crate::Policy::draft), where the policy speculates at all.
+    pub draft: Option<Tier>,
 }
 
 /// Pinned fractions, 0 to 1; what two pins leave is the third.
@@ -116,7 +118,6 @@ impl Inputs<'_> {
             ("batch", pins.batch),
             ("micro-batch", pins.micro_batch),
             ("prefill chunk", pins.prefill_chunk),
-            ("rows per sequence", pins.rows_per_sequence),
         ] {
             if size == Some(0) {
                 return Err(bad_input(format!("a pinned {what} of 0 does no work")));
@@ -128,10 +129,29 @@ impl Inputs<'_> {
             let known = self.kv_formats.join(", ");
             return Err(bad_input(format!("cache format {format:?} is not among {known}")));
         }
-        if let Some(rows) = pins.rows_per_sequence
-            && !self.workload.gains().iter().any(|&(r, _)| r == rows)
+        self.check_trees()
+    }
+
+    /// Draft trees that are pinned must be possible.
+    fn check_trees(&self) -> Result<(), PlanError> {
+        let (pins, speculation) = (self.pins, self.workload.speculation.as_ref());
+        let grown = pins.tree_budget.is_some_and(|budget| budget > 0);
+        if let Some(home) = pins.draft
+            && pins.tree_budget != Some(0)
+            && speculation.is_none_or(|s| s.draft_at(home).is_none())
         {
-            return Err(bad_input(format!("no gain is known for {rows} rows per sequence")));
+            return Err(bad_input(format!("no draft model is known that could live in {home}")));
+        }
+        if grown && speculation.is_none() {
+            return Err(bad_input("draft trees are pinned, and nothing is known of them".into()));
+        }
+        let [device, ram, disk] = pins.weights.fractions();
+        let (near, far) =
+            if self.hardware.shares_ram { (ram, [device, disk]) } else { (device, [ram, disk]) };
+        let most = near.unwrap_or(1.0 - far.into_iter().flatten().sum::<f64>());
+        if grown && most * (self.model.weight_bytes() as f64) < self.model.head.bytes() as f64 {
+            let why = "draft trees need the output head where the device computes";
+            return Err(bad_input(format!("pinned weights leave it no room: {why}")));
         }
         Ok(())
     }
@@ -169,10 +189,9 @@ impl Inputs<'_> {
         if empty {
             return Err(bad_input("a request has no prompt or generates nothing".into()));
         }
-        if job.gains().iter().any(|&(rows, gain)| rows == 0 || !(1.0..=rows as f64).contains(&gain))
-        {
-            let why = "a pass gains between 1 token and one per row";
-            return Err(bad_input(format!("speculation {:?}: {why}", job.speculation)));
+        let shares_ram = self.hardware.shares_ram;
+        if let Some(fault) = job.speculation.as_ref().and_then(|s| s.fault(shares_ram)) {
+            return Err(bad_input(format!("speculation: {fault}")));
         }
         Ok(())
     }

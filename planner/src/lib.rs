@@ -5,8 +5,10 @@ extern crate self as forebay_planner;
 
 mod api;
 mod candidates;
+mod composer;
 mod cost;
 mod error;
+mod finalists;
 mod fit;
 #[cfg(test)]
 #[path = "../tests/it/fixture.rs"]
@@ -24,8 +26,10 @@ mod plan;
 mod policy;
 mod price;
 mod round;
+mod rows;
 mod search;
 mod shape;
+mod speculation;
 mod workload;
 
 pub use api::{plan, predict};
@@ -36,4 +40,5 @@ pub use inputs::{Inputs, PinnedSplit, Pins};
 pub use plan::{Memory, Plan, Resource, Terms};
 pub use policy::{Policy, Split, Tier};
 pub use shape::{LayerShape, MatrixShape, ModelShape, Part};
+pub use speculation::{AHEAD, DRAFT_ROWS, Draft, Speculation};
 pub use workload::{Requests, Workload};

@@ -4,7 +4,7 @@ use crate::cost::{Costs, KvMode, Setting};
 use crate::footprint::{Demand, Windows};
 use crate::inputs::Inputs;
 use crate::plan::Memory;
-use crate::policy::{Policy, Split, Tier};
+use crate::policy::{Policy, Split, Tier, outputs};
 use crate::shape::ModelShape;
 
 /// Bytes of neighbouring parts of a model, which the ring is sized by.
@@ -68,9 +68,9 @@ pub(crate) fn host_ring(inputs: &Inputs<'_>, largest_read: u64) -> u64 {
 
 /// Cache pages of one micro-batch in one layer: its share of them, and one sequence of any length.
 pub(crate) fn window_pages(inputs: &Inputs<'_>, setting: &Setting, pages: usize) -> usize {
-    let sequences = setting.batch * setting.rows_per_sequence;
-    let share = setting.micro_rows().min(sequences) as f64 / sequences as f64;
-    let one = inputs.model.pages(inputs.workload.longest());
+    let rows = setting.batch + setting.tree_budget;
+    let share = setting.micro_rows().min(rows) as f64 / rows as f64;
+    let one = inputs.model.pages(inputs.workload.longest_with_tree(setting.tree_budget));
     ((pages as f64 * share).ceil() as usize + one).min(pages)
 }
 
@@ -83,7 +83,6 @@ pub(crate) fn demand(
     pages: usize,
     away: [bool; 2],
 ) -> Demand {
-    let sequences = setting.batch * setting.rows_per_sequence;
     let page_bytes = costs.kinds.iter().map(|kind| kind.page_bytes[setting.format]).max();
     let [ram, disk] = away;
     let uploads = setting.kv_mode == KvMode::Staged && !inputs.hardware.shares_ram && ram;
@@ -99,7 +98,7 @@ pub(crate) fn demand(
         batch: setting.batch,
         rows: setting.rows(),
         micro_rows: setting.micro_rows(),
-        outputs: sequences,
+        outputs: outputs(setting.batch, setting.tree_budget),
         pages,
         windows,
         host_attention: setting.kv_mode == KvMode::Host,
@@ -109,12 +108,15 @@ pub(crate) fn demand(
 /// Memory of a setting before weights and cache are placed.
 pub(crate) fn reserved(inputs: &Inputs<'_>, setting: &Setting, demand: &Demand) -> Memory {
     let shares_ram = inputs.hardware.shares_ram;
-    let draft = if setting.rows_per_sequence > 1 { inputs.workload.draft_bytes } else { 0 };
-    let vectors = Split::all(Tier::Device, inputs.model.vector_bytes + draft);
+    let vectors = Split::all(Tier::Device, inputs.model.vector_bytes);
     let workspace = inputs.footprint.workspace(demand);
+    let Setting { batch, tree_budget, .. } = *setting;
+    let draft = setting.draft.and_then(|at| inputs.workload.speculation.as_ref()?.drafts.get(at));
+    let draft = draft.map_or(Split::default(), |d| d.memory(demand.pages, batch, tree_budget));
     Memory {
         workspace: workspace.folded(shares_ram),
         fixed: (inputs.footprint.fixed() + vectors).folded(shares_ram),
+        draft: draft.folded(shares_ram),
         ..Memory::default()
     }
 }

@@ -68,8 +68,9 @@ impl<'a> Stream<'a> {
         let sum = |f: fn(&Load) -> f64| loads.iter().map(f).sum::<f64>();
         let uploads = if hw.shares_ram { 0.0 } else { bytes(false) / hw.upload_bytes_per_sec };
         let disk = sum(|l| l.disk) + bytes(true) / hw.disk.read_bytes_per_sec;
-        let busiest = sum(|l| l.compute).max(sum(|l| l.link) + uploads).max(disk);
-        let mut clock = Clock::new(self, &loads);
+        let draft = setting.draft_seconds(pass);
+        let busiest = (sum(|l| l.compute) + draft).max(sum(|l| l.link) + uploads).max(disk);
+        let mut clock = Clock::new(self, &loads, draft);
         (0..WARM).for_each(|_| clock.pass());
         let start = clock.compute;
         (0..MEASURED).for_each(|_| clock.pass());
@@ -115,6 +116,8 @@ impl<'a> Stream<'a> {
 struct Clock<'a> {
     stream: &'a Stream<'a>,
     loads: &'a [Load],
+    /// Seconds of the draft before each pass.
+    draft: f64,
     disk: f64,
     link: f64,
     compute: f64,
@@ -132,10 +135,11 @@ struct Clock<'a> {
 }
 
 impl<'a> Clock<'a> {
-    fn new(stream: &'a Stream<'a>, loads: &'a [Load]) -> Clock<'a> {
+    fn new(stream: &'a Stream<'a>, loads: &'a [Load], draft: f64) -> Clock<'a> {
         Clock {
             stream,
             loads,
+            draft,
             disk: 0.0,
             link: 0.0,
             compute: 0.0,
@@ -149,6 +153,8 @@ impl<'a> Clock<'a> {
     }
 
     fn pass(&mut self) {
+        // Trees are grown before the pass that checks them; the rings go on filling meanwhile.
+        self.compute += self.draft;
         for (&(first, end), load) in self.stream.parts.iter().zip(self.loads) {
             self.disk += load.disk;
             self.link += load.link;

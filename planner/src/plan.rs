@@ -21,6 +21,8 @@ pub struct Terms {
     pub host: f64,
     /// Submissions and passes as such, on the device's time.
     pub fixed: f64,
+    /// Passes of a draft model: the device waits for them, wherever they are computed.
+    pub draft: f64,
 }
 
 impl Terms {
@@ -34,9 +36,9 @@ impl Terms {
         self.upload + self.download
     }
 
-    /// Seconds that the device is busy.
+    /// Seconds that the device is busy, or waits for a draft.
     pub fn compute(&self) -> f64 {
-        self.device + self.fixed
+        self.device + self.fixed + self.draft
     }
 
     /// Seconds that one resource is busy.
@@ -68,6 +70,7 @@ impl Add for Terms {
             device: self.device + other.device,
             host: self.host + other.host,
             fixed: self.fixed + other.fixed,
+            draft: self.draft + other.draft,
         }
     }
 }
@@ -90,6 +93,7 @@ impl Mul<f64> for Terms {
             device: self.device * times,
             host: self.host * times,
             fixed: self.fixed * times,
+            draft: self.draft * times,
         }
     }
 }
@@ -126,15 +130,17 @@ pub struct Memory {
     pub activations: Split,
     /// Workspace, logits and staged pages included.
     pub workspace: Split,
-    /// Vectors, a draft, and what every policy needs.
+    /// Vectors, and what every policy needs.
     pub fixed: Split,
+    /// The draft model with its cache.
+    pub draft: Split,
 }
 
 impl Memory {
     /// Bytes counted against the budgets.
     pub fn total(&self) -> Split {
         let weights = Split { disk: 0, ..self.weights };
-        weights + self.kv + self.ring + self.activations + self.workspace + self.fixed
+        weights + self.kv + self.ring + self.activations + self.workspace + self.fixed + self.draft
     }
 }
 
@@ -153,6 +159,19 @@ pub struct Plan {
     pub passes: f64,
     /// Busy seconds of the whole job.
     pub terms: Terms,
+    /// Tokens that a decoding sequence gains by a pass, on average over the job; 1 without
+    /// speculation.
+    pub tokens_per_pass: f64,
+    /// (rows, seconds of a decoding pass of so many rows under this policy, without its draft), by
+    /// powers of 2 up to the policy's most rows.
+    pub curve: Vec<(usize, f64)>,
+    /// Rows at which computing a decoding pass takes as long as bringing its weights and pages: up to
+    /// there rows are free. 0 where nothing is brought, or one row takes longer; infinite where no
+    /// number of rows does.
+    pub free_rows: f64,
+    /// (tree budget, the fewest seconds that were found with it), by rising budgets: why
+    /// [`Policy::tree_budget`] is what it is.
+    pub by_budget: Vec<(usize, f64)>,
     /// The resource that is busy longest.
     pub bottleneck: Resource,
     /// Peak memory.

@@ -1,5 +1,6 @@
 //! What the planner decides.
 
+use crate::speculation::AHEAD;
 use std::ops::{Add, AddAssign};
 
 /// Where bytes can live, fastest first.
@@ -66,6 +67,12 @@ impl Split {
         Split { device: over(Tier::Device), ram: over(Tier::Ram), disk: over(Tier::Disk) }
     }
 
+    /// So many times as much on each tier.
+    pub(crate) fn times(self, count: u64) -> Split {
+        let Split { device, ram, disk } = self;
+        Split { device: device * count, ram: ram * count, disk: disk * count }
+    }
+
     /// Device bytes counted as host memory, for devices that compute in it.
     pub(crate) fn folded(self, shares_ram: bool) -> Split {
         if shares_ram { Split { device: 0, ram: self.device + self.ram, ..self } } else { self }
@@ -101,8 +108,10 @@ pub struct Policy {
     pub micro_batch: usize,
     /// Most prompt positions in a pass.
     pub prefill_chunk: usize,
-    /// Rows that a decoding sequence brings to a pass; more than 1 with speculation.
-    pub rows_per_sequence: usize,
+    /// Nodes of draft trees in a pass, over all sequences; 0: no speculation.
+    pub tree_budget: usize,
+    /// Home of the draft model; `None` where there is none, or no speculation.
+    pub draft: Option<Tier>,
     /// Home of every segment of every matrix, in the order of
     /// [`ModelShape::matrices`](crate::ModelShape::matrices).
     pub homes: Vec<Vec<Tier>>,
@@ -132,8 +141,18 @@ pub struct Policy {
 impl Policy {
     /// Most rows of a pass.
     pub fn rows(&self) -> usize {
-        self.batch * self.rows_per_sequence + self.prefill_chunk
+        self.batch + self.tree_budget + self.prefill_chunk
     }
+
+    /// Most rows whose logits are computed together.
+    pub fn outputs(&self) -> usize {
+        outputs(self.batch, self.tree_budget)
+    }
+}
+
+/// [`AHEAD`] rows of every sequence, or all of its tree if that is smaller.
+pub(crate) fn outputs(batch: usize, tree_budget: usize) -> usize {
+    batch + tree_budget.min(batch * (AHEAD - 1))
 }
 
 #[cfg(test)]

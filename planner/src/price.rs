@@ -15,6 +15,8 @@ pub(crate) struct Priced {
     pub(crate) prefill_seconds: f64,
     pub(crate) decode_seconds: f64,
     pub(crate) passes: f64,
+    /// Tokens that a decoding sequence gains by a pass.
+    pub(crate) tokens_per_pass: f64,
     pub(crate) terms: Terms,
 }
 
@@ -46,12 +48,25 @@ pub(crate) fn price(
         sum += terms * pass.count;
     }
     drop(stream);
-    let setting = *setting;
-    Priced { setting, policy, prefill_seconds, decode_seconds, passes: count, terms: sum }
+    Priced {
+        setting: *setting,
+        policy,
+        prefill_seconds,
+        decode_seconds,
+        passes: count,
+        tokens_per_pass: tokens_per_pass(setting, passes),
+        terms: sum,
+    }
+}
+
+fn tokens_per_pass(setting: &Setting, passes: &[Pass]) -> f64 {
+    let sum = |of: fn(&Pass) -> f64| passes.iter().map(|pass| pass.count * of(pass)).sum::<f64>();
+    let sequences = sum(|pass| pass.sequences);
+    if setting.tree_budget == 0 || sequences == 0.0 { 1.0 } else { sum(|p| p.gained) / sequences }
 }
 
 /// The fractions that a policy realises.
-fn placement_of(inputs: &Inputs<'_>, costs: &Costs<'_>, policy: &Policy) -> Placement {
+pub(crate) fn placement_of(inputs: &Inputs<'_>, costs: &Costs<'_>, policy: &Policy) -> Placement {
     let head = policy.homes.len() - 1;
     let head_bytes = |tier: Tier| -> u64 {
         let segments = inputs.model.head.segments.iter().zip(&policy.homes[head]);

@@ -183,7 +183,8 @@ pub(crate) fn fit_weights(
             return keeps_pins(inputs, &policy).then_some(policy);
         }
         for (tier, bytes) in [over.device, over.ram].into_iter().enumerate() {
-            if !move_down(costs, &mut layers, &mut head, tier, bytes as f64) {
+            let head = (setting.tree_budget == 0).then_some(&mut head);
+            if !move_down(costs, &mut layers, head, tier, bytes as f64) {
                 return None;
             }
         }
@@ -194,16 +195,18 @@ pub(crate) fn fit_weights(
     None
 }
 
-/// Moves `bytes` from a tier to the one below, from the layers first; false if there are not as many.
+/// Moves `bytes` from a tier to the one below, from the layers first and then from a head that may
+/// move; false if there are not as many.
 fn move_down(
     costs: &Costs<'_>,
     layers: &mut Fractions,
-    head: &mut Fractions,
+    head: Option<&mut Fractions>,
     tier: usize,
     bytes: f64,
 ) -> bool {
     let mut left = bytes;
-    for (fractions, whole) in [(layers, costs.layer_bytes), (head, costs.head_bytes)] {
+    let layers = [(layers, costs.layer_bytes)];
+    for (fractions, whole) in layers.into_iter().chain(head.map(|head| (head, costs.head_bytes))) {
         let moved = left.min(fractions[tier] * whole);
         fractions[tier] = (fractions[tier] - moved / whole).max(0.0);
         fractions[tier + 1] += moved / whole;
@@ -223,6 +226,11 @@ fn weight_homes(inputs: &Inputs<'_>, layers: &Fractions, head: &Fractions) -> Ve
     model.matrices().map(|m| flat.by_ref().take(m.segments.len()).collect()).collect()
 }
 
+fn draft_home(inputs: &Inputs<'_>, setting: &Setting) -> Option<Tier> {
+    let speculation = inputs.workload.speculation.as_ref()?;
+    setting.draft.map(|draft| speculation.drafts[draft].home)
+}
+
 /// The policy of a placement, whether it fits or not.
 pub(crate) fn unfitted(
     inputs: &Inputs<'_>,
@@ -232,13 +240,18 @@ pub(crate) fn unfitted(
     placement: &Placement,
     kv_homes: &[Tier],
 ) -> Policy {
-    let homes = weight_homes(inputs, &placement.layers, &placement.head);
+    let mut homes = weight_homes(inputs, &placement.layers, &placement.head);
+    if setting.tree_budget > 0 {
+        // Not even a segment of it may be away by rounding.
+        homes.last_mut().expect("the head is the last").fill(near(inputs));
+    }
     let in_ram = placement.activations > 0.5 || inputs.hardware.shares_ram;
     Policy {
         batch: setting.batch,
         micro_batch: setting.micro_batch,
         prefill_chunk: setting.prefill_chunk,
-        rows_per_sequence: setting.rows_per_sequence,
+        tree_budget: setting.tree_budget,
+        draft: draft_home(inputs, setting),
         weights: memory::weights(inputs.model, &homes),
         ring: memory::ring(inputs, setting.ring_parts, &homes),
         homes,

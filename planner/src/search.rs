@@ -1,15 +1,18 @@
 //! The search: sizes of passes enumerated outside, the linear program inside, the best made real.
 
-use crate::candidates::{RING, RINGS, batches, chunks, micro_batches, neighbours, ways};
+use crate::candidates::{
+    RING, RINGS, Trees, batches, chunks, micro_batches, neighbours, thinned, trees, ways,
+};
+use crate::composer::compose;
 use crate::cost::{Costs, KvMode, Placement, Setting};
 use crate::error::PlanError;
 use crate::fit;
 use crate::inputs::Inputs;
 use crate::lp::{self, Decided};
-use crate::passes::{Composition, Job, Pass, compose, condense};
+use crate::passes::{Composition, Job, Pass, condense};
 use crate::plan::Terms;
-use crate::policy::{Policy, Tier};
-use crate::price::{Priced, price};
+use crate::policy::Tier;
+use crate::price::Priced;
 use crate::round::{self, Demands};
 
 /// Passes of a job that are priced, and those that the linear program sees.
@@ -17,30 +20,42 @@ const PRICED_PASSES: usize = 16;
 const PROGRAM_PASSES: usize = 3;
 
 /// A candidate that cannot be faster than this times the best is not looked at.
-const PRUNE: f64 = 0.995;
+pub(crate) const PRUNE: f64 = 0.995;
 
 /// So many candidates of a group are tried, best bound first, without a faster one among them.
 const PATIENCE: usize = 48;
 
-/// Placements that may turn out not to be realisable before the search gives up.
-const FAILURES: usize = 64;
+/// Candidates of a tree budget that are tried where its bounds say that another is better.
+const TRIED_ANYWAY: usize = 16;
 
 /// Groups that are refined, and rounds of it, each around the best of the one before.
 const REFINED: usize = 3;
 const ROUNDS: usize = 4;
 
+/// Settings with trees are refined if they take less than this times those without, and the other way
+/// round.
+pub(crate) const PROMISING: f64 = 1.25;
+
 /// Passes of one composition, as the search uses them.
 pub(crate) struct Counted {
-    passes: Vec<Pass>,
+    pub(crate) passes: Vec<Pass>,
     program: Vec<Pass>,
     pages: usize,
 }
 
 impl Counted {
-    fn demands(&self) -> Demands<'_> {
+    /// Passes that bounds are made of: a few where trees multiply the candidates.
+    fn bounding(&self, setting: &Setting) -> &[Pass] {
+        if setting.tree_budget > 0 { &self.program } else { &self.passes }
+    }
+
+    pub(crate) fn demands(&self) -> Demands<'_> {
         Demands { passes: &self.program, pages: self.pages }
     }
 }
+
+/// Jobs by their composition.
+pub(crate) type Jobs = Vec<(Composition, Counted)>;
 
 /// A setting and the least seconds that it could take.
 struct Candidate {
@@ -50,15 +65,15 @@ struct Candidate {
 }
 
 /// Candidates whose bounds are about as tight: those that differ in sizes alone.
-struct Group {
+pub(crate) struct Group {
     like: Setting,
     best: f64,
     tried_in_vain: usize,
 }
 
 impl Group {
-    /// A setting without its sizes.
-    fn like(setting: &Setting) -> Setting {
+    /// A setting without its sizes, but for its trees.
+    pub(crate) fn like(setting: &Setting) -> Setting {
         let rings = Setting { ring_parts: 0, head_stays: false, ..*setting };
         Setting { batch: 0, prefill_chunk: 0, micro_batch: 0, ..rings }
     }
@@ -74,11 +89,11 @@ impl Group {
 }
 
 /// A setting with a placement in fractions.
-struct Placed {
-    setting: Setting,
-    job: usize,
-    placement: Placement,
-    seconds: f64,
+pub(crate) struct Placed {
+    pub(crate) setting: Setting,
+    pub(crate) job: usize,
+    pub(crate) placement: Placement,
+    pub(crate) seconds: f64,
 }
 
 /// The same number for times that differ by about a thousandth.
@@ -91,17 +106,15 @@ pub(crate) struct Search<'a> {
     pub(crate) inputs: Inputs<'a>,
     pub(crate) costs: Costs<'a>,
     /// Passes of every composition met; they depend on model and workload alone.
-    pub(crate) jobs: Vec<(Composition, Counted)>,
+    pub(crate) jobs: Jobs,
+    /// Draft trees that are tried.
+    pub(crate) trees: Trees,
 }
 
 impl<'a> Search<'a> {
     pub(crate) fn new(inputs: Inputs<'a>) -> Search<'a> {
-        Search::with_jobs(inputs, Vec::new())
-    }
-
-    /// A search that starts with the jobs of another for the same model and workload.
-    pub(crate) fn with_jobs(inputs: Inputs<'a>, jobs: Vec<(Composition, Counted)>) -> Search<'a> {
-        Search { costs: Costs::new(&inputs), inputs, jobs }
+        let (costs, trees) = (Costs::new(&inputs), trees(&inputs));
+        Search { inputs, costs, jobs: Jobs::new(), trees }
     }
 
     /// Up to `most` policies, fastest first.
@@ -137,14 +150,8 @@ impl<'a> Search<'a> {
     /// Number of the job's passes in a setting.
     pub(crate) fn job(&mut self, setting: &Setting) -> usize {
         let workload = self.inputs.workload;
-        let rows_per_sequence = setting.rows_per_sequence;
-        let gain = workload.gains().iter().find(|(rows, _)| *rows == rows_per_sequence);
-        let composition = Composition {
-            batch: setting.batch,
-            prefill_chunk: setting.prefill_chunk,
-            rows_per_sequence,
-            gain: gain.map_or(1.0, |&(_, gain)| gain),
-        };
+        let Setting { batch, prefill_chunk, tree_budget, .. } = *setting;
+        let composition = Composition { batch, prefill_chunk, tree_budget };
         let known = self.jobs.iter().position(|(known, _)| *known == composition);
         known.unwrap_or_else(|| {
             let Job { passes, pages } =
@@ -156,17 +163,29 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Best placements of all settings that could be best; small ones where memory is `tight`.
+    /// Best placements of all settings that could be best; small ones where memory is `tight`. Those
+    /// without trees are looked at as if there were none, so that trees are never a loss.
     fn explore(&mut self, tight: bool) -> Vec<Placed> {
-        let mut candidates = Vec::new();
-        for (rows, _) in self.inputs.workload.gains().to_vec() {
-            if self.inputs.pins.rows_per_sequence.is_none_or(|pinned| pinned == rows) {
-                self.candidates(rows, tight, &mut candidates);
-            }
+        let (mut placed, mut candidates) = (Vec::new(), Vec::new());
+        if self.trees.off {
+            self.candidates((0, None), tight, &mut candidates);
+            self.try_out(candidates, &mut placed);
         }
+        let Trees { budgets, drafts, .. } = self.trees.clone();
+        let mut candidates = Vec::new();
+        for &budget in &budgets {
+            drafts.iter().for_each(|&d| self.candidates((budget, d), tight, &mut candidates));
+        }
+        self.try_out(candidates, &mut placed);
+        placed
+    }
+
+    /// Places candidates, best bound first, as long as one can be better than what is placed.
+    fn try_out(&self, mut candidates: Vec<Candidate>, placed: &mut Vec<Placed>) {
         candidates.sort_by(|a, b| a.bound.total_cmp(&b.bound).then(a.setting.cmp(&b.setting)));
-        let (mut placed, mut best) = (Vec::<Placed>::new(), f64::INFINITY);
+        let mut best = placed.iter().map(|placed| placed.seconds).fold(f64::INFINITY, f64::min);
         let mut groups: Vec<Group> = Vec::new();
+        let known = placed.len();
         for candidate in &candidates {
             if candidate.bound >= best * PRUNE {
                 break;
@@ -185,11 +204,25 @@ impl<'a> Search<'a> {
                 placed.push(found);
             }
         }
-        placed
+        // What is known of a budget is told even if it is no good.
+        for &budget in &self.trees.budgets {
+            if placed[known..].iter().all(|placed| placed.setting.tree_budget != budget) {
+                let of_budget = candidates.iter().filter(|c| c.setting.tree_budget == budget);
+                let tried = of_budget.take(TRIED_ANYWAY);
+                placed.extend(tried.filter_map(|c| self.place(&c.setting, c.job)));
+            }
+        }
     }
 
-    /// All settings of some rows per sequence that memory might allow, with their bounds.
-    fn candidates(&mut self, rows_per_sequence: usize, tight: bool, out: &mut Vec<Candidate>) {
+    /// All settings with such trees (a budget, and the draft's place) that memory might allow, with
+    /// their bounds.
+    fn candidates(
+        &mut self,
+        (tree_budget, draft): (usize, Option<usize>),
+        tight: bool,
+        out: &mut Vec<Candidate>,
+    ) {
+        let thin = |sizes: Vec<usize>| if tree_budget > 0 { thinned(sizes) } else { sizes };
         let pins = self.inputs.pins;
         let formats = 0..self.inputs.kv_formats.len();
         let formats: Vec<usize> = formats
@@ -198,25 +231,26 @@ impl<'a> Search<'a> {
             })
             .collect();
         let (near, ways) = (round::near(&self.inputs), ways(&self.inputs));
-        for batch in batches(&self.inputs) {
+        for batch in thin(batches(&self.inputs)) {
             let before = out.len();
-            for prefill_chunk in chunks(&self.inputs, tight) {
+            for prefill_chunk in thin(chunks(&self.inputs, tight)) {
                 let setting = Setting {
                     batch,
                     prefill_chunk,
-                    rows_per_sequence,
+                    tree_budget,
+                    draft,
                     micro_batch: 1,
                     format: 0,
                     kv_mode: KvMode::Resident,
                     kv_floor: near,
                     weight_floor: near,
                     ring_parts: RING,
-                    head_stays: false,
+                    head_stays: tree_budget > 0,
                 };
                 let job = self.job(&setting);
-                for micro_batch in micro_batches(&self.inputs, setting.rows(), tight) {
+                for micro_batch in thin(micro_batches(&self.inputs, setting.rows(), tight)) {
                     let setting = Setting { micro_batch, ..setting };
-                    let passes = self.jobs[job].1.passes.iter();
+                    let passes = self.jobs[job].1.bounding(&setting).iter();
                     let bases: Vec<Terms> =
                         passes.map(|pass| self.costs.base(&setting, pass)).collect();
                     for (&format, &way) in
@@ -258,12 +292,13 @@ impl<'a> Search<'a> {
             || cached > device + ram + disk
             || kv_home.is_some_and(|home| cached > room.free[home as usize])
             || (setting.weight_floor == near && not_near > 0.0)
+            || (setting.tree_budget > 0 && costs.head_bytes > room.free[near as usize])
             || (no_disk && not_in_memory > 0.0)
         {
             return None;
         }
         let not_held = (weights + cached - room.free[near as usize]).max(0.0);
-        let seconds = counted.passes.iter().zip(bases).map(|(pass, &base)| {
+        let seconds = counted.bounding(setting).iter().zip(bases).map(|(pass, &base)| {
             let mut terms = base;
             self.attention(setting, pass, &mut terms);
             let share = Costs::head_share(pass);
@@ -292,7 +327,7 @@ impl<'a> Search<'a> {
     }
 
     /// The best placement of a setting, with the least ring where none has room for more.
-    fn place(&self, setting: &Setting, job: usize) -> Option<Placed> {
+    pub(crate) fn place(&self, setting: &Setting, job: usize) -> Option<Placed> {
         let counted = &self.jobs[job].1;
         let away = round::may_be_away(setting);
         let pins = self.inputs.pins;
@@ -303,7 +338,8 @@ impl<'a> Search<'a> {
             let found = lp::solve(&self.costs, &setting, &counted.program, &room, &decided);
             found.map(|placement| (setting, placement))
         };
-        let rings = [(RING, false), (RINGS[0], false), (RINGS[0], true)];
+        let stays = setting.tree_budget > 0;
+        let rings = [(RING, stays), (RINGS[0], stays), (RINGS[0], true)];
         let (setting, placement) = rings.into_iter().find_map(with_ring)?;
         let seconds = self.costs.job_seconds(&setting, &counted.passes, &placement);
         Some(Placed { setting, job, placement, seconds })
@@ -317,71 +353,36 @@ impl<'a> Search<'a> {
             group.best = group.best.min(placed.seconds);
         }
         groups.sort_by(|a, b| a.best.total_cmp(&b.best).then(a.like.cmp(&b.like)));
-        for group in groups.iter().take(REFINED) {
-            for _ in 0..ROUNDS {
-                if !self.climb(&group.like, placed) {
-                    break;
+        let Some(best) = groups.first().map(|group| group.best) else { return };
+        for trees in [false, true] {
+            let alike = groups.iter().filter(|group| (group.like.tree_budget > 0) == trees);
+            let promising = alike.filter(|group| group.best < PROMISING * best);
+            for group in promising.take(REFINED) {
+                let of_group = placed.iter().filter(|p| Group::like(&p.setting) == group.like);
+                let start = of_group.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+                let mut start = start.map(|placed| (placed.setting, placed.seconds));
+                for _ in 0..ROUNDS {
+                    start = start.and_then(|start| self.climb(start, placed));
                 }
             }
         }
     }
 
-    /// Places the neighbours of the best of a group; whether one of them is better.
-    fn climb(&mut self, like: &Setting, placed: &mut Vec<Placed>) -> bool {
-        let of_group = placed.iter().filter(|p| Group::like(&p.setting) == *like);
-        let best = of_group.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
-        let Some((best, seconds)) = best.map(|best| (best.setting, best.seconds)) else {
-            return false;
-        };
+    /// Places the neighbours of a setting; the best of them, if it is better.
+    fn climb(
+        &mut self,
+        (from, seconds): (Setting, f64),
+        placed: &mut Vec<Placed>,
+    ) -> Option<(Setting, f64)> {
         let known = placed.len();
-        for setting in neighbours(&self.inputs, &best) {
+        for setting in neighbours(&self.inputs, &from) {
             if placed.iter().all(|p| !p.setting.same_sizes(&setting)) {
                 let job = self.job(&setting);
                 placed.extend(self.place(&setting, job));
             }
         }
-        placed[known..].iter().any(|p| p.seconds < seconds * PRUNE)
-    }
-
-    /// Real policies of up to `most` different kinds, from placements in their order.
-    fn realise_best(&self, placed: &[Placed], most: usize) -> Vec<Priced> {
-        let (mut priced, mut kinds, mut failed) = (Vec::new(), Vec::new(), 0);
-        for placed in placed {
-            if priced.len() == most || failed == FAILURES {
-                break;
-            }
-            let Setting { batch, prefill_chunk, format, kv_mode, .. } = placed.setting;
-            let kind = (batch.ilog2(), prefill_chunk, format, kv_mode);
-            if kinds.contains(&kind) {
-                continue;
-            }
-            match self.realise(placed) {
-                Some(policy) => {
-                    kinds.push(kind);
-                    priced.push(policy);
-                }
-                None => failed += 1,
-            }
-        }
-        priced
-    }
-
-    /// The policy nearest to a placement, with the ring that serves it best.
-    fn realise(&self, placed: &Placed) -> Option<Priced> {
-        let (inputs, costs) = (&self.inputs, &self.costs);
-        let demands = self.jobs[placed.job].1.demands();
-        let with_ring = |ring_parts: usize| {
-            let setting = Setting { ring_parts, ..placed.setting };
-            let found = round::realise(inputs, costs, &setting, demands, &placed.placement);
-            found.map(|(setting, policy)| self.price(&setting, policy, placed.job))
-        };
-        // What does not fit with one ring does not with a larger one.
-        let rings = RINGS.into_iter().map_while(with_ring);
-        rings.min_by(|a, b| a.seconds().total_cmp(&b.seconds()))
-    }
-
-    /// Prices a policy over the passes of job number `job`.
-    pub(crate) fn price(&self, setting: &Setting, policy: Policy, job: usize) -> Priced {
-        price(&self.inputs, &self.costs, setting, policy, &self.jobs[job].1.passes)
+        let better = placed[known..].iter().filter(|p| p.seconds < seconds * PRUNE);
+        let best = better.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        best.map(|best| (best.setting, best.seconds))
     }
 }

@@ -1,5 +1,7 @@
 //! What the job asks for.
 
+use crate::speculation::Speculation;
+
 /// Requests of the same lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requests {
@@ -19,12 +21,8 @@ pub struct Workload {
     /// Positions of the longest sequence that the cache must hold, at the most tokens it may
     /// generate; 0 for the longest of `requests`.
     pub longest: usize,
-    /// Speculation: (rows that a decoding sequence brings to a pass, tokens that it gains by them),
-    /// candidates from which the planner chooses one. `(1, 1.0)` is plain decoding, and what an
-    /// empty list means.
-    pub speculation: Vec<(usize, f64)>,
-    /// Bytes on the device for a draft model and its cache, taken by candidates of more than one row.
-    pub draft_bytes: u64,
+    /// What is known of draft trees; `None` where none can be grown.
+    pub speculation: Option<Speculation>,
 }
 
 impl Workload {
@@ -45,9 +43,10 @@ impl Workload {
         known.max().unwrap_or(0).max(self.longest)
     }
 
-    /// Candidates of [`speculation`](Self::speculation).
-    pub(crate) fn gains(&self) -> &[(usize, f64)] {
-        if self.speculation.is_empty() { &[(1, 1.0)] } else { &self.speculation }
+    /// The same with the rows of its draft tree behind it, where a pass has so many nodes.
+    pub fn longest_with_tree(&self, tree_budget: usize) -> usize {
+        let nodes_max = self.speculation.as_ref().map_or(0, |s| s.nodes_max);
+        self.longest() + tree_budget.min(nodes_max)
     }
 
     /// `count` (prompt, output) pairs spread evenly over the file; all of them if there are no more.

@@ -9,3 +9,5 @@ mod laws;
 mod limits;
 #[path = "it/plans.rs"]
 mod plans;
+#[path = "it/trees.rs"]
+mod trees;

@@ -190,7 +190,7 @@ fn executor_config(
     let away = !host_attention && cache_homes.iter().any(|&home| home != Tier::Device);
     Ok(ExecutorConfig {
         micro_rows: policy.micro_batch,
-        outputs: policy.batch * policy.rows_per_sequence,
+        outputs: policy.outputs(),
         homes,
         rings: RingSizes {
             device: planned.device.max(least.device),

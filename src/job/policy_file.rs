@@ -32,7 +32,14 @@ struct Text {
     batch: usize,
     micro_batch: usize,
     prefill_chunk: usize,
-    rows_per_sequence: usize,
+    /// Written before there were draft trees, always 1.
+    #[serde(default, rename = "rows_per_sequence", skip_serializing)]
+    _rows_per_sequence: Option<usize>,
+    /// Files of that time lack both.
+    #[serde(default)]
+    tree_budget: usize,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    draft: String,
     pages: usize,
     kv_format: String,
     /// Home of each layer's cache.
@@ -78,7 +85,9 @@ impl PolicyFile {
             batch: p.batch,
             micro_batch: p.micro_batch,
             prefill_chunk: p.prefill_chunk,
-            rows_per_sequence: p.rows_per_sequence,
+            _rows_per_sequence: None,
+            tree_budget: p.tree_budget,
+            draft: letters(p.draft.as_slice()),
             pages: p.pages,
             kv_format: p.kv_format.clone(),
             kv_homes: letters(&p.kv_homes),
@@ -119,12 +128,17 @@ impl PolicyFile {
         let [activations] = tiers(&text.activations, "activations")?[..] else {
             return Err("activations: expected one letter".to_string());
         };
+        let draft = tiers(&text.draft, "draft")?;
+        if draft.len() > 1 {
+            return Err("draft: expected one letter".to_string());
+        }
         let ring = Split { device: text.ring_device_bytes, ram: text.ring_ram_bytes, disk: 0 };
         let policy = Policy {
             batch: text.batch,
             micro_batch: text.micro_batch,
             prefill_chunk: text.prefill_chunk,
-            rows_per_sequence: text.rows_per_sequence,
+            tree_budget: text.tree_budget,
+            draft: draft.first().copied(),
             homes: homes.collect::<Result<_, _>>()?,
             weights: Split::default(),
             pages: text.pages,
@@ -149,7 +163,8 @@ mod tests {
             batch: 8,
             micro_batch: 4,
             prefill_chunk: 64,
-            rows_per_sequence: 1,
+            tree_budget: 64,
+            draft: Some(Tier::Ram),
             homes: vec![vec![Tier::Device, Tier::Ram], vec![Tier::Disk]],
             weights: Split::default(),
             pages: 100,
@@ -170,6 +185,20 @@ mod tests {
         let path = folder.path().join("policy.json");
         file().store(&path).unwrap();
         assert_eq!(PolicyFile::load(&path), Ok(file()));
+    }
+
+    #[test]
+    fn a_policy_of_before_there_were_trees_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.json");
+        let mut plain = file();
+        (plain.policy.tree_budget, plain.policy.draft) = (0, None);
+        plain.store(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let before = text.replace("\"tree_budget\": 0", "\"rows_per_sequence\": 1");
+        assert_ne!(text, before);
+        std::fs::write(&path, before).unwrap();
+        assert_eq!(PolicyFile::load(&path), Ok(plain));
     }
 
     #[test]

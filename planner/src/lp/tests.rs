@@ -2,9 +2,10 @@
 //! convex in the fractions, so both must find the same optimum.
 
 use super::*;
+use crate::composer::compose;
 use crate::fixture::{Case, Random, desktop, llama, processor, workload};
 use crate::hardware::HardwareProfile;
-use crate::passes::{Composition, compose, condense};
+use crate::passes::{Composition, condense};
 use crate::round;
 
 /// Points of the grid in each dimension, how much each round shrinks it, and rounds. It is widened
@@ -46,7 +47,8 @@ fn random_setting(random: &mut Random, hw: &HardwareProfile) -> Setting {
     Setting {
         batch: 1 << random.below(7),
         prefill_chunk: 16 << random.below(5),
-        rows_per_sequence: 1,
+        tree_budget: 0,
+        draft: None,
         micro_batch: 8 << random.below(4),
         format: 0,
         kv_mode: [KvMode::Resident, KvMode::Host, KvMode::Staged][mode],
@@ -183,12 +185,8 @@ fn compare(seed: u64) -> bool {
     let inputs = case.inputs();
     let costs = Costs::new(&inputs);
     let setting = random_setting(&mut random, inputs.hardware);
-    let composition = Composition {
-        batch: setting.batch,
-        prefill_chunk: setting.prefill_chunk,
-        rows_per_sequence: 1,
-        gain: 1.0,
-    };
+    let composition =
+        Composition { batch: setting.batch, prefill_chunk: setting.prefill_chunk, tree_budget: 0 };
     let job = compose(inputs.workload, inputs.model, composition, &costs.windows);
     let passes = condense(&job.passes, 2);
     let mut room = round::room(&inputs, &costs, &setting, job.pages, [false; 2]);

@@ -1,8 +1,9 @@
 //! Models, machines and jobs to plan for.
 
 use forebay_planner::{
-    AttentionRate, DeviceRates, DiskRates, HardwareProfile, Inputs, LayerShape, LinearFootprint,
-    LinearRate, MatrixShape, ModelShape, Pins, Requests, Split, Workload,
+    AttentionRate, DeviceRates, DiskRates, Draft, HardwareProfile, Inputs, LayerShape,
+    LinearFootprint, LinearRate, MatrixShape, ModelShape, Pins, Requests, Speculation, Split, Tier,
+    Workload,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -144,6 +145,32 @@ pub(crate) fn workload(requests: &[(usize, usize, usize)]) -> Workload {
     let requests =
         requests.iter().map(|&(prompt, output, count)| Requests { prompt, output, count });
     Workload { requests: requests.collect(), ..Workload::default() }
+}
+
+/// A draft of so many bytes that a pass takes `seconds` for, in RAM and on the device if that has
+/// memory of its own (there at a tenth of the time); gains as measured for a 70B model and its small
+/// sibling (Sequoia, arXiv 2402.12374, table of greedy trees).
+pub(crate) fn speculation(bytes: u64, seconds: f64, shares_ram: bool) -> Speculation {
+    let draft = |home: Tier, seconds: f64| Draft {
+        home,
+        pass_seconds: vec![(1, seconds), (32, seconds), (128, 2.0 * seconds)],
+        bytes: Split::all(home, bytes),
+        page_bytes: Split::all(home, bytes / 65536),
+        row_bytes: Split::all(home, 4096),
+    };
+    let mut drafts = vec![draft(Tier::Ram, seconds)];
+    if !shares_ram {
+        drafts.push(draft(Tier::Device, seconds / 10.0));
+    }
+    Speculation {
+        budgets: vec![0, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048],
+        gain: vec![(0, 1.0), (4, 2.9), (16, 4.5), (64, 5.9), (256, 7.3), (1024, 8.6)],
+        rounds: vec![(1, 1.0), (16, 6.0), (64, 9.0), (256, 13.0), (1024, 18.0)],
+        draft_rows: 1.2,
+        outputs: 1.5,
+        nodes_max: 1024,
+        drafts,
+    }
 }
 
 /// Owned parts of [`Inputs`].

@@ -63,14 +63,15 @@ fn inputs_that_make_no_sense_are_refused_by_name() {
         }
     };
     type Spoil = fn(&mut Case);
-    let cases: [(Spoil, &str); 12] = [
+    let cases: [(Spoil, &str); 13] = [
         (|c| c.model.layers.clear(), "no layers"),
         (|c| c.model.head.segments.clear(), "no segments"),
         (|c| c.formats.clear(), "no cache format"),
         (|c| c.formats.push("q3".into()), "q3 has no bytes"),
         (|c| c.workload.requests.clear(), "no requests"),
         (|c| c.workload.requests[0].output = 0, "generates nothing"),
-        (|c| c.workload.speculation = vec![(4, 5.0)], "one per row"),
+        (|c| c.pins.tree_budget = Some(64), "nothing is known"),
+        (|c| c.pins.draft = Some(Tier::Ram), "could live in RAM"),
         (|c| c.hardware.upload_bytes_per_sec = f64::NAN, "upload rate is NaN"),
         (|c| c.hardware.disk.overlap = 1.5, "disk overlap is 1.5"),
         (|c| c.hardware.device.linear.clear(), "linear layers"),

@@ -109,21 +109,6 @@ fn a_compressed_cache_is_taken_where_memory_is_short() {
 }
 
 #[test]
-fn speculation_is_taken_where_streaming_leaves_the_device_idle() {
-    let mut case = medium([300 * MIB, 8 * GIB, 0]);
-    case.workload = workload(&[(50, 400, 4)]);
-    case.workload.speculation = vec![(1, 1.0), (8, 3.0), (64, 5.0)];
-    case.workload.draft_bytes = 30 * MIB;
-    let few = plan(&case.inputs()).unwrap();
-    assert!(few.policy.rows_per_sequence > 1, "{few:?}");
-    assert!(few.memory.fixed.device >= 30 * MIB);
-    // With a thousand sequences and all weights resident, rows are not free.
-    case.workload.requests[0].count = 2000;
-    case.budgets.device = 40 * GIB;
-    assert_eq!(plan(&case.inputs()).unwrap().policy.rows_per_sequence, 1);
-}
-
-#[test]
 fn pins_are_kept() {
     let mut case = medium([GIB, 8 * GIB, 8 * GIB]);
     case.pins.weights = PinnedSplit { device: Some(0.2), ram: Some(0.5), disk: None };

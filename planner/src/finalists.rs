@@ -1,0 +1,117 @@
+//! The end of a search: the best placements made real and run against the event clock.
+
+use crate::candidates::{RINGS, neighbours};
+use crate::cost::Setting;
+use crate::policy::Policy;
+use crate::price::{Priced, price};
+use crate::round;
+use crate::search::{Group, PROMISING, PRUNE, Placed, Search};
+
+/// Placements that may turn out not to be realisable before the search gives up.
+const FAILURES: usize = 64;
+
+/// Kinds of policies with trees that are polished, and rounds of it.
+const POLISHED: usize = 3;
+const POLISH_ROUNDS: usize = 3;
+
+impl Search<'_> {
+    /// Looks around the best policies with trees by the event clock: waiting for drafts makes times
+    /// less smooth than the program takes them to be.
+    pub(crate) fn polish(&mut self, priced: &mut Vec<Priced>) {
+        priced.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+        let Some(best) = priced.first().map(Priced::seconds) else { return };
+        let like = |setting: &Setting| Group::like(&Setting { tree_budget: 1, ..*setting });
+        let mut starts: Vec<(Setting, f64)> = Vec::new();
+        for with in priced.iter().filter(|priced| priced.setting.tree_budget > 0) {
+            let new = starts.iter().all(|(known, _)| like(known) != like(&with.setting));
+            if new && with.seconds() < PROMISING * best && starts.len() < POLISHED {
+                starts.push((with.setting, with.seconds()));
+            }
+        }
+        for start in starts {
+            let mut start = Some(start);
+            for _ in 0..POLISH_ROUNDS {
+                start = start.and_then(|start| self.step(start, priced));
+            }
+        }
+    }
+
+    /// Makes those neighbours of a setting real that could be faster; the best, if one is.
+    fn step(
+        &mut self,
+        (from, seconds): (Setting, f64),
+        priced: &mut Vec<Priced>,
+    ) -> Option<(Setting, f64)> {
+        let known = priced.len();
+        for setting in neighbours(&self.inputs, &from) {
+            if priced.iter().any(|priced| priced.setting.same_sizes(&setting)) {
+                continue;
+            }
+            let job = self.job(&setting);
+            let placed = self.place(&setting, job);
+            let placed = placed.filter(|placed| placed.seconds < seconds * PRUNE);
+            priced.extend(placed.and_then(|placed| self.realise(&placed)));
+        }
+        let better = priced[known..].iter().filter(|p| p.seconds() < seconds * PRUNE);
+        let best = better.min_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+        best.map(|best| (best.setting, best.seconds()))
+    }
+
+    /// Real policies of up to `most` different kinds without trees and as many with them, from
+    /// placements in their order, and the first of every tree budget.
+    pub(crate) fn realise_best(&self, placed: &[Placed], most: usize) -> Vec<Priced> {
+        let (with, without): (Vec<&Placed>, Vec<&Placed>) =
+            placed.iter().partition(|placed| placed.setting.tree_budget > 0);
+        let mut priced = self.realise_kinds(&without, most);
+        priced.extend(self.realise_kinds(&with, most));
+        for &budget in &self.trees.budgets {
+            if priced.iter().all(|priced| priced.setting.tree_budget != budget) {
+                let mut of_budget = with.iter().filter(|p| p.setting.tree_budget == budget);
+                priced.extend(of_budget.find_map(|placed| self.realise(placed)));
+            }
+        }
+        priced
+    }
+
+    fn realise_kinds(&self, placed: &[&Placed], most: usize) -> Vec<Priced> {
+        let (mut priced, mut kinds, mut failed) = (Vec::new(), Vec::new(), 0);
+        for placed in placed {
+            if priced.len() == most || failed == FAILURES {
+                break;
+            }
+            let Setting { batch, prefill_chunk, format, kv_mode, .. } = placed.setting;
+            let Setting { tree_budget, draft, .. } = placed.setting;
+            let kind = (batch.ilog2(), prefill_chunk, format, kv_mode, tree_budget, draft);
+            if kinds.contains(&kind) {
+                continue;
+            }
+            match self.realise(placed) {
+                Some(policy) => {
+                    kinds.push(kind);
+                    priced.push(policy);
+                }
+                None => failed += 1,
+            }
+        }
+        priced
+    }
+
+    /// The policy nearest to a placement, with the ring that serves it best.
+    fn realise(&self, placed: &Placed) -> Option<Priced> {
+        let (inputs, costs) = (&self.inputs, &self.costs);
+        let demands = self.jobs[placed.job].1.demands();
+        let with_ring = |ring_parts: usize| {
+            let setting = Setting { ring_parts, ..placed.setting };
+            let found = round::realise(inputs, costs, &setting, demands, &placed.placement);
+            found.map(|(setting, policy)| self.price(&setting, policy, placed.job))
+        };
+        // What does not fit with one ring does not with a larger one.
+        let rings = RINGS.into_iter().map_while(with_ring);
+        rings.min_by(|a, b| a.seconds().total_cmp(&b.seconds()))
+    }
+
+    /// Prices a policy over the passes of job number `job`.
+    pub(crate) fn price(&self, setting: &Setting, policy: Policy, job: usize) -> Priced {
+        price(&self.inputs, &self.costs, setting, policy, &self.jobs[job].1.passes)
+    }
+}

@@ -1,0 +1,208 @@
+//! Draft trees in a plan: when they are grown, how large, and what they may never cost.
+
+use crate::fixture::{Case, GIB, MIB, desktop, llama, processor, speculation, workload};
+use crate::laws::random_case;
+use forebay_planner::{Change, Draft, PlanError, Speculation, Split, Tier, plan, predict};
+
+/// Rounding to segments and layers, and a choice between finalists that the event clock decides.
+const ROUNDING: f64 = 1.02;
+
+fn medium(budgets: [u64; 3], requests: usize) -> Case {
+    let job = workload(&[(50, 400, requests)]);
+    let mut case = Case::new(llama(16, 2048, 32, 8, 8192, 32_000), desktop(), job, budgets);
+    case.workload.speculation = Some(speculation(60 * MIB, 4e-3, false));
+    case
+}
+
+fn random_speculation(seed: u64) -> Case {
+    let mut case = random_case(seed);
+    let shares_ram = case.hardware.shares_ram;
+    let bytes = case.model.weight_bytes() / (4 << (seed % 4));
+    let seconds = [1e-4, 1e-3, 1e-2][seed as usize % 3];
+    case.workload.speculation = Some(speculation(bytes, seconds, shares_ram));
+    case
+}
+
+fn of(case: &mut Case) -> &mut Speculation {
+    case.workload.speculation.as_mut().expect("it was given")
+}
+
+#[test]
+fn a_streamed_model_with_one_sequence_grows_large_trees() {
+    let case = medium([400 * MIB, 8 * GIB, 0], 1);
+    let grown = plan(&case.inputs()).unwrap();
+    let policy = &grown.policy;
+    assert!(policy.tree_budget >= 32, "{:?}", grown.by_budget);
+    assert!(grown.tokens_per_pass > 4.0, "{}", grown.tokens_per_pass);
+    assert!(grown.terms.draft > 0.0 && policy.draft.is_some());
+    assert!(policy.homes.last().unwrap().iter().all(|&home| home == Tier::Device));
+    let off = grown.by_budget[0];
+    assert!(off.0 == 0 && off.1 > 2.0 * grown.seconds(), "{:?}", grown.by_budget);
+    let least = grown.by_budget.iter().map(|&(_, seconds)| seconds).fold(f64::INFINITY, f64::min);
+    assert_eq!(least, grown.seconds());
+    // Rows up to N* are free, and beyond they cost.
+    let rows = grown.curve.iter().map(|&(rows, _)| rows).collect::<Vec<_>>();
+    assert!(rows[0] == 1 && rows[rows.len() - 1] == policy.rows(), "{rows:?}");
+    assert!(grown.free_rows > 32.0 && grown.free_rows.is_finite(), "{}", grown.free_rows);
+    assert!(grown.curve.windows(2).all(|pair| pair[0].1 <= pair[1].1), "{:?}", grown.curve);
+    let at_least = |rows: usize| grown.curve.iter().find(|&&(r, _)| r >= rows).unwrap().1;
+    assert!(at_least(16) < 1.2 * at_least(1), "{:?}", grown.curve);
+}
+
+#[test]
+fn a_batch_that_fills_the_pass_grows_none() {
+    let case = medium([40 * GIB, 8 * GIB, 0], 2000);
+    let plain = plan(&case.inputs()).unwrap();
+    assert_eq!((plain.policy.tree_budget, plain.policy.draft), (0, None), "{:?}", plain.by_budget);
+    assert_eq!((plain.tokens_per_pass, plain.terms.draft), (1.0, 0.0));
+    assert_eq!(plain.memory.draft, Split::default());
+    assert!(plain.by_budget.len() > 3, "{:?}", plain.by_budget);
+    assert_eq!(plain.free_rows, 0.0);
+}
+
+#[test]
+fn lookup_needs_no_memory() {
+    let mut case = medium([300 * MIB, 8 * GIB, 0], 1);
+    of(&mut case).drafts.clear();
+    let grown = plan(&case.inputs()).unwrap();
+    assert!(grown.policy.tree_budget > 0 && grown.policy.draft.is_none());
+    assert_eq!((grown.terms.draft, grown.memory.draft.total()), (0.0, 0));
+    assert_eq!(predict(&case.inputs(), &grown.policy).unwrap().seconds(), grown.seconds());
+}
+
+#[test]
+fn a_draft_is_where_it_is_worth_most() {
+    // In device memory its passes are short; where the weights need that memory more, it goes to RAM.
+    let mut case = medium([700 * MIB, 8 * GIB, 0], 1);
+    assert_eq!(plan(&case.inputs()).unwrap().policy.draft, Some(Tier::Device));
+    let bytes = |draft: &mut Draft| draft.bytes = Split::all(draft.home, 500 * MIB);
+    of(&mut case).drafts.iter_mut().for_each(bytes);
+    of(&mut case).drafts[0].pass_seconds = of(&mut case).drafts[1].pass_seconds.clone();
+    assert_eq!(plan(&case.inputs()).unwrap().policy.draft, Some(Tier::Ram));
+    case.pins.draft = Some(Tier::Device);
+    case.pins.tree_budget = Some(48);
+    let pinned = plan(&case.inputs()).unwrap();
+    assert_eq!((pinned.policy.draft, pinned.policy.tree_budget), (Some(Tier::Device), 48));
+    assert!(pinned.memory.draft.device >= 500 * MIB);
+}
+
+#[test]
+fn a_draft_that_does_not_fit_is_skipped_or_refused_if_it_is_pinned() {
+    let mut case = medium([400 * MIB, 100 * MIB, GIB], 4);
+    of(&mut case).drafts.truncate(1);
+    of(&mut case).drafts[0].bytes = Split::all(Tier::Ram, 2 * GIB);
+    let plain = plan(&case.inputs()).unwrap();
+    assert_eq!(plain.policy.tree_budget, 0);
+    case.pins.tree_budget = Some(64);
+    let PlanError::DoesNotFit { missing, remedies, .. } = plan(&case.inputs()).unwrap_err() else {
+        panic!("it does not fit")
+    };
+    assert!(missing.ram > GIB && missing.device == 0, "{missing:?}");
+    assert!(remedies.contains(&Change::Unpin("draft trees")), "{remedies:?}");
+    case.budgets = case.budgets + missing;
+    assert_eq!(plan(&case.inputs()).unwrap().policy.tree_budget, 64);
+    case.budgets.ram -= 1;
+    assert!(plan(&case.inputs()).is_err());
+    // A smaller tree helps where it is the rows that do not fit.
+    of(&mut case).drafts[0].bytes = Split::default();
+    of(&mut case).drafts[0].row_bytes = Split::all(Tier::Ram, 40 * MIB);
+    case.budgets.ram = GIB;
+    let PlanError::DoesNotFit { remedies, .. } = plan(&case.inputs()).unwrap_err() else {
+        panic!("it does not fit")
+    };
+    let smaller = remedies.iter().find_map(|remedy| match remedy {
+        Change::TreeBudget(nodes) => Some(*nodes),
+        _ => None,
+    });
+    case.pins.tree_budget = smaller;
+    assert!(smaller.is_some_and(|nodes| (1..64).contains(&nodes)), "{remedies:?}");
+    plan(&case.inputs()).expect("what was named fits");
+}
+
+#[test]
+fn policies_and_pins_that_contradict_the_job_are_refused() {
+    let mut case = medium([400 * MIB, 8 * GIB, 0], 1);
+    let policy = plan(&case.inputs()).unwrap().policy;
+    let message =
+        |case: &Case, policy: &_| predict(&case.inputs(), policy).unwrap_err().to_string();
+    let mut nowhere = policy.clone();
+    nowhere.draft = None;
+    assert!(message(&case, &nowhere).contains("where its draft"));
+    nowhere.draft = Some(Tier::Disk);
+    assert!(message(&case, &nowhere).contains("could live in disk space"));
+    let mut streamed = policy.clone();
+    streamed.homes.last_mut().unwrap()[0] = Tier::Ram;
+    assert!(message(&case, &streamed).contains("output head"));
+    case.pins.tree_budget = Some(8);
+    case.pins.weights.ram = Some(1.0);
+    assert!(plan(&case.inputs()).unwrap_err().to_string().contains("output head"));
+    case.workload.speculation = None;
+    assert!(message(&case, &policy).contains("nothing is known"));
+    let spoiled: [fn(&mut Speculation); 6] = [
+        |s| s.gain.clear(),
+        |s| s.gain[1].1 = 6.0,
+        |s| s.rounds.swap(0, 1),
+        |s| s.nodes_max = 0,
+        |s| s.drafts[0].pass_seconds.clear(),
+        |s| s.drafts[0].home = Tier::Device,
+    ];
+    for spoil in spoiled {
+        let mut case = medium([GIB, GIB, 0], 1);
+        spoil(of(&mut case));
+        assert!(matches!(plan(&case.inputs()), Err(PlanError::BadInput(_))));
+    }
+    let mut case = medium([GIB, GIB, 0], 1);
+    case.hardware = processor();
+    assert!(plan(&case.inputs()).unwrap_err().to_string().contains("host memory"));
+}
+
+#[test]
+fn memory_is_kept_and_what_is_planned_is_predicted() {
+    let mut grown = 0;
+    for seed in 0..40 {
+        let case = random_speculation(seed);
+        let Ok(planned) = plan(&case.inputs()) else { continue };
+        grown += usize::from(planned.policy.tree_budget > 0);
+        let mut budgets = case.budgets;
+        budgets.device = if case.hardware.shares_ram { 0 } else { budgets.device };
+        let total = planned.memory.total();
+        assert_eq!(total.beyond(&budgets), Split::default(), "seed {seed}: {total:?} {budgets:?}");
+        let predicted = predict(&case.inputs(), &planned.policy).unwrap();
+        let difference = predicted.seconds() / planned.seconds() - 1.0;
+        assert!(difference.abs() < 1e-9, "seed {seed}: {difference}");
+        assert_eq!(predicted.memory, planned.memory, "seed {seed}");
+        assert_eq!(predicted.curve, planned.curve, "seed {seed}");
+    }
+    assert!(grown > 5, "{grown} cases have trees");
+}
+
+#[test]
+fn more_memory_or_gain_is_never_slower_and_trees_are_no_loss() {
+    for seed in 0..40 {
+        let mut case = random_speculation(seed);
+        let Ok(planned) = plan(&case.inputs()) else { continue };
+        let seconds = planned.seconds();
+        let better = |case: &Case, what: &str| {
+            let with = plan(&case.inputs()).unwrap().seconds();
+            assert!(with <= seconds * ROUNDING, "seed {seed}: {with} after {seconds}: {what}");
+        };
+        let budgets = case.budgets;
+        for tier in Tier::ALL {
+            case.budgets = budgets;
+            *case.budgets.on_mut(tier) += budgets.on(tier) / 3;
+            better(&case, &tier.to_string());
+        }
+        case.budgets = budgets;
+        let raised = |&mut (nodes, ref mut gain): &mut (usize, f64)| {
+            *gain = (*gain * 1.25).min(1.0 + nodes as f64);
+        };
+        of(&mut case).gain.iter_mut().for_each(raised);
+        better(&case, "gain");
+        case.workload.speculation = None;
+        let without = plan(&case.inputs()).unwrap().seconds();
+        assert!(
+            seconds <= without * 1.0001,
+            "seed {seed}: {seconds} with trees, {without} without"
+        );
+    }
+}
