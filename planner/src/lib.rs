@@ -25,6 +25,7 @@ mod pipeline;
 mod plan;
 mod policy;
 mod price;
+mod resident;
 mod round;
 mod rows;
 mod search;
@@ -39,6 +40,7 @@ pub use hardware::{AttentionRate, DeviceRates, DiskRates, HardwareProfile, Linea
 pub use inputs::{Inputs, PinnedSplit, Pins};
 pub use plan::{Memory, Plan, Resource, Terms};
 pub use policy::{Policy, Split, Tier};
+pub use resident::resident_passes;
 pub use shape::{LayerShape, MatrixShape, ModelShape, Part};
 pub use speculation::{AHEAD, DRAFT_ROWS, Draft, Speculation};
 pub use workload::{Requests, Workload};

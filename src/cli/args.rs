@@ -1,6 +1,7 @@
 //! The arguments as they are written. What they amount to is in `values`.
 
 use super::budget::Amount;
+use super::draft::Speculate;
 use super::sweep::Sweep;
 use super::throttle::Throttles;
 use super::{attention, kv, values};
@@ -110,10 +111,30 @@ pub(super) struct EngineArgs {
     #[arg(long, env = "FOREBAY_KV_FORMAT", value_name = "FORMAT")]
     #[arg(value_parser = PossibleValuesParser::new(kv::NAMES))]
     pub(super) kv_format: Option<String>,
+    #[command(flatten)]
+    pub(super) draft: DraftArgs,
     /// What --kv-format auto may lose: growth of the perplexity of a text against 16-bit keys and values
     #[arg(long, env = "FOREBAY_KV_LOSS", default_value = "1%", value_name = "PERCENT")]
     #[arg(value_parser = values::percent, allow_negative_numbers = true)]
     pub(super) kv_loss: f64,
+}
+
+/// Guesses that fill passes while weights stream. None of these changes an answer.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Draft trees")]
+pub(super) struct DraftArgs {
+    /// A smaller model with the same vocabulary, whose guesses the model checks by the tree, many in one
+    /// pass; or lookup: what followed the same tokens before, in the prompt or the answer
+    #[arg(long, env = "FOREBAY_DRAFT", value_name = "MODEL")]
+    pub(super) draft: Option<String>,
+    /// Most nodes of draft trees in a pass, over all sequences: a number, off, or auto: as many as are
+    /// predicted and found to pay [a number without --draft takes lookup]
+    #[arg(long, env = "FOREBAY_SPECULATE", default_value = "auto", value_name = "BUDGET")]
+    pub(super) speculate: Speculate,
+    /// Where the draft lives: in gpu memory, in ram (the processor computes it), or where it is faster
+    #[arg(long, env = "FOREBAY_DRAFT_HOME", default_value = "auto", value_name = "TIER")]
+    #[arg(value_parser = PossibleValuesParser::new(["auto", "gpu", "ram"]))]
+    pub(super) draft_home: String,
 }
 
 /// How much of each tier may be taken, and what lives where. None of these changes an answer.

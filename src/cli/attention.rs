@@ -66,7 +66,7 @@ pub(super) fn resolve(
 fn cheaper(setup: &Setup<'_>, device: &mut dyn Device, survey: &Survey) -> anyhow::Result<bool> {
     let profile = setup.profile(device)?;
     let ask = |host_attention: bool| -> anyhow::Result<Planned> {
-        let own = Setup { host_attention, ..*setup };
+        let own = Setup { host_attention, draft: setup.draft.clone(), ..*setup };
         own.plan(&own.question(&profile, survey)?, device, Split::default())
     };
     let (on_device, on_host) = (ask(false), ask(true));

@@ -3,6 +3,7 @@
 use super::planning::Planned;
 use super::replan::Replanner;
 use crate::exec::Executor;
+use crate::generate::Speculation;
 use crate::job::{Clocks, Homes, MovedBytes, PhaseSeconds, Placement, Summary, TierBytes};
 use bytesize::ByteSize;
 use forebay_planner::{Resource, Split, Tier};
@@ -58,6 +59,11 @@ pub(super) struct Facts<'a>(pub(super) &'a Replanner<'a>);
 impl Facts<'_> {
     fn executor(&self) -> &Executor {
         self.0.engine().executor()
+    }
+
+    /// Draft trees, if there were any.
+    pub(super) fn speculation(&self) -> Option<&Speculation> {
+        self.0.engine().speculation()
     }
 
     fn clocks(&self) -> Clocks {

@@ -91,8 +91,14 @@ fn measure(setup: &Setup<'_>) -> anyhow::Result<[f64; 3]> {
     let mut found = [0.0; 3];
     for (kv_format, found) in KvFormat::ALL.into_iter().zip(&mut found) {
         let mut display = Display::new(setup.quiet);
-        let own =
-            Setup { engine: &engine, context_len: context, kv_format, trace: false, ..*setup };
+        let own = Setup {
+            engine: &engine,
+            context_len: context,
+            kv_format,
+            draft: None,
+            trace: false,
+            ..*setup
+        };
         let mut executor = own.ready(setup.open_device()?, &survey, &mut display)?.executor;
         let mut show = |_: &_| display.note(&format!("perplexity, {kv_format}"));
         let value = perplexity(&mut executor, &tokens, bos, context, CHUNKS, &mut show)?.value;

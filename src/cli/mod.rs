@@ -9,6 +9,7 @@ mod cache;
 mod calibrate;
 mod device;
 mod devices;
+mod draft;
 mod engine;
 mod eval;
 mod exit;

@@ -12,8 +12,8 @@ use crate::sample::sampling_bytes;
 use crate::schedule::{Homes, Matrices, RingSizes, StreamPlan};
 use crate::store::{ModelFiles, StoreError};
 use forebay_planner::{
-    HardwareProfile, Inputs, ModelShape, Pins, Plan, PlanError, Policy, Requests, Split, Tier,
-    Workload, plan, predict,
+    HardwareProfile, Inputs, ModelShape, Pins, Plan, PlanError, Policy, Requests, Speculation,
+    Split, Tier, Workload, plan, predict,
 };
 use std::path::PathBuf;
 
@@ -22,6 +22,8 @@ const SLACK_BYTES: u64 = 24 << 20;
 
 /// Everything a plan is made from but the device.
 pub(super) struct Question<'a> {
+    /// What is known of draft trees, if there are to be any.
+    pub(super) speculation: Option<Speculation>,
     pub(super) model: &'a Model,
     pub(super) profile: &'a HardwareProfile,
     pub(super) survey: &'a Survey,
@@ -73,7 +75,7 @@ impl<'a> Question<'a> {
     pub(super) fn ask(&'a self, device: &dyn Device) -> Result<Asked<'a>, StoreError> {
         Ok(Asked {
             shape: model_shape(&self.model.files, self.pins.host_attention == Some(true))?,
-            workload: workload(self.survey),
+            workload: Workload { speculation: self.speculation.clone(), ..workload(self.survey) },
             budgets: self.amounts.resolve(device.info(), &self.folder),
             formats: [self.kv_format.name().to_string()],
             base: base(device, self.profile.shares_ram, self.model.files.spec().vocab),
@@ -86,7 +88,11 @@ impl Planned {
     /// Bytes that the device may hold, `held` of which it does: the budget less what others take.
     pub(super) fn device_limit(&self, held: u64) -> u64 {
         match self.shares_ram {
-            true => held + self.budgets.ram.saturating_sub(self.base.ram),
+            // The draft has a device of its own.
+            true => {
+                let others = self.base.ram + self.plan.memory.draft.ram;
+                held + self.budgets.ram.saturating_sub(others)
+            }
             false => self.budgets.device,
         }
     }
@@ -146,8 +152,9 @@ impl Asked<'_> {
         let base = self.base;
         let policy = &plan.policy;
         let (batch, prefill_chunk) = (policy.batch, policy.prefill_chunk);
+        let tree_budget = policy.tree_budget;
         let context_len = self.question.context_len;
-        let engine = EngineConfig { batch, prefill_chunk, context_len, tree_budget: 0 };
+        let engine = EngineConfig { batch, prefill_chunk, context_len, tree_budget };
         let shares_ram = self.question.profile.shares_ram;
         let executor = executor_config(&self.question.model.files, policy, shares_ram)?;
         let readers = self.question.profile.disk.queue_depth.clamp(1, 8);

@@ -2,6 +2,7 @@
 
 use super::args::{EngineArgs, MemoryArgs};
 use super::budget::Amounts;
+use super::draft::Drafting;
 use super::engine::Model;
 use super::exit::CliError;
 use super::planning::{Planned, Question};
@@ -10,6 +11,7 @@ use super::throttle::Throttles;
 use super::{attention, cache, device, kv, log, profiles};
 use crate::backend::{Device, DeviceError};
 use crate::exec::{ExecError, Executor, ExecutorConfig, Resources};
+use crate::generate::Speculation;
 use crate::job::{PolicyFile, ProfileFile, Survey};
 use crate::kernel::KvFormat;
 use crate::store::{CacheOptions, FileWeights, IoControl, PackedCache, Throttle, WeightSource};
@@ -17,6 +19,7 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use forebay_planner::{HardwareProfile, Pins, Split, Tier};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Times that a plan is made anew after the machine had less memory than it said.
@@ -33,6 +36,8 @@ pub(super) struct Setup<'a> {
     pub(super) context_len: usize,
     pub(super) kv_format: KvFormat,
     pub(super) host_attention: bool,
+    /// What grows draft trees, if anything is to.
+    pub(super) draft: Option<Rc<Drafting>>,
     pub(super) trace: bool,
     pub(super) quiet: bool,
 }
@@ -42,19 +47,35 @@ pub(super) struct Ready {
     pub(super) executor: Executor,
     pub(super) planned: Planned,
     pub(super) profile: HardwareProfile,
+    pub(super) speculation: Option<Speculation>,
 }
 
 impl<'a> Setup<'a> {
-    /// Before anything that needs a device is decided.
+    /// Before anything that needs a device is decided; `noisy` says whether answers are sampled.
     pub(super) fn new(
         engine: &'a EngineArgs,
         memory: &'a MemoryArgs,
         model: &'a Model,
-        quiet: bool,
+        (noisy, quiet): (bool, bool),
     ) -> anyhow::Result<Setup<'a>> {
         let context_len = super::engine::context_len(model.files.spec(), engine.max_model_len)?;
         let (kv_format, host_attention, trace) = (KvFormat::default(), false, false);
-        Ok(Setup { engine, memory, model, context_len, kv_format, host_attention, trace, quiet })
+        let mut draft = Drafting::open(&engine.draft, model)?;
+        if let Some(draft) = &mut draft {
+            draft.remember(model, noisy);
+            draft.warn(model);
+        }
+        Ok(Setup {
+            engine,
+            memory,
+            model,
+            context_len,
+            kv_format,
+            host_attention,
+            draft: draft.map(Rc::new),
+            trace,
+            quiet,
+        })
     }
 }
 
@@ -112,6 +133,9 @@ impl Setup<'_> {
         slow(&mut profile.disk.read_bytes_per_sec, disk);
         slow(&mut profile.disk.write_bytes_per_sec, disk);
         slow(&mut profile.upload_bytes_per_sec, upload);
+        if let Some(draft) = &self.draft {
+            draft.look(self, device, &profile)?;
+        }
         Ok(profile)
     }
 
@@ -121,7 +145,7 @@ impl Setup<'_> {
 
     /// What is decided on the command line.
     fn pins(&self) -> Pins {
-        Pins {
+        let mut pins = Pins {
             weights: self.memory.weights.unwrap_or_default(),
             kv: self.memory.kv.unwrap_or_default(),
             batch: self.engine.batch,
@@ -130,7 +154,11 @@ impl Setup<'_> {
             // Decided before: tokens may depend on what attends.
             host_attention: Some(self.host_attention),
             ..Pins::default()
+        };
+        if let Some(draft) = &self.draft {
+            draft.pin(&mut pins);
         }
+        pins
     }
 
     pub(super) fn question<'a>(
@@ -143,7 +171,9 @@ impl Setup<'_> {
         let (model, pins) = (self.model, self.pins());
         let (context_len, kv_format, threads) =
             (self.context_len, self.kv_format, self.engine.threads);
+        let speculation = self.draft.as_ref().map(|draft| draft.known());
         Ok(Question {
+            speculation,
             model,
             profile,
             survey,
@@ -207,8 +237,14 @@ impl Setup<'_> {
                 self.plan_for_less(&question, device.as_ref(), near, (&mut less, step))?;
             let (info, held) = (device.info().name.clone(), device.memory().bytes);
             let made = self.executor(&question, &planned, &profile, device, display);
-            let error = match made {
-                Ok(executor) => return Ok(Ready { executor, planned, profile }),
+            let started = made.and_then(|executor| {
+                let Some(draft) = &self.draft else { return Ok((executor, None)) };
+                Ok((executor, draft.start(self, &planned, &profile, display)?))
+            });
+            let error = match started {
+                Ok((executor, speculation)) => {
+                    return Ok(Ready { executor, planned, profile, speculation });
+                }
                 Err(error) => error,
             };
             let full = error.downcast_ref::<ExecError>().is_some_and(|error| {

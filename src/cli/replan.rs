@@ -46,12 +46,14 @@ impl<'a> Replanner<'a> {
         tokenizer: &'a Tokenizer,
         ready: Ready,
     ) -> Replanner<'a> {
-        let Ready { executor, planned, profile } = ready;
+        let Ready { executor, planned, profile, speculation } = ready;
+        let mut engine = Engine::new(executor, tokenizer, planned.engine);
+        speculation.into_iter().for_each(|speculation| engine.speculate(speculation));
         Replanner {
             setup,
             survey,
             tokenizer,
-            engine: Some(Engine::new(executor, tokenizer, planned.engine)),
+            engine: Some(engine),
             predicted: [planned.plan.prefill_seconds, planned.plan.decode_seconds],
             planned,
             profile,
@@ -122,9 +124,14 @@ impl<'a> Replanner<'a> {
         let suspended = self.engine.take().map(Engine::suspend).expect("it is there between steps");
         // The device's memory was given back with the old engine.
         let device = self.setup.open_device()?;
-        let Ready { executor, planned, profile } =
+        if let (Some(draft), Some(learned)) = (&self.setup.draft, &suspended.learned) {
+            draft.learn(learned);
+        }
+        let Ready { executor, planned, profile, speculation } =
             self.setup.ready(device, left, &mut Display::new(true))?;
-        self.engine = Some(Engine::resume(executor, self.tokenizer, planned.engine, suspended));
+        let mut engine = Engine::resume(executor, self.tokenizer, planned.engine, suspended);
+        speculation.into_iter().for_each(|speculation| engine.speculate(speculation));
+        self.engine = Some(engine);
         (self.planned, self.profile, self.planned_for) = (planned, profile, self.learned);
         Ok(())
     }

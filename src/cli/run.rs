@@ -7,7 +7,7 @@ use super::explain::{self, Facts};
 use super::prepare::Setup;
 use super::progress::Display;
 use super::replan::Replanner;
-use super::{attention, interrupt, kv, log, memory, planning};
+use super::{attention, draft, interrupt, kv, log, memory, planning};
 use crate::backend::DeviceInfo;
 use crate::job::{
     Clocks, Defaults, Input, InputFormat, Job, Manifest, MovedBytes, Outcome, Output,
@@ -25,7 +25,8 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let format = InputFormat::from_name(&args.input_format).unwrap_or(InputFormat::Auto);
     let input = Input::open(&args.input, format)?;
     let model = Model::open(&args.model.model)?;
-    let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
+    let noisy = args.sampling.temperature > 0.0;
+    let mut setup = Setup::new(&args.engine, &args.memory, &model, (noisy, quiet))?;
     setup.trace = args.trace.is_some();
     let context_len = setup.context_len;
     let resumed = if args.overwrite { None } else { kv::recorded(&args.output) };
@@ -59,7 +60,8 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     if !quiet && ok + failed > 0 {
         log::say(&format!("forebay: resuming; {} requests are answered", ok + failed));
     }
-    let report = Report { args, model: &model, info, settings, started, quiet };
+    let draft = setup.draft.as_ref().map_or(String::new(), |draft| draft.name().to_string());
+    let report = Report { args, model: &model, info, settings, draft, started, quiet };
     if output.is_complete() {
         let (total, done) = (output.requests(), ok + failed);
         let progress = Progress { total, done, failed, resumed: done, ..Progress::default() };
@@ -71,6 +73,7 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let ready = setup.ready(device, &survey, &mut display)?;
     if !quiet {
         log::say(&format!("forebay: {}", explain::line(&ready.planned)));
+        setup.draft.iter().for_each(|draft| draft.explain_off(&ready.planned));
     }
     let mut worker = Replanner::new(&setup, &survey, encoder, ready);
     let parser = Parser::new(config);
@@ -78,6 +81,10 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let loaded = Instant::now();
     let outcome = job.run(&mut worker, &mut |progress| display.update(progress))?;
     drop(display);
+    if let (Some(draft), Some(speculation)) = (&setup.draft, worker.engine().speculation()) {
+        draft.learn(speculation.learned());
+        draft.keep();
+    }
     if let Some(path) = &args.trace {
         let events = worker.engine().executor().trace().iter();
         write_trace(path, events.map(|e| (&*e.name, e.track, e.start, e.duration, e.pass)))?;
@@ -172,6 +179,8 @@ struct Report<'a> {
     model: &'a Model,
     info: DeviceInfo,
     settings: Map<String, Value>,
+    /// Name of what grows draft trees.
+    draft: String,
     started: Instant,
     quiet: bool,
 }
@@ -187,11 +196,16 @@ impl Report<'_> {
         let mut summary = self.summary(outcome, loaded);
         if let Some(facts) = facts {
             facts.fill(&mut summary);
+            let trees = facts.speculation();
+            summary.speculation = trees.map(|trees| draft::summary(trees, &self.draft));
         }
         if !self.quiet {
             log::say(&format!("forebay: {summary}"));
             if let Some(facts) = facts {
                 log::say(facts.text(&summary).trim_end());
+                if let Some(speculation) = facts.speculation() {
+                    log::say(&draft::text(speculation, &self.draft));
+                }
             }
         }
         if let Some(path) = &self.args.summary {
@@ -237,6 +251,7 @@ impl Report<'_> {
             clocks: Clocks::default(),
             placement: Placement::default(),
             moved_bytes: MovedBytes::default(),
+            speculation: None,
             bottleneck: None,
             bottleneck_fraction: None,
             peak_bytes: PeakBytes { device: 0, ram: memory::resident_bytes_peak() },

@@ -2,7 +2,7 @@
 
 use crate::exec::ExecError;
 use crate::sample::SamplingParams;
-use crate::speculate::{Forest, GainCurve, GrowthLimits, Tree};
+use crate::speculate::{Expand, Forest, GrowthLimits, Tree};
 use std::time::Duration;
 
 /// A sequence as a drafter sees it.
@@ -99,28 +99,13 @@ pub struct DraftWork {
     pub rows: u64,
 }
 
-/// What is learned of speculation in a job, to go on with in the next.
-#[derive(Clone, Debug, Default)]
-pub struct DraftLearned {
-    /// Tokens that trees of a size bring.
-    pub gain: GainCurve,
-    /// Trees that were verified, their nodes, rounds of growth and rows of draft passes.
-    pub trees: f64,
-    /// See above.
-    pub nodes: f64,
-    /// See above.
-    pub rounds: f64,
-    /// See above.
-    pub rows: f64,
-}
-
 /// The next round of a growth that is worth going on with; empty otherwise.
 pub(super) fn next_round(
     forest: &mut Forest,
     first: bool,
     times: (Duration, Duration),
     goes_on: &dyn Fn(Growth) -> bool,
-) -> Vec<crate::speculate::Expand> {
+) -> Vec<Expand> {
     let round = forest.next_round();
     let next: f64 = round.iter().map(|&at| f64::from(forest.node(at).log_p).exp()).sum();
     let (spent, last) = times;

@@ -1,7 +1,8 @@
 //! Continuous batching: sequences enter and leave between passes.
 
-use super::drafter::{DraftLearned, Followed};
+use super::drafter::Followed;
 use super::follow::{Choice, Follow, follow_all};
+use super::learned::DraftLearned;
 use super::sequence::Sequence;
 use super::speculation::Speculation;
 use super::{Completion, FinishReason, Request};
@@ -404,7 +405,8 @@ impl<'t> Engine<'t> {
             let prompt: usize = shares.iter().filter(|s| s.prompt).map(|s| s.rows).sum();
             // Passes that prompts are a part of say little about those that only decode.
             if prompt == 0 {
-                speculation.passed(self.batch.rows(), (follows.len(), chosen), took);
+                let rows = (self.batch.rows(), outputs);
+                speculation.passed(rows, (follows.len(), chosen), took);
             }
         }
         self.count(shares, (outputs, chosen), start.elapsed());

@@ -1,9 +1,10 @@
 //! Speculation in an engine: how large the trees of a pass are, what became of them, and what is learned.
 
-use super::drafter::{DraftError, DraftLearned, Draftable, Drafter, Followed, Growth};
+use super::drafter::{DraftError, Draftable, Drafter, Followed, Growth};
+use super::learned::DraftLearned;
 use super::pace::Pace;
 use crate::kernel::TREE_DEPTH_MAX;
-use crate::speculate::{GrowthLimits, Tree, best_size};
+use crate::speculate::{GrowthLimits, Tree, best_size, node_log_ps, trim_to_best};
 use std::time::{Duration, Instant};
 
 /// Sizes of trees.
@@ -134,8 +135,9 @@ impl Speculation {
         match drafter.grow(all, limits, &goes_on) {
             Ok(trees) => {
                 let work = drafter.work();
-                self.learned.rounds += (work.rounds - before.rounds) as f64;
-                self.learned.rows += (work.rows - before.rows) as f64;
+                let nodes = trees.iter().map(Tree::size).sum();
+                let (rounds, rows) = (work.rounds - before.rounds, work.rows - before.rows);
+                self.learned.grew(rounds, rows, (all.len(), nodes));
                 self.drafter = Some(drafter);
                 Some(trees)
             }
@@ -164,16 +166,9 @@ impl Speculation {
     /// As many of the trees' best nodes as bring the most tokens per second.
     fn trim(&mut self, trees: Vec<Tree>, took: Duration) -> Vec<Tree> {
         let Some(pace) = &self.pace else { return trees };
-        let nodes = trees.iter().flat_map(|tree| &tree.nodes()[1..]);
-        let mut log_ps: Vec<f32> = nodes.map(|node| node.log_p).collect();
-        log_ps.sort_unstable_by(|a, b| b.total_cmp(a));
         let seconds = |rows: usize| pace.seconds(rows) + took.as_secs_f64();
-        let size = best_size(&log_ps, trees.len(), &seconds);
-        let Some(&least) = size.checked_sub(1).and_then(|last| log_ps.get(last)) else {
-            return trees.iter().map(|tree| tree.trimmed(0)).collect();
-        };
-        let keep = |tree: &Tree| tree.nodes()[1..].iter().filter(|n| n.log_p >= least).count();
-        trees.iter().map(|tree| tree.trimmed(keep(tree))).collect()
+        let keep = best_size(&node_log_ps(&trees), trees.len(), &seconds);
+        trim_to_best(&trees, keep)
     }
 
     /// Takes in what came of a tree; `next` is the token after the accepted ones, if the sequence goes on.
@@ -190,8 +185,6 @@ impl Speculation {
         stats.expected += nodes[1..].iter().map(|node| f64::from(node.log_p).exp()).sum::<f64>();
         stats.by_depth.resize(stats.by_depth.len().max(what.path.len()), 0);
         stats.by_depth[..what.path.len()].iter_mut().for_each(|count| *count += 1);
-        self.learned.trees += 1.0;
-        self.learned.nodes += what.tree.size() as f64;
         // What ends a sequence says nothing about the trees.
         if !ended {
             self.learned.gain.record(what.tree, what.path);
@@ -201,14 +194,18 @@ impl Speculation {
         }
     }
 
-    /// Takes in a pass over `rows` rows that brought `tokens` tokens to `sequences` sequences.
+    /// Takes in a pass over `rows` rows and `outputs` rows of logits that brought `tokens` tokens to
+    /// `sequences` sequences.
     pub(super) fn passed(
         &mut self,
-        rows: usize,
+        (rows, outputs): (usize, usize),
         (sequences, tokens): (usize, usize),
         took: Duration,
     ) {
         let seconds = took.as_secs_f64();
+        if self.grew {
+            self.learned.passed(outputs, tokens);
+        }
         if let Some(pace) = &mut self.pace {
             pace.measured(rows, seconds);
             if self.grew {

@@ -30,6 +30,9 @@ pub struct Summary {
     pub placement: Placement,
     /// Bytes that moved between tiers.
     pub moved_bytes: MovedBytes,
+    /// What became of draft trees, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<Value>,
     /// What the plan says is busy longest.
     pub bottleneck: Option<String>,
     /// Part of that resource's measured rate which the run reached.

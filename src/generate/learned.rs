@@ -1,0 +1,81 @@
+//! What is learned of draft trees while they are used: what they bring and what they cost.
+
+use crate::speculate::GainCurve;
+use serde::{Deserialize, Serialize};
+
+/// Passes and tokens that what was assumed at first counts for.
+const PRIOR_PASSES: f64 = 8.0;
+const PRIOR_ROWS: f64 = 0.6;
+const PRIOR_OUTPUTS: f64 = 1.5;
+
+/// What is learned of speculation in a job, to plan the next one with.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DraftLearned {
+    /// Tokens that trees of a size bring.
+    pub gain: GainCurve,
+    /// Rounds of growth, and how many were to be expected of trees of those sizes.
+    rounds: f64,
+    rounds_expected: f64,
+    /// Rows that drafts computed, and nodes of the trees that came of them.
+    rows: f64,
+    nodes: f64,
+    /// Rows of logits that the target computed, and tokens that it gave.
+    outputs: f64,
+    tokens: f64,
+}
+
+/// Rounds of growth of a tree of so many nodes, where nothing is known: chains at first, then wider.
+fn rounds_at_first(nodes: f64) -> f64 {
+    (2.0 + 2.2 * (1.0 + nodes).log2()).min(nodes)
+}
+
+impl DraftLearned {
+    /// Rounds of growth of a tree of so many nodes.
+    pub fn rounds_of(&self, nodes: usize) -> f64 {
+        let factor = (self.rounds + PRIOR_PASSES) / (self.rounds_expected + PRIOR_PASSES);
+        (rounds_at_first(nodes as f64) * factor).clamp(1.0, nodes.max(1) as f64)
+    }
+
+    /// Rows that the draft computes for each node of a tree.
+    pub fn rows_per_node(&self) -> f64 {
+        (self.rows + PRIOR_ROWS * PRIOR_PASSES) / (self.nodes + PRIOR_PASSES)
+    }
+
+    /// Rows of logits that the target computes for each token.
+    pub fn outputs_per_token(&self) -> f64 {
+        (self.outputs + PRIOR_OUTPUTS * PRIOR_PASSES) / (self.tokens + PRIOR_PASSES)
+    }
+
+    /// Takes in a growth: `rounds` that computed `rows`, for `trees` trees of `nodes` nodes in all.
+    pub(super) fn grew(&mut self, rounds: u64, rows: u64, (trees, nodes): (usize, usize)) {
+        self.rounds += rounds as f64;
+        self.rounds_expected += rounds_at_first(nodes as f64 / trees.max(1) as f64);
+        self.rows += rows as f64;
+        self.nodes += nodes as f64;
+    }
+
+    /// Takes in a pass that computed `outputs` rows of logits for `tokens` tokens.
+    pub(super) fn passed(&mut self, outputs: usize, tokens: usize) {
+        self.outputs += outputs as f64;
+        self.tokens += tokens as f64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_follow_what_is_seen() {
+        let mut learned = DraftLearned::default();
+        assert_eq!(learned.rounds_of(1), 1.0);
+        assert!((9.0..13.0).contains(&learned.rounds_of(16)));
+        for _ in 0..200 {
+            learned.grew(5, 8, (1, 16));
+            learned.passed(20, 10);
+        }
+        assert!((4.8..6.0).contains(&learned.rounds_of(16)), "{}", learned.rounds_of(16));
+        assert!((learned.rows_per_node() - 0.5).abs() < 0.01);
+        assert!((learned.outputs_per_token() - 2.0).abs() < 0.01);
+    }
+}
