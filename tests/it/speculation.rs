@@ -9,6 +9,7 @@ use forebay::generate::{
 };
 use forebay::kernel::KvFormat;
 use forebay::sample::SamplingParams;
+use forebay::schedule::{Batch, CacheMove, Span, TreeSpan};
 use forebay::speculate::{GrowthLimits, Node, Tree};
 use forebay::tokenizer::Special;
 use forebay_planner::Tier;
@@ -298,4 +299,159 @@ fn trees_change_no_token_of_a_real_model() {
     if let Some(first) = stats.first() {
         assert!(first.tokens_per_tree() > 4.0, "{first:?}");
     }
+}
+
+/// The logits of all outputs of a pass, bit by bit.
+fn logits(executor: &mut Executor, batch: &Batch) -> Vec<Vec<u32>> {
+    let (vocab, mut all) = (executor.spec().vocab, Vec::new());
+    let mut each = |_: usize, logits: &[f32]| {
+        all.extend(logits.chunks_exact(vocab).map(|row| row.iter().map(|v| v.to_bits()).collect()));
+    };
+    executor.pass(batch, &mut each).unwrap();
+    all
+}
+
+/// The logits after the last of `tokens`, from a fresh cache, position by position.
+fn sequential(executor: &mut Executor, tokens: &[u32], pages: &[u32]) -> Vec<u32> {
+    let mut last = Vec::new();
+    for start in 0..tokens.len() {
+        let mut batch = Batch::default();
+        let tokens = &tokens[start..=start];
+        batch.push(Span { tokens, start, pages, logits: 1, moves: &[] });
+        last = logits(executor, &batch).remove(0);
+    }
+    last
+}
+
+/// A tree's rows have the bits of plain sequences, whatever came before them; what is accepted and moved
+/// gives the bits of a fresh prefill; logits can be asked for later.
+#[test]
+fn a_tree_computes_what_its_paths_would() {
+    for name in ["llama", "qwen2", "gemma3"] {
+        let model = named(name).unwrap();
+        for kind in [Kind::Reference, Kind::Cpu, Kind::Gpu] {
+            for kv_format in [KvFormat::F16, KvFormat::Q4] {
+                let Some(mut executor) = executor(&model, kind, 64, 512, kv_format) else { return };
+                check_tree(&mut executor, &format!("{name}, {kind:?}, {kv_format}"));
+            }
+        }
+    }
+}
+
+fn check_tree(executor: &mut Executor, what: &str) {
+    let pages: Vec<u32> = (0..8).rev().collect();
+    let other: Vec<u32> = (10..18).collect();
+    // Two chains and a fan below the root, rows not in the order of depth.
+    let nodes = [5u32, 6, 7, 8, 9, 10, 11, 12];
+    let parents = [0usize, 0, 1, 2, 0, 4, 5, 2];
+    let path = |node: usize| {
+        let up = std::iter::successors(Some(node), |&at| (at > 0).then(|| parents[at]));
+        let mut path: Vec<u32> = up.filter(|&at| at > 0).map(|at| at as u32).collect();
+        path.reverse();
+        path
+    };
+    let paths: Vec<Vec<u32>> = (0..nodes.len()).map(path).collect();
+    for length in [1usize, 2, 14, 40] {
+        let prompt: Vec<u32> = (0..length as u32).map(|i| 20 + i * 7 % 200).collect();
+        let root = nodes[0];
+        let mut batch = Batch::default();
+        // The prompt comes in the tree's own pass for some lengths.
+        let joined = length.is_multiple_of(2);
+        if !joined {
+            batch.push(Span { tokens: &prompt, start: 0, pages: &pages, logits: 0, moves: &[] });
+            logits(executor, &batch);
+            batch.clear();
+        }
+        batch.push_tree(TreeSpan {
+            lead: if joined { &prompt } else { &[] },
+            tokens: &nodes,
+            paths: &paths,
+            start: length,
+            pages: &pages,
+            outputs: &[0, 3, 7],
+            moves: &[],
+        });
+        let found = logits(executor, &batch);
+        let of = |executor: &mut Executor, node: usize, more: &[u32]| {
+            let path = paths[node].iter().map(|&at| nodes[at as usize]);
+            let tokens: Vec<u32> = prompt
+                .iter()
+                .copied()
+                .chain([root])
+                .chain(path)
+                .chain(more.iter().copied())
+                .collect();
+            sequential(executor, &tokens, &other)
+        };
+        let first = if joined { length } else { 0 };
+        let mut rest = Vec::new();
+        let vocab = executor.spec().vocab;
+        let rows: Vec<usize> = [1, 2, 4, 5, 6].iter().map(|node| first + node).collect();
+        let mut each = |_: usize, all: &[f32]| {
+            let rows = all.chunks_exact(vocab);
+            rest.extend(rows.map(|row| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>()));
+        };
+        executor.logits_of(&rows, &mut each).unwrap();
+        let nodes_in_turn = [0, 3, 7].into_iter().zip(found);
+        for (node, bits) in nodes_in_turn.chain([1, 2, 4, 5, 6].into_iter().zip(rest)) {
+            assert!(of(executor, node, &[]) == bits, "{what}: node {node} after {length}");
+        }
+        // Rows 4, 5, 6 are accepted and move to where 1, 2, 3 were.
+        let start = length as u32;
+        let moves: Vec<CacheMove> = (1..4).map(|d| (start + d + 3, start + d)).collect();
+        let (tokens, start) = (&[30, 31][..], length + 4);
+        batch.clear();
+        batch.push(Span { tokens, start, pages: &pages, logits: 1, moves: &moves });
+        let after = logits(executor, &batch).remove(0);
+        assert!(of(executor, 6, &[30, 31]) == after, "{what}: accepted after {length}");
+    }
+}
+
+/// Two tokens of a tiny vocabulary: over all seeds, what speculation gives has the target's own law.
+#[test]
+fn sampling_keeps_its_law() {
+    let model = named("llama").unwrap();
+    let prompt = model.tokenizer.encode("the law", Special::Parse).unwrap();
+    let sampling =
+        |seed| SamplingParams { temperature: 0.25, top_k: 3, seed, ..Default::default() };
+    // The exact law: the target's own distributions along both tokens.
+    let mut executor = executor(&model, Kind::Cpu, 16, 256, KvFormat::F16).unwrap();
+    let law = |executor: &mut Executor, tokens: &[u32]| -> Vec<(u32, f64)> {
+        let bits = sequential(executor, tokens, &[0, 1, 2, 3]);
+        let mut all: Vec<(u32, f64)> =
+            (0u32..).zip(bits).map(|(id, bits)| (id, f64::from(f32::from_bits(bits)))).collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all.truncate(3);
+        let weights: Vec<f64> = all.iter().map(|(_, v)| ((v - all[0].1) / 0.25).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        all.iter().zip(weights).map(|((id, _), weight)| (*id, weight / sum)).collect()
+    };
+    let mut expected = Vec::new();
+    for (first, p) in law(&mut executor, &prompt) {
+        for (second, q) in law(&mut executor, &[&prompt[..], &[first]].concat()) {
+            expected.push(([first, second], p * q));
+        }
+    }
+    let draws = 6000;
+    let mut counts = vec![0.0; expected.len()];
+    let config = EngineConfig { batch: 64, prefill_chunk: 512, context_len: 64, tree_budget: 128 };
+    let executor = crate::support::executor(&model, Kind::Cpu, config.rows(), 8192, KvFormat::F16);
+    let mut engine = Engine::new(executor.unwrap(), &model.tokenizer, config);
+    let run = Run { draft: Draft::Model("qwen3".into(), true), ..PLAIN };
+    let speculation = SpeculationConfig { budget: 128, curve: None };
+    let drafter = drafter(&run, 64, 300);
+    engine.speculate(Speculation::new(drafter, speculation, Default::default()));
+    let request =
+        |seed| Request { sampling: sampling(seed), ignore_eos: true, ..greedy(seed, &prompt, 2) };
+    for done in complete(&mut engine, (0..draws).map(request).collect()) {
+        let at = expected.iter().position(|(pair, _)| pair[..] == done.tokens[..]);
+        counts[at.unwrap_or_else(|| panic!("{:?} has no probability", done.tokens))] += 1.0;
+    }
+    let chi2: f64 = expected
+        .iter()
+        .zip(&counts)
+        .map(|((_, p), count)| (count - p * draws as f64).powi(2) / (p * draws as f64))
+        .sum();
+    // 8 degrees of freedom, alpha = 1e-4.
+    assert!(chi2 < 31.8, "chi-square {chi2}: {expected:?} {counts:?}");
 }
