@@ -168,6 +168,12 @@ pub(crate) fn neighbours(inputs: &Inputs<'_>, best: &Setting) -> Vec<Setting> {
             add(best.batch, best.prefill_chunk, best.micro_batch, budget);
         }
     }
+    if pins.batch.is_none() && trees > 0 {
+        for batch in [best.batch - 1, best.batch + 1] {
+            let batch = batch.clamp(1, inputs.workload.count());
+            add(batch, best.prefill_chunk, best.micro_batch, trees);
+        }
+    }
     if pins.batch.is_none() {
         for eighths in [6, 7, 9, 10, 12] {
             let batch = (best.batch * eighths / 8).clamp(1, inputs.workload.count());

@@ -204,12 +204,13 @@ impl<'a> Search<'a> {
                 placed.push(found);
             }
         }
-        // What is known of a budget is told even if it is no good.
+        // What a budget would take is told even if it is no good.
         for &budget in &self.trees.budgets {
-            if placed[known..].iter().all(|placed| placed.setting.tree_budget != budget) {
-                let of_budget = candidates.iter().filter(|c| c.setting.tree_budget == budget);
-                let tried = of_budget.take(TRIED_ANYWAY);
-                placed.extend(tried.filter_map(|c| self.place(&c.setting, c.job)));
+            let of_budget = candidates.iter().filter(|c| c.setting.tree_budget == budget);
+            for Candidate { setting, job, .. } in of_budget.take(TRIED_ANYWAY) {
+                if placed[known..].iter().all(|placed| !placed.setting.same_sizes(setting)) {
+                    placed.extend(self.place(setting, *job));
+                }
             }
         }
     }
