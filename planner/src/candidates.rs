@@ -101,6 +101,13 @@ pub(crate) fn trees(inputs: &Inputs<'_>) -> Trees {
     Trees { off, budgets, drafts }
 }
 
+/// Whether a budget that is not pinned could be the next smaller one without losing anything, as no
+/// tree of the batch may be so large.
+pub(crate) fn too_many_nodes(inputs: &Inputs<'_>, batch: usize, tree_budget: usize) -> bool {
+    let most = inputs.workload.speculation.as_ref().map_or(0, |s| batch * s.nodes_max);
+    inputs.pins.tree_budget.is_none() && tree_budget > BUDGET_STEP * most
+}
+
 /// All budgets that may be chosen, rising, without 0.
 fn offered(inputs: &Inputs<'_>) -> Vec<usize> {
     let speculation = inputs.workload.speculation.iter();

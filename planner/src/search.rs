@@ -1,7 +1,8 @@
 //! The search: sizes of passes enumerated outside, the linear program inside, the best made real.
 
 use crate::candidates::{
-    RING, RINGS, Trees, batches, chunks, micro_batches, neighbours, thinned, trees, ways,
+    RING, RINGS, Trees, batches, chunks, micro_batches, neighbours, thinned, too_many_nodes, trees,
+    ways,
 };
 use crate::composer::compose;
 use crate::cost::{Costs, KvMode, Placement, Setting};
@@ -233,6 +234,9 @@ impl<'a> Search<'a> {
             .collect();
         let (near, ways) = (round::near(&self.inputs), ways(&self.inputs));
         for batch in thin(batches(&self.inputs)) {
+            if too_many_nodes(&self.inputs, batch, tree_budget) {
+                continue;
+            }
             let before = out.len();
             for prefill_chunk in thin(chunks(&self.inputs, tight)) {
                 let setting = Setting {
