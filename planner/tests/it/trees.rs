@@ -99,7 +99,7 @@ fn a_draft_that_does_not_fit_is_skipped_or_refused_if_it_is_pinned() {
     };
     assert!(missing.ram > GIB && missing.device == 0, "{missing:?}");
     assert!(remedies.contains(&Change::Unpin("draft trees")), "{remedies:?}");
-    case.budgets = case.budgets + missing;
+    case.budgets += missing;
     assert_eq!(plan(&case.inputs()).unwrap().policy.tree_budget, 64);
     case.budgets.ram -= 1;
     assert!(plan(&case.inputs()).is_err());
