@@ -101,6 +101,13 @@ pub(crate) fn trees(inputs: &Inputs<'_>) -> Trees {
     Trees { off, budgets, drafts }
 }
 
+/// Whether a budget that is not pinned could be the next smaller one without losing anything, as no
+/// tree of the batch may be so large.
+pub(crate) fn too_many_nodes(inputs: &Inputs<'_>, batch: usize, tree_budget: usize) -> bool {
+    let most = inputs.workload.speculation.as_ref().map_or(0, |s| batch * s.nodes_max);
+    inputs.pins.tree_budget.is_none() && tree_budget > BUDGET_STEP * most
+}
+
 /// All budgets that may be chosen, rising, without 0.
 fn offered(inputs: &Inputs<'_>) -> Vec<usize> {
     let speculation = inputs.workload.speculation.iter();
@@ -166,6 +173,12 @@ pub(crate) fn neighbours(inputs: &Inputs<'_>, best: &Setting) -> Vec<Setting> {
     if trees > 0 && pins.tree_budget.is_none() {
         for budget in beside(&offered(inputs), trees) {
             add(best.batch, best.prefill_chunk, best.micro_batch, budget);
+        }
+    }
+    if pins.batch.is_none() && trees > 0 {
+        for batch in [best.batch - 1, best.batch + 1] {
+            let batch = batch.clamp(1, inputs.workload.count());
+            add(batch, best.prefill_chunk, best.micro_batch, trees);
         }
     }
     if pins.batch.is_none() {

@@ -10,6 +10,9 @@ use crate::search::{Group, PROMISING, PRUNE, Placed, Search};
 /// Placements that may turn out not to be realisable before the search gives up.
 const FAILURES: usize = 64;
 
+/// Policies that are made real for each tree budget that is not among the best.
+const OF_BUDGET: usize = 2;
+
 /// Kinds of policies with trees that are polished, and rounds of it.
 const POLISHED: usize = 3;
 const POLISH_ROUNDS: usize = 3;
@@ -58,30 +61,42 @@ impl Search<'_> {
     }
 
     /// Real policies of up to `most` different kinds without trees and as many with them, from
-    /// placements in their order, and the first of every tree budget.
+    /// placements in their order, and some of every other tree budget.
     pub(crate) fn realise_best(&self, placed: &[Placed], most: usize) -> Vec<Priced> {
         let (with, without): (Vec<&Placed>, Vec<&Placed>) =
             placed.iter().partition(|placed| placed.setting.tree_budget > 0);
-        let mut priced = self.realise_kinds(&without, most);
-        priced.extend(self.realise_kinds(&with, most));
+        let mut priced = self.realise_kinds(&without, most, |s: &Setting| {
+            (s.batch.ilog2(), s.prefill_chunk, s.format, s.kv_mode)
+        });
+        // With trees there are more kinds; the sizes of chunks are polished.
+        priced.extend(self.realise_kinds(&with, most, |s: &Setting| {
+            (s.batch.ilog2(), s.tree_budget, Group::like(s))
+        }));
         for &budget in &self.trees.budgets {
             if priced.iter().all(|priced| priced.setting.tree_budget != budget) {
-                let mut of_budget = with.iter().filter(|p| p.setting.tree_budget == budget);
-                priced.extend(of_budget.find_map(|placed| self.realise(placed)));
+                let of_budget = with.iter().copied().filter(|p| p.setting.tree_budget == budget);
+                let of_budget: Vec<&Placed> = of_budget.collect();
+                priced.extend(self.realise_kinds(&of_budget, OF_BUDGET, |s: &Setting| {
+                    (s.batch.ilog2(), s.micro_batch)
+                }));
             }
         }
         priced
     }
 
-    fn realise_kinds(&self, placed: &[&Placed], most: usize) -> Vec<Priced> {
+    /// Real policies of up to `most` different kinds.
+    fn realise_kinds<K: PartialEq>(
+        &self,
+        placed: &[&Placed],
+        most: usize,
+        kind: impl Fn(&Setting) -> K,
+    ) -> Vec<Priced> {
         let (mut priced, mut kinds, mut failed) = (Vec::new(), Vec::new(), 0);
         for placed in placed {
             if priced.len() == most || failed == FAILURES {
                 break;
             }
-            let Setting { batch, prefill_chunk, format, kv_mode, .. } = placed.setting;
-            let Setting { tree_budget, draft, .. } = placed.setting;
-            let kind = (batch.ilog2(), prefill_chunk, format, kv_mode, tree_budget, draft);
+            let kind = kind(&placed.setting);
             if kinds.contains(&kind) {
                 continue;
             }

@@ -11,7 +11,8 @@ pub struct Demand {
     pub rows: usize,
     /// Most rows of a micro-batch.
     pub micro_rows: usize,
-    /// Most rows of a pass that want logits.
+    /// Most rows whose logits are computed together: one for each sequence, and up to
+    /// [`AHEAD`](crate::AHEAD) of it with draft trees.
     pub outputs: usize,
     /// Pages of the cache.
     pub pages: usize,

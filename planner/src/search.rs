@@ -1,7 +1,8 @@
 //! The search: sizes of passes enumerated outside, the linear program inside, the best made real.
 
 use crate::candidates::{
-    RING, RINGS, Trees, batches, chunks, micro_batches, neighbours, thinned, trees, ways,
+    RING, RINGS, Trees, batches, chunks, micro_batches, neighbours, thinned, too_many_nodes, trees,
+    ways,
 };
 use crate::composer::compose;
 use crate::cost::{Costs, KvMode, Placement, Setting};
@@ -204,12 +205,13 @@ impl<'a> Search<'a> {
                 placed.push(found);
             }
         }
-        // What is known of a budget is told even if it is no good.
+        // What a budget would take is told even if it is no good.
         for &budget in &self.trees.budgets {
-            if placed[known..].iter().all(|placed| placed.setting.tree_budget != budget) {
-                let of_budget = candidates.iter().filter(|c| c.setting.tree_budget == budget);
-                let tried = of_budget.take(TRIED_ANYWAY);
-                placed.extend(tried.filter_map(|c| self.place(&c.setting, c.job)));
+            let of_budget = candidates.iter().filter(|c| c.setting.tree_budget == budget);
+            for Candidate { setting, job, .. } in of_budget.take(TRIED_ANYWAY) {
+                if placed[known..].iter().all(|placed| !placed.setting.same_sizes(setting)) {
+                    placed.extend(self.place(setting, *job));
+                }
             }
         }
     }
@@ -232,6 +234,9 @@ impl<'a> Search<'a> {
             .collect();
         let (near, ways) = (round::near(&self.inputs), ways(&self.inputs));
         for batch in thin(batches(&self.inputs)) {
+            if too_many_nodes(&self.inputs, batch, tree_budget) {
+                continue;
+            }
             let before = out.len();
             for prefill_chunk in thin(chunks(&self.inputs, tight)) {
                 let setting = Setting {

@@ -6,7 +6,7 @@ use crate::exec::Executor;
 use crate::generate::Speculation;
 use crate::job::{Clocks, Homes, MovedBytes, PhaseSeconds, Placement, Summary, TierBytes};
 use bytesize::ByteSize;
-use forebay_planner::{Resource, Split, Tier};
+use forebay_planner::{Plan, Resource, Split, Tier};
 use std::fmt::Write as _;
 
 /// Bytes in the unit that suits them.
@@ -36,11 +36,54 @@ pub(super) fn tier_bytes(split: Split) -> TierBytes {
     TierBytes { gpu: split.device, ram: split.ram, disk: split.disk }
 }
 
+/// Name of a tier, as on the command line.
+pub(super) fn tier(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Device => "gpu",
+        Tier::Ram => "ram",
+        Tier::Disk => "disk",
+    }
+}
+
+/// Draft trees of a plan, and why they have the size that they have; nothing if there can be none.
+pub(super) fn speculation(plan: &Plan) -> Vec<String> {
+    let policy = &plan.policy;
+    if policy.tree_budget == 0 && plan.by_budget.len() < 2 {
+        return Vec::new();
+    }
+    let free = match plan.free_rows {
+        rows if rows.is_infinite() => "any number of rows is free".to_string(),
+        rows => format!("{rows:.0} rows of a pass are free"),
+    };
+    let trees = match policy.draft {
+        _ if policy.tree_budget == 0 => "none".to_string(),
+        draft => {
+            let draft = draft.map(|home| {
+                let bytes = tiers(tier_bytes(plan.memory.draft));
+                format!(", draft model in {} ({bytes})", tier(home))
+            });
+            let (nodes, gain) = (policy.tree_budget, plan.tokens_per_pass);
+            let draft = draft.unwrap_or_default();
+            format!("{nodes} nodes a pass{draft}, {gain:.2} tokens per sequence and pass")
+        }
+    };
+    let mut lines = vec![format!("draft trees: {trees}; {free}")];
+    if plan.by_budget.len() > 1 {
+        let budget = |&(nodes, seconds): &(usize, f64)| {
+            let chosen = if nodes == policy.tree_budget { "*" } else { "" };
+            format!("{nodes}{chosen}: {seconds:.1} s")
+        };
+        let budgets: Vec<String> = plan.by_budget.iter().map(budget).collect();
+        lines.push(format!("by nodes of draft trees (* chosen): {}", budgets.join(", ")));
+    }
+    lines
+}
+
 /// What was planned, in a line.
 pub(super) fn line(planned: &Planned) -> String {
     let (plan, policy) = (&planned.plan, &planned.plan.policy);
     format!(
-        "plan: weights {}; KV cache {}{}; batch {}, micro-batch {}, prefill chunk {}; predicted {:.1} s, \
+        "plan: weights {}; KV cache {}{}; batch {}, micro-batch {}, prefill chunk {}{}; predicted {:.1} s, \
          limited by {}",
         tiers(tier_bytes(policy.weights)),
         tiers(tier_bytes(policy.kv)),
@@ -48,6 +91,11 @@ pub(super) fn line(planned: &Planned) -> String {
         policy.batch,
         policy.micro_batch,
         policy.prefill_chunk,
+        if policy.tree_budget > 0 {
+            format!(", draft trees of {} nodes", policy.tree_budget)
+        } else {
+            String::new()
+        },
         plan.seconds(),
         resource(plan.bottleneck)
     )
@@ -124,6 +172,7 @@ impl Facts<'_> {
             ("batch", policy.batch),
             ("micro_batch", policy.micro_batch),
             ("prefill_chunk", policy.prefill_chunk),
+            ("tree_budget", policy.tree_budget),
         ] {
             summary.settings.insert(name.into(), size.into());
         }

@@ -4,7 +4,7 @@ use super::args::PlanArgs;
 use super::budget::Amount;
 use super::engine::Model;
 use super::exit::{CliError, DONE};
-use super::explain::{resource, size, tier_bytes, tiers};
+use super::explain::{resource, size, speculation, tier, tier_bytes, tiers};
 use super::planning::Planned;
 use super::prepare::Setup;
 use super::run::defaults;
@@ -112,6 +112,7 @@ fn plan_text(planned: &Planned, model: &Model, device: &dyn Device, tokens: f64)
     let busy = [
         ("device", terms.device),
         ("fixed costs", terms.fixed),
+        ("draft", terms.draft),
         ("host attention", terms.host),
         ("upload", terms.upload),
         ("download", terms.download),
@@ -121,6 +122,7 @@ fn plan_text(planned: &Planned, model: &Model, device: &dyn Device, tokens: f64)
     let busy = busy.iter().filter(|(_, seconds)| *seconds > 0.0);
     let busy: Vec<String> = busy.map(|(name, seconds)| format!("{name} {seconds:.1} s")).collect();
     line(format!("busy: {}; limited by {}", busy.join(", "), resource(plan.bottleneck)));
+    speculation(plan).into_iter().for_each(&mut line);
     for (change, with) in &plan.what_ifs {
         let gain = 100.0 * (seconds / with - 1.0);
         line(format!("{change}: {with:.1} s ({gain:+.0} % throughput)"));
@@ -167,10 +169,12 @@ fn memory_table(memory: &Memory, budgets: Split, shares_ram: bool) -> Table {
         ("activations", memory.activations),
         ("workspace", memory.workspace),
         ("fixed", memory.fixed),
+        ("draft", memory.draft),
         ("all", memory.total() + disk_weights),
         ("budget", budgets),
     ];
-    for (name, split) in rows {
+    let shown = |&(name, split): &(&str, Split)| name != "draft" || split.total() > 0;
+    for (name, split) in rows.into_iter().filter(shown) {
         let gpu = if shares_ram { "-".to_string() } else { size(split.device) };
         table.add_row([name.to_string(), gpu, size(split.ram), size(split.disk)]);
     }
@@ -190,6 +194,9 @@ fn plan_json(planned: &Planned, tokens: f64) -> Value {
     let what_ifs = plan.what_ifs.iter();
     let what_ifs: Vec<Value> =
         what_ifs.map(|(c, s)| json!({"change": c.to_string(), "seconds": s})).collect();
+    let by_budget = plan.by_budget.iter();
+    let by_budget: Vec<Value> =
+        by_budget.map(|(b, s)| json!({"tree_budget": b, "seconds": s})).collect();
     let runners_up = plan.runners_up.iter();
     let runners_up: Vec<Value> = runners_up
         .map(|(p, s)| {
@@ -204,6 +211,8 @@ fn plan_json(planned: &Planned, tokens: f64) -> Value {
         "pages": policy.pages,
         "kv_format": policy.kv_format,
         "host_attention": policy.host_attention,
+        "tree_budget": policy.tree_budget,
+        "draft": policy.draft.map(tier),
         "weights": split_json(policy.weights),
         "kv": split_json(policy.kv),
         "ring": split_json(policy.ring),
@@ -215,17 +224,21 @@ fn plan_json(planned: &Planned, tokens: f64) -> Value {
             "total_seconds": plan.seconds(),
             "load_seconds": plan.load_seconds,
             "passes": plan.passes,
+            "tokens_per_pass": plan.tokens_per_pass,
             "generated_tokens_per_second": tokens / plan.seconds(),
         },
         "busy_seconds": {
             "device": terms.device,
             "fixed": terms.fixed,
+            "draft": terms.draft,
             "host": terms.host,
             "upload": terms.upload,
             "download": terms.download,
             "disk_read": terms.disk_read,
             "disk_write": terms.disk_write,
         },
+        "free_rows": plan.free_rows.is_finite().then_some(plan.free_rows),
+        "by_tree_budget": by_budget,
         "bottleneck": resource(plan.bottleneck),
         "what_ifs": what_ifs,
         "runners_up": runners_up,

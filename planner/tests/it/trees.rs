@@ -99,7 +99,7 @@ fn a_draft_that_does_not_fit_is_skipped_or_refused_if_it_is_pinned() {
     };
     assert!(missing.ram > GIB && missing.device == 0, "{missing:?}");
     assert!(remedies.contains(&Change::Unpin("draft trees")), "{remedies:?}");
-    case.budgets = case.budgets + missing;
+    case.budgets += missing;
     assert_eq!(plan(&case.inputs()).unwrap().policy.tree_budget, 64);
     case.budgets.ram -= 1;
     assert!(plan(&case.inputs()).is_err());
@@ -159,7 +159,7 @@ fn policies_and_pins_that_contradict_the_job_are_refused() {
 #[test]
 fn memory_is_kept_and_what_is_planned_is_predicted() {
     let mut grown = 0;
-    for seed in 0..40 {
+    for seed in 0..24 {
         let case = random_speculation(seed);
         let Ok(planned) = plan(&case.inputs()) else { continue };
         grown += usize::from(planned.policy.tree_budget > 0);
@@ -178,7 +178,7 @@ fn memory_is_kept_and_what_is_planned_is_predicted() {
 
 #[test]
 fn more_memory_or_gain_is_never_slower_and_trees_are_no_loss() {
-    for seed in 0..40 {
+    for seed in 0..24 {
         let mut case = random_speculation(seed);
         let Ok(planned) = plan(&case.inputs()) else { continue };
         let seconds = planned.seconds();
@@ -205,4 +205,28 @@ fn more_memory_or_gain_is_never_slower_and_trees_are_no_loss() {
             "seed {seed}: {seconds} with trees, {without} without"
         );
     }
+}
+
+#[test]
+fn what_pinned_trees_lack_is_enough_and_no_less_is() {
+    let mut refused = 0;
+    for seed in 0..120 {
+        let mut case = random_speculation(seed);
+        let Split { device, ram, disk } = case.budgets;
+        case.budgets = Split { device: device / 8, ram: ram / 6, disk: disk / 20 };
+        case.pins.tree_budget = Some(4 << (seed % 8));
+        let Err(error) = plan(&case.inputs()) else { continue };
+        let PlanError::DoesNotFit { missing, budgets, .. } = error else { panic!("{error}") };
+        refused += 1;
+        case.budgets = budgets + missing;
+        let enough = plan(&case.inputs());
+        let policy =
+            enough.unwrap_or_else(|error| panic!("seed {seed}: {missing:?}: {error}")).policy;
+        assert_eq!(Some(policy.tree_budget), case.pins.tree_budget, "seed {seed}");
+        for tier in Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0) {
+            *case.budgets.on_mut(tier) -= 1;
+        }
+        assert!(plan(&case.inputs()).is_err(), "seed {seed}: less than {missing:?} is enough");
+    }
+    assert!(refused > 20, "{refused} cases were refused");
 }
