@@ -9,6 +9,9 @@ mod calibrate;
 /// The real binary: answers, errors, exit codes.
 #[path = "it/cli.rs"]
 mod cli;
+/// Draft trees from the command line.
+#[path = "it/drafts.rs"]
+mod drafts;
 /// Disks that fail.
 #[path = "it/faults.rs"]
 mod faults;

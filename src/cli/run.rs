@@ -81,15 +81,20 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let loaded = Instant::now();
     let outcome = job.run(&mut worker, &mut |progress| display.update(progress))?;
     drop(display);
-    if let (Some(draft), Some(speculation)) = (&setup.draft, worker.engine().speculation()) {
-        draft.learn(speculation.learned());
-        draft.keep();
-    }
+    keep_learned(&setup, &worker);
     if let Some(path) = &args.trace {
         let events = worker.engine().executor().trace().iter();
         write_trace(path, events.map(|e| (&*e.name, e.track, e.start, e.duration, e.pass)))?;
     }
     report.close(&outcome, loaded, Some(&Facts(&worker)))
+}
+
+/// What was found out about draft trees serves the next job.
+fn keep_learned(setup: &Setup<'_>, worker: &Replanner<'_>) {
+    if let (Some(draft), Some(speculation)) = (&setup.draft, worker.engine().speculation()) {
+        draft.learn(speculation.learned());
+        draft.keep();
+    }
 }
 
 fn parse_config(input: &Input, model: &Model, asked: &str, defaults: Defaults) -> ParseConfig {

@@ -4,7 +4,7 @@ use super::drafter::Followed;
 use super::follow::{Choice, Follow, follow_all};
 use super::learned::DraftLearned;
 use super::sequence::Sequence;
-use super::speculation::Speculation;
+use super::speculation::{Passed, Speculation};
 use super::{Completion, FinishReason, Request};
 use crate::exec::{ExecError, Executor};
 use crate::kernel::PAGE_LEN;
@@ -402,12 +402,16 @@ impl<'t> Engine<'t> {
         }
         let chosen: usize = follows.iter().map(|follow| follow.chosen).sum();
         if let Some(speculation) = &mut self.speculation {
-            let prompt: usize = shares.iter().filter(|s| s.prompt).map(|s| s.rows).sum();
-            // Passes that prompts are a part of say little about those that only decode.
-            if prompt == 0 {
-                let rows = (self.batch.rows(), outputs);
-                speculation.passed(rows, (follows.len(), chosen), took);
-            }
+            let prompt = shares.iter().filter(|s| s.prompt).map(|s| s.rows).sum();
+            let passed = Passed {
+                rows: self.batch.rows(),
+                prompt,
+                outputs,
+                sequences: follows.len(),
+                tokens: chosen,
+                took,
+            };
+            speculation.passed(&passed);
         }
         self.count(shares, (outputs, chosen), start.elapsed());
         let ends = follows.iter().filter_map(|follow| Some((follow.sequence, follow.finish?)));

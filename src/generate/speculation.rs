@@ -49,6 +49,19 @@ impl SpeculationStats {
     }
 }
 
+/// A pass that was run.
+pub(super) struct Passed {
+    /// Its rows, and those of prompts among them.
+    pub(super) rows: usize,
+    pub(super) prompt: usize,
+    /// Rows whose logits were computed.
+    pub(super) outputs: usize,
+    /// Sequences that got tokens, and how many.
+    pub(super) sequences: usize,
+    pub(super) tokens: usize,
+    pub(super) took: Duration,
+}
+
 /// A drafter at work.
 pub struct Speculation {
     drafter: Option<Box<dyn Drafter>>,
@@ -194,27 +207,22 @@ impl Speculation {
         }
     }
 
-    /// Takes in a pass over `rows` rows and `outputs` rows of logits that brought `tokens` tokens to
-    /// `sequences` sequences.
-    pub(super) fn passed(
-        &mut self,
-        (rows, outputs): (usize, usize),
-        (sequences, tokens): (usize, usize),
-        took: Duration,
-    ) {
-        let seconds = took.as_secs_f64();
-        if self.grew {
-            self.learned.passed(outputs, tokens);
-        }
+    /// Takes in a pass.
+    pub(super) fn passed(&mut self, pass: &Passed) {
+        let seconds = pass.took.as_secs_f64();
         if let Some(pace) = &mut self.pace {
-            pace.measured(rows, seconds);
+            pace.measured(pass.rows, seconds);
             if self.grew {
-                pace.judge(sequences, tokens, seconds + self.last.0.as_secs_f64());
+                // Prompts in the same pass are no part of the bargain.
+                let without = pace.seconds(pass.rows - pass.prompt) / pace.seconds(pass.rows);
+                let own = seconds * if without.is_finite() { without } else { 1.0 };
+                pace.judge(pass.sequences, pass.tokens, own + self.last.0.as_secs_f64());
             }
         }
         if self.grew {
+            self.learned.passed(pass.outputs, pass.tokens);
             self.stats.passes += 1;
-            self.stats.target += took;
+            self.stats.target += pass.took;
         }
     }
 

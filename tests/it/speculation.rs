@@ -33,6 +33,8 @@ enum Draft {
     Lookup,
     /// Trees of nonsense.
     Nonsense,
+    /// The same until it fails.
+    Failing,
 }
 
 /// Grows trees without looking at anything: chains, fans and bushes of any tokens.
@@ -109,6 +111,7 @@ fn drafter(run: &Run, rows: usize, vocab: usize) -> Box<dyn Drafter> {
     match &run.draft {
         Draft::Lookup => Box::new(DraftLookup::new()),
         Draft::Nonsense => Box::new(Nonsense { state: 7, vocab: vocab as u64 }),
+        Draft::Failing => Box::new(Failing(Nonsense { state: 7, vocab: vocab as u64 }, 0)),
         Draft::Model(name, shares_noise) => {
             let model = named(name).expect("the target is there too");
             // Few rows, so that rounds and prompts take several passes.
@@ -264,6 +267,40 @@ fn trees_give_way_where_the_cache_is_small() {
         check("llama", std::slice::from_ref(&run));
         ids(&named("llama").unwrap(), &Run { budget: 0, ..run }, 0);
     }
+}
+
+/// Fails at its third growth.
+struct Failing(Nonsense, usize);
+
+impl Drafter for Failing {
+    fn grow(
+        &mut self,
+        sequences: &[Draftable<'_>],
+        limits: GrowthLimits,
+        goes_on: &dyn Fn(Growth) -> bool,
+    ) -> Result<Vec<Tree>, DraftError> {
+        self.1 += 1;
+        match self.1 {
+            3.. => Err(DraftError(forebay::exec::ExecError::ReaderGone)),
+            _ => self.0.grow(sequences, limits, goes_on),
+        }
+    }
+
+    fn followed(&mut self, _: &Followed<'_>) {}
+
+    fn forget(&mut self, _: u64) {}
+}
+
+/// A draft that fails costs its trees, and nothing else.
+#[test]
+fn a_job_outlives_its_draft() {
+    let model = named("llama").unwrap();
+    let (expected, _) = ids(&model, &PLAIN, 0).unwrap();
+    let run = Run { draft: Draft::Failing, budget: 16, ..PLAIN };
+    let (found, stats) = ids(&model, &run, 0).unwrap();
+    assert_eq!(found, expected);
+    assert_eq!(stats.passes, 2);
+    assert!(stats.failure.unwrap().contains("the draft"));
 }
 
 /// A draft that is the target is right as deep as its trees go.

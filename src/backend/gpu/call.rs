@@ -99,9 +99,8 @@ fn simple(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
             let params = params::Gather { count, cols, first };
             dispatch(parts, Kernel::Gather, &[x, index, out], &params, threads(n), n)
         }
-        Call::Rotate { .. } | Call::BiasTerms { .. } | Call::Append { .. } | Call::Move { .. } => {
-            around(parts, call)
-        }
+        Call::Rotate { .. } | Call::BiasTerms { .. } | Call::Append { .. } => around(parts, call),
+        Call::Move { cache, moves, count, layout } => moved(parts, (cache, moves, count), layout),
         Call::Linear { .. } | Call::Attention { .. } => unreachable!("planned elsewhere"),
     }
 }
@@ -163,20 +162,23 @@ fn around(parts: &mut Parts, call: &Call) -> Option<Dispatch> {
             let params = params::Pairwise { count: count(n), second: count(width) };
             dispatch(parts, Kernel::Append, &[k, v, slots, cache], &params, threads(n), n)
         }
-        Call::Move { cache, moves, count: n, layout } => {
-            let (key, value) = (layout.key_bytes(), layout.value_bytes());
-            let [key, value] = [key, value].map(|bytes| bytes * layout.kv_heads / 4);
-            let params = params::Move {
-                count: count(n),
-                page: count(layout.page_bytes() / 4),
-                key: count(key),
-                value: count(value),
-            };
-            let (grid, touched) = (threads(key + value), n * (key + value));
-            dispatch(parts, Kernel::Move, &[moves, cache], &params, grid, touched)
-        }
         _ => unreachable!("planned elsewhere"),
     }
+}
+
+/// Moves of cache slots.
+fn moved(
+    parts: &mut Parts,
+    (cache, moves, count): (Buffer, Buffer, usize),
+    layout: CacheLayout,
+) -> Option<Dispatch> {
+    let words = |bytes: usize| (bytes * layout.kv_heads / 4) as u32;
+    let (key, value) = (words(layout.key_bytes()), words(layout.value_bytes()));
+    let page = (layout.page_bytes() / 4) as u32;
+    let params = params::Move { count: count as u32, page, key, value };
+    let each = (key + value) as usize;
+    let grid = fold(each.div_ceil(64) as u64);
+    dispatch(parts, Kernel::Move, &[moves, cache], &params, grid, count * each)
 }
 
 fn dispatch(

@@ -1,0 +1,99 @@
+//! Draft trees from the command line: answers, reports, refusals.
+
+use crate::cli::{model, results, run_on};
+use crate::support::fixture;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn tiny(name: &str) -> String {
+    fixture("fixtures/tiny").join(name).join("model.gguf").to_str().unwrap().to_string()
+}
+
+fn prompts(folder: &Path) -> PathBuf {
+    let path = folder.join("in.jsonl");
+    let lines = ["one two one two one", "the law", "a b c a b c a b"]
+        .map(|text| format!("{{\"prompt\":\"{text}\",\"max_tokens\":24,\"ignore_eos\":true}}\n"));
+    fs::write(&path, lines.concat()).unwrap();
+    path
+}
+
+/// `forebay run` of a tiny model, its cache in `folder`.
+fn run(folder: &Path, out: &str, arguments: &[&str]) -> Command {
+    let mut command = run_on("cpu", &tiny("llama"), &prompts(folder), &folder.join(out));
+    command.env("XDG_CACHE_HOME", folder).args(arguments).args(["--max-model-len", "64"]);
+    command
+}
+
+fn outcome(mut command: Command) -> (i32, String) {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    (status.code().unwrap_or(-1), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+#[test]
+fn answers_are_the_same_with_trees_and_the_summary_tells() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let (code, text) = outcome(run(folder, "plain.jsonl", &[]));
+    assert_eq!(code, 0, "{text}");
+    let summary = folder.join("summary.json");
+    let told = summary.to_str().unwrap();
+    let draft = tiny("qwen3");
+    for arguments in [
+        &["--draft", draft.as_str(), "--speculate", "16", "--summary", told][..],
+        &["--draft", "lookup", "--speculate", "8", "--batch", "1", "--summary", told],
+        &["--speculate", "8", "--summary", told],
+    ] {
+        let (code, text) =
+            outcome(run(folder, "trees.jsonl", &[arguments, &["--overwrite"]].concat()));
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("draft trees of"), "{text}");
+        assert_eq!(results(&folder.join("trees.jsonl")), results(&folder.join("plain.jsonl")));
+        let summary: Value = serde_json::from_slice(&fs::read(&summary).unwrap()).unwrap();
+        let trees = &summary["speculation"];
+        assert!(trees["trees"].as_u64().unwrap() > 0, "{trees}");
+        assert!(trees["tokens_per_pass"].as_f64().unwrap() >= 1.0, "{trees}");
+        assert!(trees["nodes_per_tree"].as_f64().unwrap() <= 16.0, "{trees}");
+        assert_eq!(trees["failure"], Value::Null);
+    }
+    // An output of plain decoding goes on with trees: they are no part of the job.
+    let (code, text) = outcome(run(folder, "plain.jsonl", &["--speculate", "8"]));
+    assert!(code == 0 && text.contains("3 requests are answered"), "{code} {text}");
+}
+
+#[test]
+fn a_draft_of_other_tokens_is_refused() {
+    let Some(other) = model() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (code, text) = outcome(run(dir.path(), "out.jsonl", &["--draft", &other]));
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("its vocabulary is not that of model"), "{text}");
+    let (code, text) = outcome(run(dir.path(), "out.jsonl", &["--draft", "/nowhere.gguf"]));
+    assert!(code == 1 && text.contains("/nowhere.gguf"), "{code} {text}");
+    let (code, text) = outcome(run(dir.path(), "out.jsonl", &["--speculate", "many"]));
+    assert!(code == 2 && text.contains("auto, off, or a number"), "{code} {text}");
+    assert!(!dir.path().join("out.jsonl").exists());
+}
+
+#[test]
+fn a_draft_that_does_not_fit_is_refused_with_bytes() {
+    let Some(target) = model() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let input = prompts(dir.path());
+    let run = |arguments: &[&str]| {
+        let mut command = run_on("cpu", &target, &input, &dir.path().join("out.jsonl"));
+        command.env("XDG_CACHE_HOME", dir.path()).args(arguments).args(["--overwrite"]);
+        outcome(command)
+    };
+    // The model streams; a second one of its size has no room beside it.
+    let small = ["--ram", "150MiB", "--max-model-len", "256", "--draft", &target];
+    let (code, text) = run(&[&small[..], &["--speculate", "64"]].concat());
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("MiB"), "{text}");
+    assert!(text.contains("seldom pays"), "{text}");
+    // Left to itself, the plan does without.
+    let (code, text) = run(&small);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("no draft trees"), "{text}");
+}
