@@ -218,6 +218,13 @@ impl Executor {
         Ok(())
     }
 
+    /// Puts what happened to draft trees since `start` into the trace, if there is one.
+    pub fn note(&mut self, start: Instant, what: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.trees(what(), self.passes, start);
+        }
+    }
+
     /// Lets simulated time pass in which something else computes; reads go on.
     pub fn idle(&mut self, seconds: f64) {
         if let Some(clock) = &mut self.clock {

@@ -11,7 +11,7 @@ const EVENTS_MAX: usize = 1 << 20;
 pub struct TraceEvent {
     /// What it was.
     pub name: String,
-    /// Who did it: the schedule, a reader, or the host that attends.
+    /// Who did it: the schedule, a reader, the host that attends, or what grows draft trees.
     pub track: &'static str,
     /// Since the trace began.
     pub start: Duration,
@@ -49,6 +49,10 @@ impl Trace {
         times: (Instant, Instant),
     ) {
         self.push(format!("attention {layer}/{micro}"), "host", pass, times);
+    }
+
+    pub(super) fn trees(&mut self, what: String, pass: usize, start: Instant) {
+        self.push(what, "draft trees", pass, (start, Instant::now()));
     }
 
     fn push(

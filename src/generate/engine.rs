@@ -265,8 +265,10 @@ impl<'t> Engine<'t> {
             return whole().map(|share| Tree::new(active[share.sequence].newest())).collect();
         };
         let sequences = whole().map(|share| active[share.sequence].draftable(config.context_len));
+        let start = Instant::now();
         let mut trees = speculation.grow(&sequences.collect::<Vec<_>>());
         self.executor.idle(speculation.last.1);
+        self.executor.note(start, || format!("grow {}", told(&trees)));
         for (share, tree) in whole().zip(&mut trees) {
             let sequence = &mut active[share.sequence];
             let end = sequence.tokens.len();
@@ -402,6 +404,11 @@ impl<'t> Engine<'t> {
         }
         let chosen: usize = follows.iter().map(|follow| follow.chosen).sum();
         if let Some(speculation) = &mut self.speculation {
+            let predicted = speculation.predicted(self.batch.rows());
+            self.executor.note(began, || {
+                let (trees, took) = (told(trees), took.as_secs_f64());
+                format!("verify {trees}: {chosen} tokens, {predicted:.3} s predicted, {took:.3} s")
+            });
             let prompt = shares.iter().filter(|s| s.prompt).map(|s| s.rows).sum();
             let passed = Passed {
                 rows: self.batch.rows(),
@@ -478,4 +485,11 @@ impl<'t> Engine<'t> {
         }
         completions
     }
+}
+
+/// Trees in a few words.
+fn told(trees: &[Tree]) -> String {
+    let nodes: usize = trees.iter().map(Tree::size).sum();
+    let height = trees.iter().map(Tree::height).max().unwrap_or(0);
+    format!("{} trees of {nodes} nodes, up to {height} high", trees.len())
 }

@@ -207,6 +207,11 @@ impl Speculation {
         }
     }
 
+    /// Seconds that a pass over `rows` rows is predicted to take; 0 where nothing is known.
+    pub(super) fn predicted(&self, rows: usize) -> f64 {
+        self.pace.as_ref().map_or(0.0, |pace| pace.seconds(rows))
+    }
+
     /// Takes in a pass.
     pub(super) fn passed(&mut self, pass: &Passed) {
         let seconds = pass.took.as_secs_f64();
