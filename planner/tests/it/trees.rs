@@ -210,7 +210,7 @@ fn more_memory_or_gain_is_never_slower_and_trees_are_no_loss() {
 #[test]
 fn what_pinned_trees_lack_is_enough_and_no_less_is() {
     let mut refused = 0;
-    for seed in 0..120 {
+    for seed in 0..48 {
         let mut case = random_speculation(seed);
         let Split { device, ram, disk } = case.budgets;
         case.budgets = Split { device: device / 8, ram: ram / 6, disk: disk / 20 };
@@ -228,5 +228,5 @@ fn what_pinned_trees_lack_is_enough_and_no_less_is() {
         }
         assert!(plan(&case.inputs()).is_err(), "seed {seed}: less than {missing:?} is enough");
     }
-    assert!(refused > 20, "{refused} cases were refused");
+    assert!(refused > 10, "{refused} cases were refused");
 }
