@@ -13,6 +13,7 @@ use crate::backend::{Device, DeviceKind};
 use crate::exec::{Executor, ExecutorConfig, ExecutorFootprint, Resources, model_shape};
 use crate::generate::{
     DraftLearned, DraftLookup, DraftModel, Drafter, Speculation, SpeculationConfig,
+    SpeculationStats,
 };
 use crate::kernel::KvFormat;
 use forebay_planner::{
@@ -359,12 +360,10 @@ fn pass_seconds(
 }
 
 /// What a run says of its trees, for programs.
-pub(super) fn summary(speculation: &Speculation, name: &str) -> Value {
-    let stats = speculation.stats();
+pub(super) fn summary(stats: &SpeculationStats, name: &str) -> Value {
     let trees = stats.trees.max(1) as f64;
     json!({
         "draft": name,
-        "tree_budget": speculation.budget(),
         "passes": stats.passes,
         "trees": stats.trees,
         "nodes_per_tree": stats.nodes as f64 / trees,
@@ -382,8 +381,7 @@ pub(super) fn summary(speculation: &Speculation, name: &str) -> Value {
 const DEPTHS_SAID: usize = 12;
 
 /// The same for people, in two lines.
-pub(super) fn text(speculation: &Speculation, name: &str) -> String {
-    let stats = speculation.stats();
+pub(super) fn text(stats: &SpeculationStats, name: &str) -> String {
     let trees = stats.trees.max(1) as f64;
     let percent = |&accepted: &u64| format!("{:.0}", 100.0 * accepted as f64 / trees);
     let by_depth: Vec<String> = stats.by_depth.iter().take(DEPTHS_SAID).map(percent).collect();

@@ -3,7 +3,7 @@
 use super::planning::Planned;
 use super::replan::Replanner;
 use crate::exec::Executor;
-use crate::generate::Speculation;
+use crate::generate::SpeculationStats;
 use crate::job::{Clocks, Homes, MovedBytes, PhaseSeconds, Placement, Summary, TierBytes};
 use bytesize::ByteSize;
 use forebay_planner::{Plan, Resource, Split, Tier};
@@ -110,8 +110,8 @@ impl Facts<'_> {
     }
 
     /// Draft trees, if there were any.
-    pub(super) fn speculation(&self) -> Option<&Speculation> {
-        self.0.engine().speculation()
+    pub(super) fn trees(&self) -> Option<&SpeculationStats> {
+        self.0.engine().tree_stats()
     }
 
     fn clocks(&self) -> Clocks {

@@ -146,14 +146,20 @@ fn pins(planned: &Planned) -> String {
         let parts = parts.map(|(name, bytes)| format!("{name}={:.2}%", percent(bytes, total)));
         parts.collect::<Vec<_>>().join(",")
     };
+    let draft = match policy.draft {
+        Some(Tier::Device) => " --draft-home gpu",
+        Some(_) if !planned.shares_ram => " --draft-home ram",
+        _ => "",
+    };
     format!(
-        "--attention {} --batch {} --micro-batch {} --prefill-chunk {} --weights {} --kv {}",
+        "--attention {} --batch {} --micro-batch {} --prefill-chunk {} --weights {} --kv {} --speculate {}{draft}",
         attention::name(policy.host_attention),
         policy.batch,
         policy.micro_batch,
         policy.prefill_chunk,
         split(policy.weights),
-        split(policy.kv)
+        split(policy.kv),
+        if policy.tree_budget > 0 { policy.tree_budget.to_string() } else { "off".to_string() }
     )
 }
 

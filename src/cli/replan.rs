@@ -1,4 +1,5 @@
-//! Plans again while a job runs, when answers turn out longer or shorter than was planned for.
+//! Plans again while a job runs, when answers turn out longer or shorter than was planned for, or draft
+//! trees bring more or less.
 
 use super::log;
 use super::planning::Planned;
@@ -36,6 +37,8 @@ pub(super) struct Replanner<'a> {
     next_look: u64,
     /// What earlier executors moved.
     moved: Traffic,
+    /// Trees and their accepted nodes when the plan was made.
+    trees_before: [u64; 2],
     quiet: bool,
 }
 
@@ -61,6 +64,7 @@ impl<'a> Replanner<'a> {
             learned: Learned::default(),
             next_look: if setup.is_pinned() { u64::MAX } else { LEARNED_MIN },
             moved: Traffic::default(),
+            trees_before: [0, 0],
             quiet: setup.quiet,
         }
     }
@@ -93,7 +97,8 @@ impl<'a> Replanner<'a> {
         self.next_look = 2 * self.learned.ended;
         let left = self.survey.after(self.learned.ended as usize);
         let [before, now] = [self.planned_for, self.learned].map(|known| left.outputs(&known));
-        if now == 0 || (before as f64 / now as f64).ln().abs() < APART.ln() {
+        let lengths = before as f64 / now as f64;
+        if now == 0 || (lengths.ln().abs() < APART.ln() && !self.trees_surprise()) {
             return Ok(());
         }
         let left = Survey { learned: self.learned, ..left };
@@ -108,8 +113,11 @@ impl<'a> Replanner<'a> {
             return Ok(());
         }
         if !self.quiet {
+            let trees = self.tokens_per_tree().map_or(String::new(), |tokens| {
+                format!(", draft trees bring {tokens:.1} tokens a pass")
+            });
             log::say(&format!(
-                "forebay: answers have {} tokens on average; planning again: {:.0} s instead of \
+                "forebay: answers have {} tokens on average{trees}; planning again: {:.0} s instead of \
                  {seconds:.0} s for what is left",
                 self.learned.tokens / self.learned.ended.max(1),
                 other.plan.seconds()
@@ -118,15 +126,34 @@ impl<'a> Replanner<'a> {
         self.change_over(&left)
     }
 
+    /// Trees and their accepted nodes so far.
+    fn trees(&self) -> [u64; 2] {
+        self.engine().tree_stats().map_or([0, 0], |stats| [stats.trees, stats.accepted])
+    }
+
+    /// Tokens that a tree has brought since the plan was made.
+    fn tokens_per_tree(&self) -> Option<f64> {
+        let [trees, accepted] = self.trees();
+        let trees = trees - self.trees_before[0];
+        (trees > 0).then(|| 1.0 + (accepted - self.trees_before[1]) as f64 / trees as f64)
+    }
+
+    /// Whether draft trees bring more or less than was planned for; what they bring goes into the next plan.
+    fn trees_surprise(&self) -> bool {
+        if let (Some(draft), Some(trees)) = (&self.setup.draft, self.engine().speculation()) {
+            draft.learn(trees.learned());
+        }
+        let planned = self.planned.plan.tokens_per_pass;
+        self.tokens_per_tree().is_some_and(|tokens| (tokens / planned).ln().abs() > APART.ln())
+    }
+
     /// Sequences start over in a new engine; their tokens so far are kept.
     fn change_over(&mut self, left: &Survey) -> anyhow::Result<()> {
         self.moved = self.traffic();
+        self.trees_before = self.trees();
         let suspended = self.engine.take().map(Engine::suspend).expect("it is there between steps");
         // The device's memory was given back with the old engine.
         let device = self.setup.open_device()?;
-        if let (Some(draft), Some(learned)) = (&self.setup.draft, &suspended.learned) {
-            draft.learn(learned);
-        }
         let Ready { executor, planned, profile, speculation } =
             self.setup.ready(device, left, &mut Display::new(true))?;
         let mut engine = Engine::resume(executor, self.tokenizer, planned.engine, suspended);

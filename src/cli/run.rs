@@ -201,15 +201,15 @@ impl Report<'_> {
         let mut summary = self.summary(outcome, loaded);
         if let Some(facts) = facts {
             facts.fill(&mut summary);
-            let trees = facts.speculation();
+            let trees = facts.trees();
             summary.speculation = trees.map(|trees| draft::summary(trees, &self.draft));
         }
         if !self.quiet {
             log::say(&format!("forebay: {summary}"));
             if let Some(facts) = facts {
                 log::say(facts.text(&summary).trim_end());
-                if let Some(speculation) = facts.speculation() {
-                    log::say(&draft::text(speculation, &self.draft));
+                if let Some(trees) = facts.trees() {
+                    log::say(&draft::text(trees, &self.draft));
                 }
             }
         }

@@ -2,9 +2,8 @@
 
 use super::drafter::Followed;
 use super::follow::{Choice, Follow, follow_all};
-use super::learned::DraftLearned;
 use super::sequence::Sequence;
-use super::speculation::{Passed, Speculation};
+use super::speculation::{Passed, Speculation, SpeculationStats};
 use super::{Completion, FinishReason, Request};
 use crate::exec::{ExecError, Executor};
 use crate::kernel::PAGE_LEN;
@@ -108,6 +107,8 @@ pub struct Engine<'t> {
     batch: Batch,
     stats: EngineStats,
     speculation: Option<Speculation>,
+    /// What speculation did before this engine took over.
+    trees: Option<SpeculationStats>,
     /// Name of the next sequence.
     next_key: u64,
 }
@@ -118,8 +119,7 @@ pub struct Suspended<'t> {
     done: Vec<Completion>,
     stats: EngineStats,
     next_key: u64,
-    /// What was learned of speculation, if there was any.
-    pub learned: Option<DraftLearned>,
+    trees: Option<SpeculationStats>,
 }
 
 /// Rows that one sequence brings to a pass.
@@ -147,14 +147,21 @@ impl<'t> Engine<'t> {
             batch: Batch::default(),
             stats: EngineStats::default(),
             speculation: None,
+            trees: None,
             next_key: 0,
         }
     }
 
     /// Lets draft trees fill passes. They change no token.
-    pub fn speculate(&mut self, speculation: Speculation) {
+    pub fn speculate(&mut self, mut speculation: Speculation) {
         assert!(speculation.budget() <= self.config.tree_budget);
+        speculation.go_on(self.trees.take().unwrap_or_default());
         self.speculation = Some(speculation);
+    }
+
+    /// What draft trees did so far, if there were any.
+    pub fn tree_stats(&self) -> Option<&SpeculationStats> {
+        self.speculation.as_ref().map(Speculation::stats).or(self.trees.as_ref())
     }
 
     /// Speculation, if there is any.
@@ -169,9 +176,9 @@ impl<'t> Engine<'t> {
             sequence.start_over();
             self.waiting.push_front(sequence);
         }
-        let learned = self.speculation.map(|speculation| speculation.learned().clone());
+        let trees = self.tree_stats().cloned();
         let Engine { waiting, done, stats, next_key, .. } = self;
-        Suspended { waiting, done, stats, next_key, learned }
+        Suspended { waiting, done, stats, next_key, trees }
     }
 
     /// Goes on with another executor, which computes the tokens so far again. Its cache must hold every
@@ -182,8 +189,9 @@ impl<'t> Engine<'t> {
         config: EngineConfig,
         suspended: Suspended<'t>,
     ) -> Engine<'t> {
-        let Suspended { waiting, done, stats, next_key, .. } = suspended;
-        Engine { waiting, done, stats, next_key, ..Engine::new(executor, tokenizer, config) }
+        let Suspended { waiting, done, stats, next_key, trees } = suspended;
+        let new = Engine::new(executor, tokenizer, config);
+        Engine { waiting, done, stats, next_key, trees, ..new }
     }
 
     /// Queues a request.

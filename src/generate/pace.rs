@@ -7,13 +7,22 @@ const NEWS: f64 = 0.15;
 /// Passes of a kind after which another look is taken at the other kind, at first.
 const PATIENCE: u32 = 8;
 
+/// Classes of rows, two to an octave.
+const CLASSES: usize = 40;
+
+fn class(rows: usize) -> usize {
+    let rows = rows as u64;
+    (rows * rows).checked_ilog2().map_or(0, |class| class as usize).min(CLASSES - 1)
+}
+
 /// Seconds of passes.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
     /// (rows, predicted seconds) of a decode pass, ascending; a plan's.
     curve: Vec<(usize, f64)>,
-    /// Measured over predicted.
-    ratio: f64,
+    /// Measured over predicted, by classes of rows: a size that was not tried is taken to be as fast as
+    /// predicted, and so gets tried.
+    ratios: [f64; CLASSES],
     /// Tokens per second of late passes with trees.
     rate: Option<f64>,
     /// Passes without trees that are still to come before trees are tried again, and how many there were.
@@ -23,12 +32,12 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(curve: Vec<(usize, f64)>) -> Pace {
-        Pace { curve, ratio: 1.0, rate: None, pause: 0, paused: PATIENCE }
+        Pace { curve, ratios: [1.0; CLASSES], rate: None, pause: 0, paused: PATIENCE }
     }
 
     /// Seconds of a pass over `rows` rows.
     pub(super) fn seconds(&self, rows: usize) -> f64 {
-        self.ratio * self.predicted(rows)
+        self.ratios[class(rows)] * self.predicted(rows)
     }
 
     fn predicted(&self, rows: usize) -> f64 {
@@ -49,8 +58,9 @@ impl Pace {
         let predicted = self.predicted(rows);
         if predicted > 0.0 && seconds > 0.0 {
             // A pass that was disturbed does not decide alone.
-            let ratio = (seconds / predicted).clamp(self.ratio / 3.0, self.ratio * 3.0);
-            self.ratio += NEWS * (ratio - self.ratio);
+            let known = &mut self.ratios[class(rows)];
+            let ratio = (seconds / predicted).clamp(*known / 3.0, *known * 3.0);
+            *known += NEWS * (ratio - *known);
         }
     }
 
@@ -92,7 +102,8 @@ mod tests {
         let mut pace = Pace::new(vec![(1, 1.0), (100, 1.0), (200, 2.0)]);
         assert_eq!([1, 50, 150, 400].map(|rows| pace.seconds(rows)), [1.0, 1.0, 1.5, 4.0]);
         (0..60).for_each(|_| pace.measured(150, 3.0));
-        assert!((pace.seconds(200) - 4.0).abs() < 0.01);
+        assert!((pace.seconds(160) - 3.2).abs() < 0.01);
+        assert_eq!(pace.seconds(50), 1.0, "another size is not known to be slower");
         assert_eq!(Pace::new(Vec::new()).seconds(7), 0.0);
     }
 

@@ -102,6 +102,11 @@ impl Speculation {
         &self.stats
     }
 
+    /// Counts on from what was done before.
+    pub(super) fn go_on(&mut self, stats: SpeculationStats) {
+        self.stats = stats;
+    }
+
     /// What was learned so far.
     pub fn learned(&self) -> &DraftLearned {
         &self.learned
