@@ -5,7 +5,7 @@
 //! sequence's own positions; what is accepted of those moves to its place with the sequence's next pass,
 //! and what was accepted without being computed is computed then: the cache has no holes.
 
-use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth, next_round};
+use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth};
 use crate::exec::Executor;
 use crate::kernel::PAGE_LEN;
 use crate::sample::{NoiseKey, draft_scores, for_rows};
@@ -51,9 +51,14 @@ pub struct DraftModel {
     /// Whether trees of sampled sequences are built on the noise that sampling will use.
     shares_noise: bool,
     batch: Batch,
+    /// What a round takes, by those of late.
+    round: Duration,
     simulated: f64,
     work: DraftWork,
 }
+
+/// Tokens that a sequence has accepted and the draft has not computed, at most, on average.
+const UNSEEN: usize = 4;
 
 impl DraftModel {
     /// A drafter over a loaded model. With `shares_noise`, trees of sampled sequences are built on the
@@ -67,9 +72,17 @@ impl DraftModel {
             noisy: if shares_noise { Sharpness::noisy() } else { Sharpness::greedy() },
             shares_noise,
             batch: Batch::default(),
+            round: Duration::ZERO,
             simulated: 0.0,
             work: DraftWork::default(),
         }
+    }
+
+    /// Positions that the draft has not computed of each sequence, on average.
+    fn unseen(&self, sequences: &[Draftable<'_>]) -> usize {
+        let computed = |key: &u64| self.own.get(key).map_or(0, |own| own.computed);
+        let all = sequences.iter().map(|s| s.tokens.len().saturating_sub(computed(&s.key)));
+        all.sum::<usize>() / sequences.len().max(1)
     }
 
     /// What runs the draft.
@@ -282,17 +295,24 @@ impl Drafter for DraftModel {
         }
         let roots: Vec<u32> = sequences.iter().map(|s| s.tokens[s.root()]).collect();
         let mut forest = Forest::new(&roots, limits);
-        let (begin, mut times, mut first) =
-            (Instant::now(), (Duration::ZERO, Duration::ZERO), true);
+        // The first round, whose roots come with all that the draft has not seen of their sequences.
+        let round = forest.next_round();
+        let unseen = self.unseen(sequences);
+        let start = Instant::now();
+        self.expand(sequences, &mut forest, &round)?;
+        let mut spent = if unseen > UNSEEN { self.round } else { start.elapsed() };
         loop {
-            let round = next_round(&mut forest, first, times, goes_on);
-            if round.is_empty() {
+            let round = forest.next_round();
+            let next = round.iter().map(|&at| f64::from(forest.node(at).log_p).exp()).sum();
+            let growth = Growth { expected: forest.expected(), next, spent, round: self.round };
+            if round.is_empty() || !goes_on(growth) {
                 return Ok(forest.finish());
             }
             let start = Instant::now();
             self.expand(sequences, &mut forest, &round)?;
-            times = (begin.elapsed(), start.elapsed());
-            first = false;
+            let took = start.elapsed();
+            spent += took;
+            self.round = if self.round.is_zero() { took } else { (3 * self.round + took) / 4 };
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::exec::ExecError;
 use crate::sample::SamplingParams;
-use crate::speculate::{Expand, Forest, GrowthLimits, Tree};
+use crate::speculate::{GrowthLimits, Tree};
 use std::time::Duration;
 
 /// A sequence as a drafter sees it.
@@ -51,10 +51,10 @@ pub struct Growth {
     pub expected: f64,
     /// The same of the nodes whose children the next round would add.
     pub next: f64,
-    /// Time of all rounds so far, and of the last.
+    /// Time of all rounds so far, prompts that the draft had to read first left out.
     pub spent: Duration,
-    /// See above.
-    pub last: Duration,
+    /// What a round takes, by those of late.
+    pub round: Duration,
 }
 
 /// What a drafter cannot do.
@@ -97,18 +97,4 @@ pub struct DraftWork {
     pub rounds: u64,
     /// Nodes that were expanded.
     pub rows: u64,
-}
-
-/// The next round of a growth that is worth going on with; empty otherwise.
-pub(super) fn next_round(
-    forest: &mut Forest,
-    first: bool,
-    times: (Duration, Duration),
-    goes_on: &dyn Fn(Growth) -> bool,
-) -> Vec<Expand> {
-    let round = forest.next_round();
-    let next: f64 = round.iter().map(|&at| f64::from(forest.node(at).log_p).exp()).sum();
-    let (spent, last) = times;
-    let growth = Growth { expected: forest.expected(), next, spent, last };
-    if first || goes_on(growth) { round } else { Vec::new() }
 }

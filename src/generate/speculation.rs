@@ -178,7 +178,7 @@ impl Speculation {
         let tokens = sequences as f64 + growth.expected;
         let rows = sequences + (self.config.budget / 2).min(growth.expected.ceil() as usize * 2);
         let seconds = pace.seconds(rows) + growth.spent.as_secs_f64();
-        growth.next * seconds >= tokens * growth.last.as_secs_f64()
+        growth.next * seconds >= tokens * growth.round.as_secs_f64()
     }
 
     /// As many of the trees' best nodes as bring the most tokens per second.
@@ -222,11 +222,9 @@ impl Speculation {
         let seconds = pass.took.as_secs_f64();
         if let Some(pace) = &mut self.pace {
             pace.measured(pass.rows, seconds);
-            if self.grew {
-                // Prompts in the same pass are no part of the bargain.
-                let without = pace.seconds(pass.rows - pass.prompt) / pace.seconds(pass.rows);
-                let own = seconds * if without.is_finite() { without } else { 1.0 };
-                pace.judge(pass.sequences, pass.tokens, own + self.last.0.as_secs_f64());
+            // Prompts, which the draft has to read too, are no part of the bargain.
+            if self.grew && pass.prompt == 0 {
+                pace.judge(pass.sequences, pass.tokens, seconds + self.last.0.as_secs_f64());
             }
         }
         if self.grew {
