@@ -131,6 +131,11 @@ pub(super) struct DraftArgs {
     /// predicted and found to pay [a number without --draft takes lookup]
     #[arg(long, env = "FOREBAY_SPECULATE", default_value = "auto", value_name = "BUDGET")]
     pub(super) speculate: Speculate,
+    /// dynamic: each tree grows where its draft is sure; static: all take the best shape for the measured
+    /// acceptance of first, second, third choices; chain: one guess after the other
+    #[arg(long, env = "FOREBAY_TREE_SHAPE", default_value = "dynamic", value_name = "SHAPE")]
+    #[arg(value_parser = PossibleValuesParser::new(["dynamic", "static", "chain"]))]
+    pub(super) tree_shape: String,
     /// Where the draft lives: in gpu memory, in ram (the processor computes it), or where it is faster
     #[arg(long, env = "FOREBAY_DRAFT_HOME", default_value = "auto", value_name = "TIER")]
     #[arg(value_parser = PossibleValuesParser::new(["auto", "gpu", "ram"]))]

@@ -13,7 +13,7 @@ use crate::backend::{Device, DeviceKind};
 use crate::exec::{Executor, ExecutorConfig, ExecutorFootprint, Resources, model_shape};
 use crate::generate::{
     DraftLearned, DraftLookup, DraftModel, Drafter, Speculation, SpeculationConfig,
-    SpeculationStats,
+    SpeculationStats, TreeShape,
 };
 use crate::kernel::KvFormat;
 use forebay_planner::{
@@ -72,6 +72,7 @@ pub(super) struct Drafting {
     source: Source,
     speculate: Speculate,
     home: Option<Tier>,
+    shape: TreeShape,
     /// Where what is learned is kept between jobs.
     path: Option<PathBuf>,
     learned: RefCell<DraftLearned>,
@@ -97,8 +98,13 @@ impl Drafting {
             "ram" => Some(Tier::Ram),
             _ => None,
         };
+        let shape = match args.tree_shape.as_str() {
+            "static" => TreeShape::Static,
+            "chain" => TreeShape::Chain,
+            _ => TreeShape::Dynamic,
+        };
         let (learned, places) = (RefCell::default(), OnceCell::new());
-        Ok(Some(Drafting { source, speculate, home, path: None, learned, places }))
+        Ok(Some(Drafting { source, speculate, home, shape, path: None, learned, places }))
     }
 
     /// Its name for people.
@@ -256,7 +262,7 @@ impl Drafting {
             }
         };
         let curve = (self.speculate == Speculate::Auto).then(|| planned.plan.curve.clone());
-        let config = SpeculationConfig { budget: policy.tree_budget, curve };
+        let config = SpeculationConfig { budget: policy.tree_budget, curve, shape: self.shape };
         Ok(Some(Speculation::new(drafter, config, self.learned.borrow().clone())))
     }
 

@@ -1,7 +1,7 @@
 //! Drafts from what the sequence itself has: what followed its last tokens earlier on. No model, no time.
 
-use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth};
-use crate::speculate::{Forest, GrowthLimits, Lookup, LookupTrust, Tree};
+use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, GrowthPlan};
+use crate::speculate::{Lookup, LookupTrust, Tree};
 use std::collections::HashMap;
 
 /// Children of a node.
@@ -26,11 +26,10 @@ impl Drafter for DraftLookup {
     fn grow(
         &mut self,
         sequences: &[Draftable<'_>],
-        limits: GrowthLimits,
-        _goes_on: &dyn Fn(Growth) -> bool,
+        plan: &GrowthPlan<'_>,
     ) -> Result<Vec<Tree>, DraftError> {
         let roots: Vec<u32> = sequences.iter().map(|s| s.tokens[s.root()]).collect();
-        let mut forest = Forest::new(&roots, GrowthLimits { width: WIDTH, ..limits });
+        let mut forest = plan.forest(&roots);
         for sequence in sequences {
             let own = self.own.entry(sequence.key).or_default();
             // A sequence's tokens only grow.

@@ -5,12 +5,12 @@
 //! sequence's own positions; what is accepted of those moves to its place with the sequence's next pass,
 //! and what was accepted without being computed is computed then: the cache has no holes.
 
-use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth};
+use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth, GrowthPlan};
 use crate::exec::Executor;
 use crate::kernel::PAGE_LEN;
 use crate::sample::{NoiseKey, draft_scores, for_rows};
 use crate::schedule::{Batch, CacheMove, PagePool, Span, TreeSpan};
-use crate::speculate::{Expand, Forest, GrowthLimits, Node, Sharpness, Tree, commit_moves};
+use crate::speculate::{Expand, Forest, Node, PUBLISHED_ACCEPTANCE, Sharpness, Tree, commit_moves};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -51,11 +51,16 @@ pub struct DraftModel {
     /// Whether trees of sampled sequences are built on the noise that sampling will use.
     shares_noise: bool,
     batch: Batch,
+    /// Times that the draft's first, second… choice was what came next, and times in all.
+    ranks: ([f64; WIDTH], f64),
     /// What a round takes, by those of late.
     round: Duration,
     simulated: f64,
     work: DraftWork,
 }
+
+/// Choices that the published rates of acceptance count as.
+const RANKS_PRIOR: f64 = 20.0;
 
 /// Tokens that a sequence has accepted and the draft has not computed, at most, on average.
 const UNSEEN: usize = 4;
@@ -72,6 +77,7 @@ impl DraftModel {
             noisy: if shares_noise { Sharpness::noisy() } else { Sharpness::greedy() },
             shares_noise,
             batch: Batch::default(),
+            ranks: ([0.0; WIDTH], 0.0),
             round: Duration::ZERO,
             simulated: 0.0,
             work: DraftWork::default(),
@@ -285,8 +291,7 @@ impl Drafter for DraftModel {
     fn grow(
         &mut self,
         sequences: &[Draftable<'_>],
-        limits: GrowthLimits,
-        goes_on: &dyn Fn(Growth) -> bool,
+        plan: &GrowthPlan<'_>,
     ) -> Result<Vec<Tree>, DraftError> {
         self.simulated = 0.0;
         self.batch.clear();
@@ -294,7 +299,7 @@ impl Drafter for DraftModel {
             self.own.entry(sequence.key).or_default().expansions.clear();
         }
         let roots: Vec<u32> = sequences.iter().map(|s| s.tokens[s.root()]).collect();
-        let mut forest = Forest::new(&roots, limits);
+        let mut forest = plan.forest(&roots);
         // The first round, whose roots come with all that the draft has not seen of their sequences.
         let round = forest.next_round();
         let unseen = self.unseen(sequences);
@@ -305,7 +310,7 @@ impl Drafter for DraftModel {
             let round = forest.next_round();
             let next = round.iter().map(|&at| f64::from(forest.node(at).log_p).exp()).sum();
             let growth = Growth { expected: forest.expected(), next, spent, round: self.round };
-            if round.is_empty() || !goes_on(growth) {
+            if round.is_empty() || !(plan.goes_on)(growth) {
                 return Ok(forest.finish());
             }
             let start = Instant::now();
@@ -340,6 +345,10 @@ impl Drafter for DraftModel {
             own.moves = moves.map(|(from, to)| (start + from, start + to)).collect();
             own.computed = what.root + 1 + rows.len();
         }
+        for rank in outcomes.iter().map(|(_, followed)| *followed) {
+            rank.into_iter().for_each(|rank| self.ranks.0[rank] += 1.0);
+            self.ranks.1 += 1.0;
+        }
         let sharpness = self.sharpness(what.noisy);
         outcomes.iter().for_each(|(scores, followed)| sharpness.observe(scores, *followed));
     }
@@ -352,6 +361,16 @@ impl Drafter for DraftModel {
 
     fn simulated(&self) -> f64 {
         self.simulated
+    }
+
+    fn acceptance(&self) -> Vec<f64> {
+        let (counts, all) = &self.ranks;
+        let first = PUBLISHED_ACCEPTANCE.iter().map(|p| p * RANKS_PRIOR);
+        let rates = counts.iter().zip(first).map(|(count, prior)| count + prior);
+        let mut rates: Vec<f64> = rates.map(|sum| sum / (all + RANKS_PRIOR)).collect();
+        // What is seldom is counted roughly, and shapes want rates that do not rise.
+        rates.sort_by(|a, b| b.total_cmp(a));
+        rates
     }
 
     fn work(&self) -> DraftWork {

@@ -2,7 +2,7 @@
 
 use crate::exec::ExecError;
 use crate::sample::SamplingParams;
-use crate::speculate::{GrowthLimits, Tree};
+use crate::speculate::{Forest, GrowthLimits, PUBLISHED_ACCEPTANCE, StaticTree, Tree};
 use std::time::Duration;
 
 /// A sequence as a drafter sees it.
@@ -57,6 +57,26 @@ pub struct Growth {
     pub round: Duration,
 }
 
+/// How trees are to grow.
+pub struct GrowthPlan<'a> {
+    /// How far.
+    pub limits: GrowthLimits,
+    /// The shape that all trees take, or none: then each follows what the draft is sure of.
+    pub shape: Option<StaticTree>,
+    /// Before each round but the first, whether another is worth its time.
+    pub goes_on: &'a dyn Fn(Growth) -> bool,
+}
+
+impl GrowthPlan<'_> {
+    /// Trees of nothing but roots, to grow by this plan.
+    pub fn forest(&self, roots: &[u32]) -> Forest {
+        match &self.shape {
+            Some(shape) => Forest::with_shape(roots, shape.clone()),
+            None => Forest::new(roots, self.limits),
+        }
+    }
+}
+
 /// What a drafter cannot do.
 #[derive(Debug, thiserror::Error)]
 #[error("the draft: {0}")]
@@ -64,13 +84,11 @@ pub struct DraftError(#[from] pub ExecError);
 
 /// Grows trees; learns from what came of them.
 pub trait Drafter {
-    /// One tree for each sequence, within `limits`. Before each round but the first, `goes_on` says whether
-    /// another is worth its time.
+    /// One tree for each sequence.
     fn grow(
         &mut self,
         sequences: &[Draftable<'_>],
-        limits: GrowthLimits,
-        goes_on: &dyn Fn(Growth) -> bool,
+        plan: &GrowthPlan<'_>,
     ) -> Result<Vec<Tree>, DraftError>;
 
     /// Says what came of a tree of the last [`Drafter::grow`].
@@ -82,6 +100,11 @@ pub trait Drafter {
     /// Seconds of the last growth on the event clock; 0 where nothing is simulated.
     fn simulated(&self) -> f64 {
         0.0
+    }
+
+    /// How often the draft's first, second… choice was what came next (Sequoia's positional acceptance).
+    fn acceptance(&self) -> Vec<f64> {
+        PUBLISHED_ACCEPTANCE.to_vec()
     }
 
     /// Rows that draft passes have computed, and passes of trees' growth.

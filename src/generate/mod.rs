@@ -17,9 +17,9 @@ mod stop;
 
 pub use draft_lookup::DraftLookup;
 pub use draft_model::DraftModel;
-pub use drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth};
+pub use drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth, GrowthPlan};
 pub use engine::{Engine, EngineConfig, EngineError, EngineStats, Suspended};
 pub use learned::DraftLearned;
 pub use perplexity::{Perplexity, perplexity};
 pub use request::{Completion, FinishReason, Request};
-pub use speculation::{Speculation, SpeculationConfig, SpeculationStats};
+pub use speculation::{Speculation, SpeculationConfig, SpeculationStats, TreeShape};

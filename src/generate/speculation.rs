@@ -1,10 +1,12 @@
 //! Speculation in an engine: how large the trees of a pass are, what became of them, and what is learned.
 
-use super::drafter::{DraftError, Draftable, Drafter, Followed, Growth};
+use super::drafter::{DraftError, Draftable, Drafter, Followed, Growth, GrowthPlan};
 use super::learned::DraftLearned;
 use super::pace::Pace;
 use crate::kernel::TREE_DEPTH_MAX;
-use crate::speculate::{GrowthLimits, Tree, best_size, node_log_ps, trim_to_best};
+use crate::speculate::{
+    GrowthLimits, StaticTree, Tree, best_size, choose_shape, greedy_tree, node_log_ps, trim_to_best,
+};
 use std::time::{Duration, Instant};
 
 /// Sizes of trees.
@@ -15,6 +17,20 @@ pub struct SpeculationConfig {
     /// (rows, seconds) of a pass, draft excluded: with it, trees are as large as brings the most tokens per
     /// second; without, as large as the budget allows.
     pub curve: Option<Vec<(usize, f64)>>,
+    /// What trees look like.
+    pub shape: TreeShape,
+}
+
+/// What trees look like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TreeShape {
+    /// Each grows where its draft is sure (SpecExec): one heap over all.
+    #[default]
+    Dynamic,
+    /// All are the best tree for the measured acceptance by rank (Sequoia).
+    Static,
+    /// One guess after the other.
+    Chain,
 }
 
 /// What speculation did.
@@ -150,7 +166,8 @@ impl Speculation {
         let mut drafter = self.drafter.take()?;
         let before = drafter.work();
         let goes_on = |growth: Growth| self.goes_on(all.len(), growth);
-        match drafter.grow(all, limits, &goes_on) {
+        let shape = self.shape(all.len(), limits.depth, drafter.as_ref());
+        match drafter.grow(all, &GrowthPlan { limits, shape, goes_on: &goes_on }) {
             Ok(trees) => {
                 let work = drafter.work();
                 let nodes = trees.iter().map(Tree::size).sum();
@@ -162,6 +179,30 @@ impl Speculation {
             Err(error) => {
                 self.fail(&error);
                 None
+            }
+        }
+    }
+
+    /// The shape of each of so many trees that share the budget evenly.
+    fn shape(&self, trees: usize, depth: usize, drafter: &dyn Drafter) -> Option<StaticTree> {
+        let nodes = self.config.budget / trees;
+        match self.config.shape {
+            TreeShape::Dynamic => None,
+            TreeShape::Chain => {
+                let mut chain = StaticTree::new();
+                let end = (0..nodes.min(depth)).fold(0, |parent, _| chain.push(parent));
+                debug_assert_eq!(end, chain.height());
+                Some(chain)
+            }
+            TreeShape::Static => {
+                let p = drafter.acceptance();
+                let Some(pace) = &self.pace else {
+                    return Some(greedy_tree(&p, nodes + 1, depth));
+                };
+                let seconds = |rows: usize| pace.seconds(trees * rows);
+                let level = self.stats.draft.as_secs_f64() / (self.stats.heights.max(1) as f64);
+                let best = choose_shape(&p, nodes + 1, depth, &seconds, level);
+                Some(greedy_tree(&p, best.nodes, best.depth))
             }
         }
     }

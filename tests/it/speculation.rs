@@ -5,12 +5,12 @@ use crate::support::{Kind, Model, complete, device, executor, fixture, greedy, o
 use forebay::exec::{Executor, Resources};
 use forebay::generate::{
     DraftError, DraftLookup, DraftModel, Draftable, Drafter, Engine, EngineConfig, Followed,
-    Growth, Request, Speculation, SpeculationConfig, SpeculationStats,
+    GrowthPlan, Request, Speculation, SpeculationConfig, SpeculationStats, TreeShape,
 };
 use forebay::kernel::KvFormat;
 use forebay::sample::SamplingParams;
 use forebay::schedule::{Batch, CacheMove, Span, TreeSpan};
-use forebay::speculate::{GrowthLimits, Node, Tree};
+use forebay::speculate::{Node, Tree};
 use forebay::tokenizer::Special;
 use forebay_planner::Tier;
 use std::sync::Arc;
@@ -54,10 +54,9 @@ impl Drafter for Nonsense {
     fn grow(
         &mut self,
         sequences: &[Draftable<'_>],
-        limits: GrowthLimits,
-        _: &dyn Fn(Growth) -> bool,
+        plan: &GrowthPlan<'_>,
     ) -> Result<Vec<Tree>, DraftError> {
-        let most = limits.budget / sequences.len();
+        let (limits, most) = (plan.limits, plan.limits.budget / sequences.len());
         let tree = |sequence: &Draftable<'_>| {
             let mut nodes = Tree::new(sequence.tokens[sequence.root()]).nodes().to_vec();
             let chainy = self.next(3);
@@ -90,6 +89,7 @@ struct Run {
     kind: Kind,
     draft: Draft,
     budget: usize,
+    shape: TreeShape,
     batch: usize,
     /// Where things live; resident if `None`.
     way: Option<Way>,
@@ -101,6 +101,7 @@ const PLAIN: Run = Run {
     kind: Kind::Cpu,
     draft: Draft::Lookup,
     budget: 0,
+    shape: TreeShape::Dynamic,
     batch: 3,
     way: None,
     positions: 2048,
@@ -162,7 +163,7 @@ fn ids(model: &Model, run: &Run, shift: usize) -> Option<(Vec<Vec<u32>>, Specula
     let mut engine = Engine::new(executor, &model.tokenizer, config);
     if budget > 0 {
         let drafter = drafter(run, config.rows(), vocab);
-        let config = SpeculationConfig { budget, curve: None };
+        let config = SpeculationConfig { budget, shape: run.shape, ..Default::default() };
         engine.speculate(Speculation::new(drafter, config, Default::default()));
     }
     let request = |(id, text): (usize, &&str)| {
@@ -227,6 +228,17 @@ fn trees_change_no_token_of_tiny_models() {
 }
 
 #[test]
+fn shaped_trees_change_no_token() {
+    for shape in [TreeShape::Static, TreeShape::Chain] {
+        let run = |draft, batch| Run { draft, budget: 24, batch, shape, ..PLAIN };
+        let itself = Draft::Model("qwen2".into(), true);
+        let runs = [run(itself.clone(), 1), run(itself, 8), run(Draft::Lookup, 3)];
+        let stats = check("qwen2", &runs);
+        assert!(stats[0].tokens_per_tree() > 2.0, "{shape:?}: {:?}", stats[0]);
+    }
+}
+
+#[test]
 fn trees_change_no_token_where_things_live_elsewhere() {
     let ways = [
         Way { resident: 100, micro_rows: 4, ..WEIGHTS },
@@ -276,13 +288,12 @@ impl Drafter for Failing {
     fn grow(
         &mut self,
         sequences: &[Draftable<'_>],
-        limits: GrowthLimits,
-        goes_on: &dyn Fn(Growth) -> bool,
+        plan: &GrowthPlan<'_>,
     ) -> Result<Vec<Tree>, DraftError> {
         self.1 += 1;
         match self.1 {
             3.. => Err(DraftError(forebay::exec::ExecError::ReaderGone)),
-            _ => self.0.grow(sequences, limits, goes_on),
+            _ => self.0.grow(sequences, plan),
         }
     }
 
@@ -475,7 +486,7 @@ fn sampling_keeps_its_law() {
     let executor = crate::support::executor(&model, Kind::Cpu, config.rows(), 8192, KvFormat::F16);
     let mut engine = Engine::new(executor.unwrap(), &model.tokenizer, config);
     let run = Run { draft: Draft::Model("qwen3".into(), true), ..PLAIN };
-    let speculation = SpeculationConfig { budget: 128, curve: None };
+    let speculation = SpeculationConfig { budget: 128, ..Default::default() };
     let drafter = drafter(&run, 64, 300);
     engine.speculate(Speculation::new(drafter, speculation, Default::default()));
     let request =
