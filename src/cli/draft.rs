@@ -3,7 +3,6 @@
 use super::args::DraftArgs;
 use super::engine::Model;
 use super::exit::CliError;
-use super::explain::size;
 use super::planning::Planned;
 use super::prepare::Setup;
 use super::progress::Display;
@@ -115,20 +114,11 @@ impl Drafting {
         }
     }
 
-    /// Says what may be a mistake.
-    pub(super) fn warn(&self, model: &Model) {
-        if let Source::Model(draft) = &self.source {
-            let (own, other) = (draft.files.total_bytes(), model.files.total_bytes());
-            if own >= other {
-                tracing::warn!(
-                    "the draft {} has {}, the model {} {}: a draft that is not smaller seldom pays",
-                    draft.name,
-                    size(own),
-                    model.name,
-                    size(other)
-                );
-            }
-        }
+    /// Bytes of the draft and of the model, if the draft is no smaller: seldom what is meant.
+    pub(super) fn larger_than(&self, model: &Model) -> Option<[u64; 2]> {
+        let Source::Model(draft) = &self.source else { return None };
+        let bytes = [draft.files.total_bytes(), model.files.total_bytes()];
+        (bytes[0] >= bytes[1]).then_some(bytes)
     }
 
     /// Takes up what earlier jobs of these models and this kind of sampling have learned.
@@ -258,7 +248,7 @@ impl Drafting {
                 };
                 let files = Arc::clone(&draft.files);
                 let executor = Executor::with(device, files, config, resources, &mut progress)?;
-                Box::new(DraftModel::new(executor, true))
+                Box::new(DraftModel::new(executor, setup.model.files.spec().vocab, true))
             }
         };
         let curve = (self.speculate == Speculate::Auto).then(|| planned.plan.curve.clone());

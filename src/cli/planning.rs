@@ -21,6 +21,7 @@ use std::path::PathBuf;
 const SLACK_BYTES: u64 = 24 << 20;
 
 /// Everything a plan is made from but the device.
+#[derive(Clone)]
 pub(super) struct Question<'a> {
     /// What is known of draft trees, if there are to be any.
     pub(super) speculation: Option<Speculation>,

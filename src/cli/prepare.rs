@@ -63,7 +63,6 @@ impl<'a> Setup<'a> {
         let mut draft = Drafting::open(&engine.draft, model)?;
         if let Some(draft) = &mut draft {
             draft.remember(model, noisy);
-            draft.warn(model);
         }
         Ok(Setup {
             engine,
@@ -235,6 +234,9 @@ impl Setup<'_> {
             let question = self.question(&profile, survey)?;
             let planned =
                 self.plan_for_less(&question, device.as_ref(), near, (&mut less, step))?;
+            if attempt == 0 {
+                self.warn_of_large_draft(&question, &planned, device.as_ref());
+            }
             let (info, held) = (device.info().name.clone(), device.memory().bytes);
             let made = self.executor(&question, &planned, &profile, device, display);
             let started = made.and_then(|executor| {
@@ -261,6 +263,23 @@ impl Setup<'_> {
             device = self.open_device()?;
         }
         unreachable!("the last attempt returns")
+    }
+
+    /// Says what a draft that is no smaller than the model is predicted to cost.
+    fn warn_of_large_draft(&self, question: &Question<'_>, planned: &Planned, device: &dyn Device) {
+        let larger = self.draft.as_ref().and_then(|draft| draft.larger_than(self.model));
+        let Some([own, other]) = larger.filter(|_| planned.plan.policy.tree_budget > 0) else {
+            return;
+        };
+        let pins = Pins { tree_budget: Some(0), draft: None, ..question.pins.clone() };
+        let without = Question { pins, speculation: None, ..question.clone() };
+        let without = without.ask(device).ok().and_then(|asked| asked.plan(device).ok());
+        let [own, other] = [own, other].map(|bytes| ByteSize(bytes).display().iec());
+        let seconds = planned.plan.seconds();
+        let loss = without.map_or(String::new(), |without| {
+            format!(": predicted {seconds:.1} s with it, {:.1} s without", without.plan.seconds())
+        });
+        tracing::warn!("the draft has {own} and the model {other}, which seldom pays{loss}");
     }
 
     /// A plan for `less` and `step` bytes less; for half the step, and so on, where nothing fits that.

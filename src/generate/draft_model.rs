@@ -44,6 +44,8 @@ impl Own {
 /// See the module.
 pub struct DraftModel {
     executor: Executor,
+    /// Tokens that both models have: the first so many ids.
+    vocab: usize,
     pool: PagePool,
     own: HashMap<u64, Own>,
     greedy: Sharpness,
@@ -66,10 +68,11 @@ const RANKS_PRIOR: f64 = 20.0;
 const UNSEEN: usize = 4;
 
 impl DraftModel {
-    /// A drafter over a loaded model. With `shares_noise`, trees of sampled sequences are built on the
-    /// noise of the target's own sampling: better guesses, the same answers.
-    pub fn new(executor: Executor, shares_noise: bool) -> DraftModel {
+    /// A drafter over a loaded model, for a target of `vocab` tokens. With `shares_noise`, trees of sampled
+    /// sequences are built on the noise of the target's own sampling: better guesses, the same answers.
+    pub fn new(executor: Executor, vocab: usize, shares_noise: bool) -> DraftModel {
         DraftModel {
+            vocab: vocab.min(executor.spec().vocab),
             pool: PagePool::new(executor.config().pages),
             executor,
             own: HashMap::new(),
@@ -118,6 +121,10 @@ impl DraftModel {
         all: &[Draftable<'_>],
     ) -> Result<bool, DraftError> {
         let end = sequence.tokens.len();
+        let foreign = |&token: &u32| token as usize >= self.vocab;
+        if sequence.tokens.iter().any(foreign) {
+            return Ok(false);
+        }
         if end > self.executor.config().positions || !self.reserve(sequence.key, end, all) {
             return Ok(false);
         }
@@ -236,7 +243,7 @@ impl DraftModel {
             return Ok(());
         }
         let vocab = self.executor.spec().vocab;
-        let shares_noise = self.shares_noise;
+        let (shares_noise, common) = (self.shares_noise, self.vocab);
         let mut scores = Vec::with_capacity(asked.len());
         let DraftModel { executor, batch, .. } = self;
         executor.pass(batch, &mut |first, logits| {
@@ -247,7 +254,7 @@ impl DraftModel {
                 // The position of the children.
                 let position = sequence.tokens.len() + forest.node(at).depth as usize;
                 let (params, noise) = noise_of(sequence, position, shares_noise);
-                draft_scores(&params, logits, noise, WIDTH)
+                draft_scores(&params, &logits[..common], noise, WIDTH)
             }));
         })?;
         self.simulated += executor.simulated_seconds();
