@@ -77,6 +77,8 @@ pub(super) struct Drafting {
     learned: RefCell<DraftLearned>,
     /// Places where it could live, once they were looked at.
     places: OnceCell<Vec<Draft>>,
+    /// Rates of the processor, where the device is another.
+    host: OnceCell<HardwareProfile>,
 }
 
 impl Drafting {
@@ -102,8 +104,9 @@ impl Drafting {
             "chain" => TreeShape::Chain,
             _ => TreeShape::Dynamic,
         };
-        let (learned, places) = (RefCell::default(), OnceCell::new());
-        Ok(Some(Drafting { source, speculate, home, shape, path: None, learned, places }))
+        let (path, learned) = (None, RefCell::default());
+        let (places, host) = (OnceCell::new(), OnceCell::new());
+        Ok(Some(Drafting { source, speculate, home, shape, path, learned, places, host }))
     }
 
     /// Its name for people.
@@ -209,6 +212,7 @@ impl Drafting {
             let subject = profiles::Subject::new(&mut host, setup.engine.threads, folder, file)?;
             let rates = profiles::profile_for(subject, setup.kv_format, setup.quiet)?;
             places.push(place(draft, setup, Tier::Ram, (&host, &rates))?);
+            let _ = self.host.set(rates);
         }
         let _ = self.places.set(places);
         Ok(())
@@ -229,11 +233,10 @@ impl Drafting {
         let drafter: Box<dyn Drafter> = match &self.source {
             Source::Lookup => Box::new(DraftLookup::new()),
             Source::Model(draft) => {
-                let device = match policy.draft {
-                    Some(Tier::Ram) if !planned.shares_ram => {
-                        Box::new(CpuDevice::new(setup.engine.threads)?) as Box<dyn Device>
-                    }
-                    _ => setup.open_device()?,
+                let on_host = policy.draft == Some(Tier::Ram) && !planned.shares_ram;
+                let (device, rates): (Box<dyn Device>, _) = match on_host {
+                    true => (Box::new(CpuDevice::new(setup.engine.threads)?), self.host.get()),
+                    false => (setup.open_device()?, Some(profile)),
                 };
                 let rows = DRAFT_ROWS.min(policy.tree_budget) + policy.batch;
                 let config = ExecutorConfig {
@@ -241,8 +244,7 @@ impl Drafting {
                     positions: setup.context_len,
                     ..ExecutorConfig::resident(rows, policy.pages)
                 };
-                let resources =
-                    Resources { profile: Some(profile.clone()), ..Resources::default() };
+                let resources = Resources { profile: rates.cloned(), ..Resources::default() };
                 let mut progress = |done: usize, parts: usize| {
                     display.note(&format!("loading the draft {}: {done}/{parts}", draft.name));
                 };
