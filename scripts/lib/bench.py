@@ -1,4 +1,4 @@
-"""What the parts of offload-grid share: running forebay, inputs, plans, tables of results."""
+"""What the parts of offload-grid and draft-trees share: running forebay, inputs, plans, tables of results."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Grid:
     def model(self, name: str) -> Path:
         path = self.models / f"{name}.gguf"
         if not path.exists():
-            sys.exit(f"offload-grid: {path} is missing; run scripts/get-model {name}")
+            sys.exit(f"{Path(sys.argv[0]).name}: {path} is missing; run scripts/get-model {name}")
         return path
 
     @functools.cached_property
@@ -256,8 +256,8 @@ def commit() -> str:
 class Report:
     """Rows of one part: a CSV file, and a table of those with a bar."""
 
-    def __init__(self, part: str, grid: Grid) -> None:
-        self.grid, self.part, self.rows, self.failed = grid, part, [], 0
+    def __init__(self, part: str, grid: Grid, family: str = "offload") -> None:
+        self.grid, self.part, self.family, self.rows, self.failed = grid, part, family, [], 0
         device = f"{cpu_name()}, {grid.threads} threads"
         quick = {"settings": "quick"} if grid.quick else {}
         date = datetime.date.today().isoformat()
@@ -292,14 +292,25 @@ class Report:
             errors = [line for line in lines if "error: " in line] or lines or [""]
             self.row(what, failure.run, failure=f"{failure.why}: {errors[-1]}")
 
+    def path(self) -> Path | None:
+        return self.grid.out / f"{self.family}-{self.part}.csv" if self.grid.out else None
+
+    def earlier(self) -> list[dict]:
+        """Rows that the file has from before, without those of failures."""
+        if not self.path() or not self.path().exists():
+            return []
+        with self.path().open(newline="") as file:
+            rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return [row for row in rows if "failure" not in row]
+
     def store(self) -> None:
-        if not self.grid.out:
+        if not self.path():
             return
         order = ["what", "value", "bar", "holds"]
         keys = [key for key in dict.fromkeys(key for row in self.rows for key in row)
                 if key not in self.about and key != "command" and key not in order]
         self.grid.out.mkdir(parents=True, exist_ok=True)
-        with (self.grid.out / f"offload-{self.part}.csv").open("w", newline="") as file:
+        with self.path().open("w", newline="") as file:
             fields = [*order, *keys, *self.about, "command"]
             writer = csv.DictWriter(file, fields, restval="", lineterminator="\n")
             writer.writeheader()

@@ -141,8 +141,8 @@ impl Drafting {
     }
 
     /// Notes what a job has learned, for its next plan.
-    pub(super) fn learn(&self, learned: &DraftLearned) {
-        *self.learned.borrow_mut() = learned.clone();
+    pub(super) fn learn(&self, learned: DraftLearned) {
+        *self.learned.borrow_mut() = learned;
     }
 
     /// Keeps what was learned for the next job. A folder that cannot be written costs only that.
@@ -250,7 +250,8 @@ impl Drafting {
                 };
                 let files = Arc::clone(&draft.files);
                 let executor = Executor::with(device, files, config, resources, &mut progress)?;
-                Box::new(DraftModel::new(executor, setup.model.files.spec().vocab, true))
+                let vocab = setup.model.files.spec().vocab;
+                Box::new(DraftModel::new(executor, vocab, true, &self.learned.borrow()))
             }
         };
         let curve = (self.speculate == Speculate::Auto).then(|| planned.plan.curve.clone());

@@ -6,6 +6,7 @@
 //! and what was accepted without being computed is computed then: the cache has no holes.
 
 use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth, GrowthPlan};
+use super::learned::DraftLearned;
 use crate::exec::Executor;
 use crate::kernel::PAGE_LEN;
 use crate::sample::{NoiseKey, draft_scores, for_rows};
@@ -70,14 +71,23 @@ const UNSEEN: usize = 4;
 impl DraftModel {
     /// A drafter over a loaded model, for a target of `vocab` tokens. With `shares_noise`, trees of sampled
     /// sequences are built on the noise of the target's own sampling: better guesses, the same answers.
-    pub fn new(executor: Executor, vocab: usize, shares_noise: bool) -> DraftModel {
+    /// It starts with what was learned before.
+    pub fn new(
+        executor: Executor,
+        vocab: usize,
+        shares_noise: bool,
+        learned: &DraftLearned,
+    ) -> DraftModel {
+        let at_first = if shares_noise { Sharpness::noisy() } else { Sharpness::greedy() };
+        let known = learned.sharpness.clone();
+        let [greedy, noisy] = known.unwrap_or_else(|| [Sharpness::greedy(), at_first]);
         DraftModel {
             vocab: vocab.min(executor.spec().vocab),
             pool: PagePool::new(executor.config().pages),
             executor,
             own: HashMap::new(),
-            greedy: Sharpness::greedy(),
-            noisy: if shares_noise { Sharpness::noisy() } else { Sharpness::greedy() },
+            greedy,
+            noisy,
             shares_noise,
             batch: Batch::default(),
             ranks: ([0.0; WIDTH], 0.0),
@@ -261,7 +271,7 @@ impl DraftModel {
         for (&at, scores) in asked.iter().zip(scores) {
             let sequence = &sequences[at.tree];
             let raw: Vec<f32> = scores.iter().map(|&(_, score)| score).collect();
-            let log_ps = self.sharpness(sequence.sampling.temperature > 0.0).log_ps(&raw);
+            let log_ps = self.trust(sequence.sampling.temperature > 0.0).log_ps(&raw);
             let tokens = scores.iter().map(|&(token, _)| token);
             let deep = forest.node(at).depth as usize >= sequence.depth;
             let children: Vec<(u32, f32)> =
@@ -275,7 +285,7 @@ impl DraftModel {
         Ok(())
     }
 
-    fn sharpness(&mut self, noisy: bool) -> &mut Sharpness {
+    fn trust(&mut self, noisy: bool) -> &mut Sharpness {
         if noisy { &mut self.noisy } else { &mut self.greedy }
     }
 }
@@ -356,7 +366,7 @@ impl Drafter for DraftModel {
             rank.into_iter().for_each(|rank| self.ranks.0[rank] += 1.0);
             self.ranks.1 += 1.0;
         }
-        let sharpness = self.sharpness(what.noisy);
+        let sharpness = self.trust(what.noisy);
         outcomes.iter().for_each(|(scores, followed)| sharpness.observe(scores, *followed));
     }
 
@@ -378,6 +388,10 @@ impl Drafter for DraftModel {
         // What is seldom is counted roughly, and shapes want rates that do not rise.
         rates.sort_by(|a, b| b.total_cmp(a));
         rates
+    }
+
+    fn sharpness(&self) -> Option<[Sharpness; 2]> {
+        Some([self.greedy.clone(), self.noisy.clone()])
     }
 
     fn work(&self) -> DraftWork {

@@ -2,7 +2,7 @@
 
 use crate::exec::ExecError;
 use crate::sample::SamplingParams;
-use crate::speculate::{Forest, GrowthLimits, PUBLISHED_ACCEPTANCE, StaticTree, Tree};
+use crate::speculate::{Forest, GrowthLimits, PUBLISHED_ACCEPTANCE, Sharpness, StaticTree, Tree};
 use std::time::Duration;
 
 /// A sequence as a drafter sees it.
@@ -105,6 +105,11 @@ pub trait Drafter {
     /// How often the draft's first, second… choice was what came next (Sequoia's positional acceptance).
     fn acceptance(&self) -> Vec<f64> {
         PUBLISHED_ACCEPTANCE.to_vec()
+    }
+
+    /// How far its scores of greedy and of sampled sequences are to be trusted, by what it has seen.
+    fn sharpness(&self) -> Option<[Sharpness; 2]> {
+        None
     }
 
     /// Rows that draft passes have computed, and passes of trees' growth.

@@ -1,6 +1,6 @@
 //! What is learned of draft trees while they are used: what they bring and what they cost.
 
-use crate::speculate::GainCurve;
+use crate::speculate::{GainCurve, Sharpness};
 use serde::{Deserialize, Serialize};
 
 /// Passes and tokens that what was assumed at first counts for.
@@ -13,6 +13,8 @@ const PRIOR_OUTPUTS: f64 = 1.5;
 pub struct DraftLearned {
     /// Tokens that trees of a size bring.
     pub gain: GainCurve,
+    /// How far scores of greedy and of sampled sequences are to be trusted.
+    pub sharpness: Option<[Sharpness; 2]>,
     /// Rounds of growth, and how many were to be expected of trees of those sizes.
     rounds: f64,
     rounds_expected: f64,

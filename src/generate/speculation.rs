@@ -124,8 +124,11 @@ impl Speculation {
     }
 
     /// What was learned so far.
-    pub fn learned(&self) -> &DraftLearned {
-        &self.learned
+    pub fn learned(&self) -> DraftLearned {
+        let sharpness = self.drafter.as_ref().and_then(|drafter| drafter.sharpness());
+        let mut learned = self.learned.clone();
+        learned.sharpness = sharpness;
+        learned
     }
 
     /// One tree for each sequence; where there is nothing to be had, of a root alone.

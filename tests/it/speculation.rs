@@ -117,7 +117,7 @@ fn drafter(run: &Run, rows: usize, vocab: usize) -> Box<dyn Drafter> {
             let model = named(name).expect("the target is there too");
             // Few rows, so that rounds and prompts take several passes.
             let executor = executor(&model, run.kind, rows.min(11), 1024, KvFormat::F16).unwrap();
-            Box::new(DraftModel::new(executor, vocab, *shares_noise))
+            Box::new(DraftModel::new(executor, vocab, *shares_noise, &Default::default()))
         }
     }
 }
