@@ -17,7 +17,7 @@ def throttle(grid: DraftGrid, report: Report) -> float:
     """Bytes per second of a disk that loads in LOAD times what a position computes; measured once."""
     if grid.args.rate:
         return grid.args.rate
-    prompts = grid.human_eval(2 if grid.quick else 3)
+    prompts = grid.human_eval(2 if grid.quick else 3, ignore_eos=False)
     options = ["--batch", 1, "--max-tokens", 8 if grid.quick else 64]
     run = grid.run(grid.target, prompts, [*options, *RESIDENT, *OFF])
     # A request's first token comes out of its prompt's pass.
@@ -87,7 +87,7 @@ def speed(grid: DraftGrid, report: Report) -> None:
     """Tokens per second of one sequence whose weights load in 20 times what a position computes."""
     grid.forget_acceptance()
     rate = throttle(grid, report)
-    prompts = grid.human_eval(2 if grid.quick else 3)
+    prompts = grid.human_eval(2 if grid.quick else 3, ignore_eos=False)
     options = ["--batch", 1, "--max-tokens", 8 if grid.quick else 64, *streamed(grid, rate)]
     rivals = Rivals(grid, report, prompts, options)
     pinned = [8] if grid.quick else [16, 32, 64]
@@ -110,7 +110,7 @@ def batch(grid: DraftGrid, report: Report) -> None:
     rate = throttle(grid, report)
     size, count = (2, 4) if grid.quick else (16, 32)
     options = ["--batch", size, "--max-tokens", 8 if grid.quick else 64, *streamed(grid, rate)]
-    rivals = Rivals(grid, report, grid.human_eval(count), options)
+    rivals = Rivals(grid, report, grid.human_eval(count, ignore_eos=False), options)
     rivals.run([0, "auto"])
     if ratio := rivals.ratio("auto", decode_rate):
         report.bar(f"{size} sequences: auto / off, decoding", ratio, ">=", 2, rate=rate)
@@ -165,7 +165,7 @@ class Choice:
         self.grid, self.report, self.setting, self.errors = grid, report, setting, errors
         weights = streamed(grid, setting.rate * throttle(grid, report)) if setting.rate else RESIDENT
         self.options = ["--max-tokens", 8 if grid.quick else 48, *weights]
-        self.prompts = grid.human_eval(setting.requests)
+        self.prompts = grid.human_eval(setting.requests, ignore_eos=False)
 
     def run(self, what: str, extra: list, counts: bool = True, **how) -> Run:
         run = self.grid.run(self.grid.target, self.prompts, [*self.options, *extra], **how)
