@@ -325,8 +325,8 @@ impl Drafter for DraftModel {
         let mut spent = if unseen > UNSEEN { self.round } else { start.elapsed() };
         loop {
             let round = forest.next_round();
-            let next = round.iter().map(|&at| f64::from(forest.node(at).log_p).exp()).sum();
-            let growth = Growth { expected: forest.expected(), next, spent, round: self.round };
+            let (expected, next) = (forest.expected(), forest.promise(&round));
+            let growth = Growth { expected, next, spent, round: self.round };
             if round.is_empty() || !(plan.goes_on)(growth) {
                 return Ok(forest.finish());
             }

@@ -49,7 +49,7 @@ pub struct Followed<'a> {
 pub struct Growth {
     /// Tokens expected of the trees as they are, beside those that come anyway.
     pub expected: f64,
-    /// The same of the nodes whose children the next round would add.
+    /// What the next round may add to them.
     pub next: f64,
     /// Time of all rounds so far, prompts that the draft had to read first left out.
     pub spent: Duration,

@@ -47,6 +47,9 @@ impl Ranked {
     }
 }
 
+/// Probability of a node's likeliest child, given the node, where nothing else is known.
+const CHILD: f64 = 0.9;
+
 /// One tree under growth.
 #[derive(Clone, Debug)]
 struct Grown {
@@ -122,6 +125,16 @@ impl Forest {
             alive.map(|log_p| f64::from(log_p).exp()).sum()
         };
         self.trees.iter().map(p).sum()
+    }
+
+    /// What expanding these nodes may add to [`Forest::expected`], about: each brings a child nearly as
+    /// likely as itself, which takes the place of the least of a full budget.
+    pub fn promise(&self, round: &[Expand]) -> f64 {
+        let gain = |at: &Expand| {
+            let floor = f64::from(self.floor.max(self.trees[at.tree].floor)).exp();
+            (CHILD * f64::from(self.node(*at).log_p).exp() - floor).max(0.0)
+        };
+        round.iter().map(gain).sum()
     }
 
     /// Tokens from depth 1 to the node, which is the last; none for a root.
