@@ -361,6 +361,9 @@ impl Drafter for DraftModel {
             let moves = commit_moves(&rows).into_iter();
             own.moves = moves.map(|(from, to)| (start + from, start + to)).collect();
             own.computed = what.root + 1 + rows.len();
+            let moved = own.moves.iter().map(|&(from, _)| from as usize + 1).max();
+            let end = own.computed.max(moved.unwrap_or(0));
+            self.pool.shrink(&mut own.pages, end.div_ceil(PAGE_LEN));
         }
         for rank in outcomes.iter().map(|(_, followed)| *followed) {
             rank.into_iter().for_each(|rank| self.ranks.0[rank] += 1.0);

@@ -252,3 +252,16 @@ fn seconds_of_a_large_search() {
         eprintln!("{} trees, {asked} expanded, {nodes} nodes: {seconds:?}", roots.len());
     }
 }
+
+#[test]
+fn a_full_budget_promises_less() {
+    let limits = GrowthLimits { budget: 2, depth: 8, width: 2, beams: 1, rounds: 8, ..WIDE };
+    let mut forest = Forest::new(&[1], limits);
+    let root = forest.next_round();
+    assert!((forest.promise(&root) - 0.9).abs() < 1e-6, "nothing is in the way of the first child");
+    forest.expand(root[0], &[(5, 0.5f32.ln()), (6, 0.4f32.ln())]);
+    assert!((forest.expected() - 0.9).abs() < 1e-6);
+    let next = forest.next_round();
+    // A child of the first, at 0.45, in the place of the second, at 0.4.
+    assert!((forest.promise(&next) - 0.05).abs() < 1e-6, "{}", forest.promise(&next));
+}
