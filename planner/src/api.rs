@@ -179,7 +179,7 @@ fn draft_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Option<usize>, PlanE
     }
     let refused = |why: String| Err(PlanError::BadInput(format!("the policy speculates, {why}")));
     let Some(speculation) = &inputs.workload.speculation else {
-        return refused("and nothing is known of draft trees".into());
+        return refused("and no draft was given".into());
     };
     if policy.homes.last().is_some_and(|head| head.iter().any(|&h| h != round::near(inputs))) {
         return refused("and its output head is not where the device computes".into());

@@ -12,12 +12,12 @@ use crate::backend::{Device, DeviceKind};
 use crate::exec::{Executor, ExecutorConfig, ExecutorFootprint, Resources, model_shape};
 use crate::generate::{
     DraftLearned, DraftLookup, DraftModel, Drafter, Speculation, SpeculationConfig,
-    SpeculationStats, TreeShape,
+    SpeculationStats, TREE_NODES_MAX, TreeShape,
 };
 use crate::kernel::KvFormat;
 use forebay_planner::{
-    DRAFT_ROWS, Demand, Draft, Footprint, HardwareProfile, Inputs, Pins, Requests, Split, Tier,
-    Workload, resident_passes,
+    DRAFT_ROWS, Demand, Draft, Footprint, HEAD_ROWS, HardwareProfile, Inputs, Pins, Requests,
+    Split, Tier, Workload, resident_passes,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -176,7 +176,7 @@ impl Drafting {
             rounds: nodes[1..].iter().map(rounds).collect(),
             draft_rows: learned.rows_per_node(),
             outputs: learned.outputs_per_token(),
-            nodes_max: 4095,
+            nodes_max: TREE_NODES_MAX,
             drafts: self.places.get().cloned().unwrap_or_default(),
         }
     }
@@ -238,7 +238,7 @@ impl Drafting {
                     true => (Box::new(CpuDevice::new(setup.engine.threads)?), self.host.get()),
                     false => (setup.open_device()?, Some(profile)),
                 };
-                let rows = DRAFT_ROWS.min(policy.tree_budget) + policy.batch;
+                let rows = DRAFT_ROWS + policy.batch;
                 let config = ExecutorConfig {
                     kv_format: setup.kv_format,
                     positions: setup.context_len,
@@ -250,7 +250,8 @@ impl Drafting {
                 };
                 let files = Arc::clone(&draft.files);
                 let executor = Executor::with(device, files, config, resources, &mut progress)?;
-                let vocab = setup.model.files.spec().vocab;
+                let own = setup.model.tokenizer.vocab_len();
+                let vocab = own.min(draft.tokenizer.vocab_len());
                 Box::new(DraftModel::new(executor, vocab, true, &self.learned.borrow()))
             }
         };
@@ -272,7 +273,7 @@ impl Drafting {
                  nodes in a pass",
                 planned.plan.seconds()
             ),
-            None => "forebay: no draft trees: the draft does not fit beside the model".to_string(),
+            None => "forebay: no draft trees: no plan with them fits".to_string(),
         });
     }
 }
@@ -305,14 +306,15 @@ fn place(
     let files = &draft.files;
     let (format, threads) = (setup.kv_format, setup.engine.threads);
     let shape = model_shape(files, false)?;
+    // What a device of its own holds before anything is loaded.
     let own = match device.info().kind {
         DeviceKind::Cpu => CpuDevice::own_bytes(threads, &[]),
-        _ => 0,
+        _ => device.memory().bytes,
     };
     let kv = (format, setup.context_len);
     let footprint = ExecutorFootprint::new(files, device, Split::default(), kv, None)?;
     let [few, many] = [DRAFT_ROWS, 2 * DRAFT_ROWS].map(|rows| {
-        let (batch, micro_rows, outputs) = (rows, rows, rows);
+        let (batch, micro_rows, outputs) = (rows, rows, rows.min(HEAD_ROWS));
         let demand = Demand { batch, rows, micro_rows, outputs, pages: 1, ..Demand::default() };
         let Split { device, ram, .. } = footprint.workspace(&demand);
         [device + footprint.activations(&demand), ram]

@@ -94,7 +94,7 @@ impl Planned {
                 let others = self.base.ram + self.plan.memory.draft.ram;
                 held + self.budgets.ram.saturating_sub(others)
             }
-            false => self.budgets.device,
+            false => self.budgets.device.saturating_sub(self.plan.memory.draft.device),
         }
     }
 }

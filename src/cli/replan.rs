@@ -95,6 +95,7 @@ impl<'a> Replanner<'a> {
             return Ok(());
         }
         self.next_look = 2 * self.learned.ended;
+        self.learn_trees();
         let left = self.survey.after(self.learned.ended as usize);
         let [before, now] = [self.planned_for, self.learned].map(|known| left.outputs(&known));
         let lengths = before as f64 / now as f64;
@@ -138,11 +139,15 @@ impl<'a> Replanner<'a> {
         (trees > 0).then(|| 1.0 + (accepted - self.trees_before[1]) as f64 / trees as f64)
     }
 
-    /// Whether draft trees bring more or less than was planned for; what they bring goes into the next plan.
-    fn trees_surprise(&self) -> bool {
+    /// What was found out about draft trees goes into the next plan, of this job and of others.
+    pub(super) fn learn_trees(&self) {
         if let (Some(draft), Some(trees)) = (&self.setup.draft, self.engine().speculation()) {
             draft.learn(trees.learned());
         }
+    }
+
+    /// Whether draft trees bring more or less than was planned for.
+    fn trees_surprise(&self) -> bool {
         let planned = self.planned.plan.tokens_per_pass;
         self.tokens_per_tree().is_some_and(|tokens| (tokens / planned).ln().abs() > APART.ln())
     }

@@ -73,7 +73,9 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let ready = setup.ready(device, &survey, &mut display)?;
     if !quiet {
         log::say(&format!("forebay: {}", explain::line(&ready.planned)));
-        setup.draft.iter().for_each(|draft| draft.explain_off(&ready.planned));
+        if args.memory.plan.is_none() {
+            setup.draft.iter().for_each(|draft| draft.explain_off(&ready.planned));
+        }
     }
     let mut worker = Replanner::new(&setup, &survey, encoder, ready);
     let parser = Parser::new(config);
@@ -81,20 +83,13 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let loaded = Instant::now();
     let outcome = job.run(&mut worker, &mut |progress| display.update(progress))?;
     drop(display);
-    keep_learned(&setup, &worker);
+    worker.learn_trees();
+    setup.draft.iter().for_each(|draft| draft.keep());
     if let Some(path) = &args.trace {
         let events = worker.engine().executor().trace().iter();
         write_trace(path, events.map(|e| (&*e.name, e.track, e.start, e.duration, e.pass)))?;
     }
     report.close(&outcome, loaded, Some(&Facts(&worker)))
-}
-
-/// What was found out about draft trees serves the next job.
-fn keep_learned(setup: &Setup<'_>, worker: &Replanner<'_>) {
-    if let (Some(draft), Some(speculation)) = (&setup.draft, worker.engine().speculation()) {
-        draft.learn(speculation.learned());
-        draft.keep();
-    }
 }
 
 fn parse_config(input: &Input, model: &Model, asked: &str, defaults: Defaults) -> ParseConfig {

@@ -56,8 +56,9 @@ pub struct DraftModel {
     batch: Batch,
     /// Times that the draft's first, second… choice was what came next, and times in all.
     ranks: ([f64; WIDTH], f64),
-    /// What a round takes, by those of late.
+    /// What a round takes, by those of late, and whether the last growth had much to read first.
     round: Duration,
+    caught_up: bool,
     simulated: f64,
     work: DraftWork,
 }
@@ -92,6 +93,7 @@ impl DraftModel {
             batch: Batch::default(),
             ranks: ([0.0; WIDTH], 0.0),
             round: Duration::ZERO,
+            caught_up: false,
             simulated: 0.0,
             work: DraftWork::default(),
         }
@@ -170,7 +172,12 @@ impl DraftModel {
         for nodes in by_tree.into_iter().filter(|nodes| !nodes.is_empty()) {
             let sequence = &sequences[nodes[0].tree];
             for nodes in nodes.chunks(self.executor.config().rows) {
-                let Some(rows) = self.rows_of(sequence, sequences, forest, nodes)? else {
+                let rows = match sequence.depth {
+                    // Its next token is its last.
+                    0 => None,
+                    _ => self.rows_of(sequence, sequences, forest, nodes)?,
+                };
+                let Some(rows) = rows else {
                     self.refuse(sequence.key, forest, nodes);
                     continue;
                 };
@@ -319,10 +326,10 @@ impl Drafter for DraftModel {
         let mut forest = plan.forest(&roots);
         // The first round, whose roots come with all that the draft has not seen of their sequences.
         let round = forest.next_round();
-        let unseen = self.unseen(sequences);
+        self.caught_up = self.unseen(sequences) > UNSEEN;
         let start = Instant::now();
         self.expand(sequences, &mut forest, &round)?;
-        let mut spent = if unseen > UNSEEN { self.round } else { start.elapsed() };
+        let mut spent = if self.caught_up { self.round } else { start.elapsed() };
         loop {
             let round = forest.next_round();
             let (expected, next) = (forest.expected(), forest.promise(&round));
@@ -377,6 +384,10 @@ impl Drafter for DraftModel {
         if let Some(mut own) = self.own.remove(&key) {
             self.pool.release(&mut own.pages);
         }
+    }
+
+    fn caught_up(&self) -> bool {
+        self.caught_up
     }
 
     fn simulated(&self) -> f64 {

@@ -97,6 +97,12 @@ pub trait Drafter {
     /// Says that a sequence has ended.
     fn forget(&mut self, key: u64);
 
+    /// Whether the last growth had much to read first, prompts or what was said while trees paused: its time
+    /// is not that of a growth.
+    fn caught_up(&self) -> bool {
+        false
+    }
+
     /// Seconds of the last growth on the event clock; 0 where nothing is simulated.
     fn simulated(&self) -> f64 {
         0.0
@@ -112,7 +118,7 @@ pub trait Drafter {
         None
     }
 
-    /// Rows that draft passes have computed, and passes of trees' growth.
+    /// Rounds of growth so far, and nodes that were expanded.
     fn work(&self) -> DraftWork {
         DraftWork::default()
     }

@@ -1,6 +1,6 @@
 //! Continuous batching: sequences enter and leave between passes.
 
-use super::drafter::Followed;
+use super::drafter::{Draftable, Followed};
 use super::follow::{Choice, Follow, follow_all};
 use super::sequence::Sequence;
 use super::speculation::{Passed, Speculation, SpeculationStats};
@@ -274,7 +274,9 @@ impl<'t> Engine<'t> {
         };
         let sequences = whole().map(|share| active[share.sequence].draftable(config.context_len));
         let start = Instant::now();
-        let mut trees = speculation.grow(&sequences.collect::<Vec<_>>());
+        let sequences: Vec<Draftable<'_>> = sequences.collect();
+        let rows: usize = shares.iter().map(|share| share.rows).sum();
+        let mut trees = speculation.grow(&sequences, rows - sequences.len());
         self.executor.idle(speculation.last.1);
         self.executor.note(start, || format!("grow {}", told(&trees)));
         for (share, tree) in whole().zip(&mut trees) {

@@ -11,9 +11,7 @@ use crate::sample::for_rows;
 use crate::schedule::Batch;
 use crate::speculate::{Tree, Walk};
 use crate::tokenizer::Tokenizer;
-
-/// Nodes of one tree whose logits are computed at once.
-pub(super) const AHEAD: usize = 8;
+use forebay_planner::AHEAD;
 
 /// A descendant is looked at together with the node where the path stands if it is as likely as this.
 const AHEAD_LEAST: f32 = 0.4;

@@ -22,4 +22,6 @@ pub use engine::{Engine, EngineConfig, EngineError, EngineStats, Suspended};
 pub use learned::DraftLearned;
 pub use perplexity::{Perplexity, perplexity};
 pub use request::{Completion, FinishReason, Request};
-pub use speculation::{Speculation, SpeculationConfig, SpeculationStats, TreeShape};
+pub use speculation::{
+    Speculation, SpeculationConfig, SpeculationStats, TREE_NODES_MAX, TreeShape,
+};

@@ -4,6 +4,9 @@
 /// What a new measurement counts beside all before it.
 const NEWS: f64 = 0.15;
 
+/// Passes with trees before they are judged: a single one may have bad luck.
+const TRIAL: u32 = 4;
+
 /// Passes of a kind after which another look is taken at the other kind, at first.
 const PATIENCE: u32 = 8;
 
@@ -23,8 +26,9 @@ pub(super) struct Pace {
     /// Measured over predicted, by classes of rows: a size that was not tried is taken to be as fast as
     /// predicted, and so gets tried.
     ratios: [f64; CLASSES],
-    /// Tokens per second of late passes with trees.
+    /// Tokens per second of late passes with trees, and how many passes those were.
     rate: Option<f64>,
+    judged: u32,
     /// Passes without trees that are still to come before trees are tried again, and how many there were.
     pause: u32,
     paused: u32,
@@ -32,7 +36,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(curve: Vec<(usize, f64)>) -> Pace {
-        Pace { curve, ratios: [1.0; CLASSES], rate: None, pause: 0, paused: PATIENCE }
+        Pace { curve, ratios: [1.0; CLASSES], judged: 0, rate: None, pause: 0, paused: PATIENCE }
     }
 
     /// Seconds of a pass over `rows` rows.
@@ -82,9 +86,13 @@ impl Pace {
         let now = tokens as f64 / seconds;
         let rate = self.rate.map_or(now, |rate| rate + NEWS * (now - rate));
         self.rate = Some(rate);
+        self.judged += 1;
         let plain = sequences as f64 / self.seconds(sequences).max(f64::MIN_POSITIVE);
+        if self.judged < TRIAL {
+            return;
+        }
         if rate < plain {
-            self.rate = None;
+            (self.rate, self.judged) = (None, 0);
             self.pause = self.paused;
             self.paused = self.paused.saturating_mul(2).min(1024);
         } else {
@@ -113,8 +121,13 @@ mod tests {
         assert!(pace.speculates());
         pace.judge(1, 3, 2.0);
         assert!(pace.speculates(), "1.5 tokens a second are more than 1");
-        (0..20).for_each(|_| pace.judge(1, 1, 2.0));
-        let pauses = (0..100).take_while(|_| !pace.speculates()).count();
-        assert!((8..100).contains(&pauses), "{pauses}");
+        let mut trials = 0;
+        while pace.speculates() {
+            pace.judge(1, 1, 2.0);
+            trials += 1;
+        }
+        assert!((TRIAL..20).contains(&(trials + 1)), "{trials}");
+        let pauses = 1 + (0..100).take_while(|_| !pace.speculates()).count();
+        assert_eq!(pauses, PATIENCE as usize);
     }
 }

@@ -9,6 +9,9 @@ use crate::speculate::{
 };
 use std::time::{Duration, Instant};
 
+/// Nodes of one tree at most: what a sequence's part of the cache is planned for.
+pub const TREE_NODES_MAX: usize = 4095;
+
 /// Sizes of trees.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SpeculationConfig {
@@ -127,19 +130,20 @@ impl Speculation {
     pub fn learned(&self) -> DraftLearned {
         let sharpness = self.drafter.as_ref().and_then(|drafter| drafter.sharpness());
         let mut learned = self.learned.clone();
-        learned.sharpness = sharpness;
+        learned.sharpness = sharpness.or(learned.sharpness);
         learned
     }
 
     /// One tree for each sequence; where there is nothing to be had, of a root alone.
-    pub(super) fn grow(&mut self, sequences: &[Draftable<'_>]) -> Vec<Tree> {
+    /// The pass has `others` rows besides.
+    pub(super) fn grow(&mut self, sequences: &[Draftable<'_>], others: usize) -> Vec<Tree> {
         let start = Instant::now();
         self.grew = false;
         self.last = Default::default();
         let wanted = sequences.iter().any(|sequence| sequence.depth > 0);
         let on = self.pace.as_mut().is_none_or(Pace::speculates);
         let trees = match self.drafter.is_some() && wanted && on && self.config.budget > 0 {
-            true => self.try_to_grow(sequences),
+            true => self.try_to_grow(sequences, others),
             false => None,
         };
         let took = start.elapsed();
@@ -148,13 +152,13 @@ impl Speculation {
                 let simulated = self.drafter.as_ref().map_or(0.0, |drafter| drafter.simulated());
                 (self.last, self.grew) = ((took, simulated), true);
                 self.stats.draft += took;
-                self.trim(trees, took)
+                self.trim(trees, others, took)
             }
             None => sequences.iter().map(|s| Tree::new(s.tokens[s.root()])).collect(),
         }
     }
 
-    fn try_to_grow(&mut self, all: &[Draftable<'_>]) -> Option<Vec<Tree>> {
+    fn try_to_grow(&mut self, all: &[Draftable<'_>], others: usize) -> Option<Vec<Tree>> {
         let budget = self.config.budget;
         let limits = GrowthLimits {
             budget,
@@ -163,12 +167,12 @@ impl Speculation {
             // Wide rounds are for large trees: a confident draft's are chains.
             beams: all.len() + (budget / 12).clamp(2, 64),
             rounds: TREE_DEPTH_MAX,
-            tree_nodes: budget,
+            tree_nodes: budget.min(TREE_NODES_MAX),
         };
         // Taken out, and put back unless it fails.
         let mut drafter = self.drafter.take()?;
         let before = drafter.work();
-        let goes_on = |growth: Growth| self.goes_on(all.len(), growth);
+        let goes_on = |growth: Growth| self.goes_on(all.len(), others, growth);
         let shape = self.shape(all.len(), limits.depth, drafter.as_ref());
         match drafter.grow(all, &GrowthPlan { limits, shape, goes_on: &goes_on }) {
             Ok(trees) => {
@@ -188,7 +192,7 @@ impl Speculation {
 
     /// The shape of each of so many trees that share the budget evenly.
     fn shape(&self, trees: usize, depth: usize, drafter: &dyn Drafter) -> Option<StaticTree> {
-        let nodes = self.config.budget / trees;
+        let nodes = (self.config.budget / trees).min(TREE_NODES_MAX);
         match self.config.shape {
             TreeShape::Dynamic => None,
             TreeShape::Chain => {
@@ -217,23 +221,23 @@ impl Speculation {
     }
 
     /// Whether another round brings tokens faster than the pass as it stands.
-    fn goes_on(&self, sequences: usize, growth: Growth) -> bool {
+    fn goes_on(&self, sequences: usize, others: usize, growth: Growth) -> bool {
         let Some(pace) = &self.pace else { return true };
         let tokens = sequences as f64 + growth.expected;
         let rows = sequences + (self.config.budget / 2).min(growth.expected.ceil() as usize * 2);
-        let seconds = pace.seconds(rows) + growth.spent.as_secs_f64();
+        let seconds = pace.seconds(others + rows) + growth.spent.as_secs_f64();
         growth.next * seconds >= tokens * growth.round.as_secs_f64()
     }
 
     /// As many of the trees' best nodes as bring the most tokens per second.
-    fn trim(&mut self, trees: Vec<Tree>, took: Duration) -> Vec<Tree> {
+    fn trim(&mut self, trees: Vec<Tree>, others: usize, took: Duration) -> Vec<Tree> {
         let Some(pace) = &self.pace else { return trees };
-        let seconds = |rows: usize| pace.seconds(rows) + took.as_secs_f64();
+        let seconds = |rows: usize| pace.seconds(others + rows) + took.as_secs_f64();
         let keep = best_size(&node_log_ps(&trees), trees.len(), &seconds);
         trim_to_best(&trees, keep)
     }
 
-    /// Takes in what came of a tree; `next` is the token after the accepted ones, if the sequence goes on.
+    /// Takes in what came of a tree; `ended` says that its sequence did.
     pub(super) fn followed(&mut self, what: &Followed<'_>, ended: bool) {
         if !self.grew {
             return;
@@ -267,7 +271,8 @@ impl Speculation {
         if let Some(pace) = &mut self.pace {
             pace.measured(pass.rows, seconds);
             // Prompts, which the draft has to read too, are no part of the bargain.
-            if self.grew && pass.prompt == 0 {
+            let caught_up = self.drafter.as_ref().is_some_and(|drafter| drafter.caught_up());
+            if self.grew && pass.prompt == 0 && !caught_up {
                 pace.judge(pass.sequences, pass.tokens, seconds + self.last.0.as_secs_f64());
             }
         }
