@@ -1,7 +1,7 @@
 //! Bytes of a policy on each tier, by the allocator's own sizes.
 
 use crate::cost::{Costs, KvMode, Setting};
-use crate::footprint::{Demand, HEAD_ROWS, Windows};
+use crate::footprint::{Demand, Windows};
 use crate::inputs::Inputs;
 use crate::plan::Memory;
 use crate::policy::{Policy, Split, Tier, outputs};
@@ -98,11 +98,7 @@ pub(crate) fn demand(
         batch: setting.batch,
         rows: setting.rows(),
         micro_rows: setting.micro_rows(),
-        // With trees the head stays, and needs no more than its own rows at a time.
-        outputs: match setting.tree_budget {
-            0 => setting.batch,
-            budget => outputs(setting.batch, budget).min(HEAD_ROWS),
-        },
+        outputs: outputs(setting.batch, setting.tree_budget),
         pages,
         windows,
         host_attention: setting.kv_mode == KvMode::Host,
@@ -114,8 +110,9 @@ pub(crate) fn reserved(inputs: &Inputs<'_>, setting: &Setting, demand: &Demand) 
     let shares_ram = inputs.hardware.shares_ram;
     let vectors = Split::all(Tier::Device, inputs.model.vector_bytes);
     let workspace = inputs.footprint.workspace(demand);
+    let Setting { batch, tree_budget, .. } = *setting;
     let draft = setting.draft.and_then(|at| inputs.workload.speculation.as_ref()?.drafts.get(at));
-    let draft = draft.map_or(Split::default(), |d| d.memory(demand.pages, setting.batch));
+    let draft = draft.map_or(Split::default(), |d| d.memory(demand.pages, batch, tree_budget));
     Memory {
         workspace: workspace.folded(shares_ram),
         fixed: (inputs.footprint.fixed() + vectors).folded(shares_ram),

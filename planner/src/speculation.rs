@@ -42,8 +42,8 @@ pub struct Draft {
     pub bytes: Split,
     /// Bytes by tier of one page of its KV cache, all layers; it has as many pages as the target's.
     pub page_bytes: Split,
-    /// Bytes by tier for each row of the largest draft pass: [`DRAFT_ROWS`] of trees or prompts, and one for
-    /// each sequence.
+    /// Bytes by tier for each row of the largest draft pass: up to [`DRAFT_ROWS`] of the trees, and
+    /// one for each sequence.
     pub row_bytes: Split,
 }
 
@@ -140,8 +140,8 @@ impl Draft {
     }
 
     /// Bytes by tier beside a target's cache of so many pages.
-    pub(crate) fn memory(&self, pages: usize, batch: usize) -> Split {
-        let rows = DRAFT_ROWS + batch;
+    pub(crate) fn memory(&self, pages: usize, batch: usize, tree_budget: usize) -> Split {
+        let rows = tree_budget.min(DRAFT_ROWS) + batch;
         self.bytes + self.page_bytes.times(pages as u64) + self.row_bytes.times(rows as u64)
     }
 
@@ -191,8 +191,8 @@ mod tests {
         };
         assert_eq!([1.0, 3.0, 8.0].map(|rows| draft.seconds(rows)), [1.0, 2.0, 6.0]);
         assert_eq!(draft.prompt_seconds(8.0), 6.0);
-        assert_eq!(draft.memory(3, 2).ram - draft.memory(0, 2).ram, 30);
-        assert_eq!(draft.memory(0, 2).ram, 1 + 1000 * (2 + DRAFT_ROWS as u64));
+        assert_eq!(draft.memory(3, 2, 5).ram, 7031);
+        assert_eq!(draft.memory(0, 2, 5000).ram, 1 + 1000 * (2 + DRAFT_ROWS as u64));
         let speculation = Speculation {
             rounds: vec![(3, 2.0)],
             draft_rows: 1.0,

@@ -238,7 +238,7 @@ impl Drafting {
                     true => (Box::new(CpuDevice::new(setup.engine.threads)?), self.host.get()),
                     false => (setup.open_device()?, Some(profile)),
                 };
-                let rows = DRAFT_ROWS + policy.batch;
+                let rows = DRAFT_ROWS.min(policy.tree_budget) + policy.batch;
                 let config = ExecutorConfig {
                     kv_format: setup.kv_format,
                     positions: setup.context_len,

@@ -72,10 +72,7 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let mut display = Display::new(quiet);
     let ready = setup.ready(device, &survey, &mut display)?;
     if !quiet {
-        log::say(&format!("forebay: {}", explain::line(&ready.planned)));
-        if args.memory.plan.is_none() {
-            setup.draft.iter().for_each(|draft| draft.explain_off(&ready.planned));
-        }
+        say_plan(&setup, &ready.planned);
     }
     let mut worker = Replanner::new(&setup, &survey, encoder, ready);
     let parser = Parser::new(config);
@@ -90,6 +87,14 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
         write_trace(path, events.map(|e| (&*e.name, e.track, e.start, e.duration, e.pass)))?;
     }
     report.close(&outcome, loaded, Some(&Facts(&worker)))
+}
+
+/// Says what was planned, and why there are no draft trees where there could be.
+fn say_plan(setup: &Setup<'_>, planned: &planning::Planned) {
+    log::say(&format!("forebay: {}", explain::line(planned)));
+    if setup.memory.plan.is_none() {
+        setup.draft.iter().for_each(|draft| draft.explain_off(planned));
+    }
 }
 
 fn parse_config(input: &Input, model: &Model, asked: &str, defaults: Defaults) -> ParseConfig {

@@ -31,21 +31,27 @@ fn rounds_at_first(nodes: f64) -> f64 {
     (2.0 + 2.2 * (1.0 + nodes).log2()).min(nodes)
 }
 
+/// So much for each of so many, starting at `first`; a file may say anything.
+fn rate(sum: f64, count: f64, first: f64) -> f64 {
+    let rate = (sum.max(0.0) + first * PRIOR_PASSES) / (count.max(0.0) + PRIOR_PASSES);
+    rate.clamp(0.0, 64.0)
+}
+
 impl DraftLearned {
     /// Rounds of growth of a tree of so many nodes.
     pub fn rounds_of(&self, nodes: usize) -> f64 {
-        let factor = (self.rounds + PRIOR_PASSES) / (self.rounds_expected + PRIOR_PASSES);
+        let factor = rate(self.rounds, self.rounds_expected, 1.0);
         (rounds_at_first(nodes as f64) * factor).clamp(1.0, nodes.max(1) as f64)
     }
 
     /// Rows that the draft computes for each node of a tree.
     pub fn rows_per_node(&self) -> f64 {
-        (self.rows + PRIOR_ROWS * PRIOR_PASSES) / (self.nodes + PRIOR_PASSES)
+        rate(self.rows, self.nodes, PRIOR_ROWS)
     }
 
     /// Rows of logits that the target computes for each token.
     pub fn outputs_per_token(&self) -> f64 {
-        (self.outputs + PRIOR_OUTPUTS * PRIOR_PASSES) / (self.tokens + PRIOR_PASSES)
+        rate(self.outputs, self.tokens, PRIOR_OUTPUTS)
     }
 
     /// Takes in a growth: `rounds` that computed `rows`, for `trees` trees of `nodes` nodes in all.

@@ -106,11 +106,6 @@ impl Forest {
         Forest { shape: Some(shape), ..Forest::new(roots, limits) }
     }
 
-    /// Number of trees.
-    pub fn trees(&self) -> usize {
-        self.trees.len()
-    }
-
     /// The node in its tree under growth: there, nodes are in the order they came, and some may be
     /// left out of the result.
     pub fn node(&self, at: Expand) -> &Node {
@@ -147,11 +142,6 @@ impl Forest {
     /// the draft's cache that the node attends to. The node must have come from `next_round`.
     pub fn path_expansions(&self, at: Expand) -> Vec<u32> {
         reversed(self.upwards(at).filter_map(|node| node.expansion).collect())
-    }
-
-    /// Rows of a tree that the draft has computed or been asked for: its next expansion's number.
-    pub fn expansions(&self, tree: usize) -> usize {
-        self.trees[tree].expansions as usize
     }
 
     /// The node and those above it, the root last.

@@ -16,8 +16,6 @@ const PRIOR: [f64; BUDGETS] =
 const PRIOR_WEIGHT: f64 = 4.0;
 /// What a tree counts after the next one: the last thousand or so decide.
 const DECAY: f64 = 0.999;
-/// Depths that are told apart.
-const DEPTHS: usize = 64;
 
 /// Expected tokens of one sequence's pass by the number of nodes in its tree.
 ///
@@ -29,9 +27,6 @@ pub struct GainCurve {
     trees: [f64; BUDGETS],
     /// Decayed sum of accepted nodes that this budget has and the one before has not.
     added: [f64; BUDGETS],
-    /// Decayed number of trees, and of those whose accepted path reached depth 1, 2….
-    passes: f64,
-    reached: Vec<f64>,
 }
 
 impl Default for GainCurve {
@@ -44,7 +39,7 @@ impl GainCurve {
     /// Nothing measured.
     pub fn new() -> GainCurve {
         let nothing = [0.0; BUDGETS];
-        GainCurve { trees: nothing, added: nothing, passes: 0.0, reached: Vec::new() }
+        GainCurve { trees: nothing, added: nothing }
     }
 
     /// Adds a verified tree and the nodes that were accepted.
@@ -61,15 +56,6 @@ impl GainCurve {
             let added = ranks.iter().filter(|rank| (before..1 << at).contains(*rank)).count();
             self.trees[at] = self.trees[at] * DECAY + 1.0;
             self.added[at] = self.added[at] * DECAY + added as f64;
-        }
-        if tree.size() == 0 {
-            return;
-        }
-        self.passes = self.passes * DECAY + 1.0;
-        let depth = accepted().map(|node| nodes[node].depth as usize).max().unwrap_or(0);
-        self.reached.resize(self.reached.len().max(depth.min(DEPTHS)), 0.0);
-        for (at, reached) in self.reached.iter_mut().enumerate() {
-            *reached = *reached * DECAY + f64::from(u8::from(at < depth));
         }
     }
 
@@ -101,12 +87,6 @@ impl GainCurve {
         let at = (doublings as usize).min(BUDGETS - 2);
         let (low, high) = (accepted[at], accepted[at + 1]);
         1.0 + low + (high - low) * (doublings - at as f64)
-    }
-
-    /// The rate at which accepted paths reached depth 1, 2, …, over the trees that were not empty.
-    pub fn accepted_by_depth(&self) -> Vec<f64> {
-        let passes = self.passes.max(1.0);
-        self.reached.iter().map(|reached| reached / passes).collect()
     }
 }
 
@@ -151,9 +131,6 @@ mod tests {
                 curve.tokens(nodes)
             );
         }
-        let by_depth = curve.accepted_by_depth();
-        assert_eq!(by_depth.len(), 5);
-        assert!((by_depth[0] - 1.0).abs() < 1e-9 && (by_depth[4] - 0.5).abs() < 0.01);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Drafts without a model: what followed earlier occurrences of the last few tokens (prompt lookup;
 //! LLMA, arXiv 2304.04487). Good where an answer repeats its prompt or itself.
 
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// Tokens of a match that are told apart; longer ones count as this long.
@@ -23,7 +22,7 @@ const NONE: u32 = u32::MAX;
 
 /// How often matches of each length had the next token among what followed them: fitted online, and
 /// shared by the sequences of a job.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LookupTrust {
     tries: [f64; MATCH_MAX],
     hits: [f64; MATCH_MAX],
