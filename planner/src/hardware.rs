@@ -98,20 +98,25 @@ pub struct AttentionRate {
 impl LinearRate {
     /// Seconds per weight element of a call with `rows` rows.
     pub fn seconds(&self, rows: usize) -> f64 {
-        let rows_f = rows as f64;
-        let Some(&(last_rows, last)) = self.points.last() else { return 0.0 };
-        if rows >= last_rows {
-            return last * rows_f / last_rows as f64;
-        }
-        let after = self.points.partition_point(|&(at, _)| at <= rows);
-        let (right_rows, right) = self.points[after];
-        let Some(&(left_rows, left)) = after.checked_sub(1).and_then(|i| self.points.get(i)) else {
-            // Fewer rows than were measured cost as much: a call reads its weights once.
-            return right;
-        };
-        let part = (rows - left_rows) as f64 / (right_rows - left_rows) as f64;
-        left + part * (right - left)
+        seconds_by_rows(&self.points, rows as f64)
     }
+}
+
+/// Seconds of a call or pass over `rows` rows, from (rows, seconds) points with rising rows: linear between
+/// them, as for the first below it, proportional beyond the last; 0 without any.
+pub fn seconds_by_rows(points: &[(usize, f64)], rows: f64) -> f64 {
+    let Some(&(last_rows, last)) = points.last() else { return 0.0 };
+    if rows >= last_rows as f64 {
+        return last * rows / last_rows as f64;
+    }
+    let after = points.partition_point(|&(at, _)| at as f64 <= rows);
+    let (right_rows, right) = points[after];
+    let Some(&(left_rows, left)) = after.checked_sub(1).and_then(|i| points.get(i)) else {
+        // Fewer rows than were measured cost as much: a call reads its weights once.
+        return right;
+    };
+    let part = (rows - left_rows as f64) / (right_rows - left_rows) as f64;
+    left + part * (right - left)
 }
 
 impl DeviceRates {

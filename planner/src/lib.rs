@@ -36,7 +36,9 @@ mod workload;
 pub use api::{plan, predict};
 pub use error::{Change, PlanError};
 pub use footprint::{Demand, Footprint, HEAD_ROWS, LinearFootprint, Windows};
-pub use hardware::{AttentionRate, DeviceRates, DiskRates, HardwareProfile, LinearRate};
+pub use hardware::{
+    AttentionRate, DeviceRates, DiskRates, HardwareProfile, LinearRate, seconds_by_rows,
+};
 pub use inputs::{Inputs, PinnedSplit, Pins};
 pub use plan::{Memory, Plan, Resource, Terms};
 pub use policy::{Policy, Split, Tier};

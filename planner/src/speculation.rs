@@ -1,5 +1,6 @@
 //! What draft trees gain and what they cost.
 
+use crate::hardware::seconds_by_rows;
 use crate::policy::{Split, Tier};
 
 /// Rows of one draft pass at most, besides one for each sequence: larger trees grow by more passes.
@@ -123,15 +124,7 @@ impl Speculation {
 impl Draft {
     /// Seconds of one pass of so many rows: linear between what was measured, proportional beyond.
     pub(crate) fn seconds(&self, rows: f64) -> f64 {
-        let after = self.pass_seconds.partition_point(|&(at, _)| at as f64 <= rows);
-        let before = after.checked_sub(1).map(|i| self.pass_seconds[i]);
-        match (before, self.pass_seconds.get(after)) {
-            (Some((left, from)), Some(&(right, to))) => {
-                from + (to - from) * (rows - left as f64) / (right - left) as f64
-            }
-            (Some((last, seconds)), None) => seconds * rows / last as f64,
-            (None, first) => first.map_or(0.0, |&(_, seconds)| seconds),
-        }
+        seconds_by_rows(&self.pass_seconds, rows)
     }
 
     /// Seconds of a prompt's rows, at the rate of the largest pass that is known.

@@ -1,8 +1,16 @@
 //! Where forebay keeps what it can make again.
 
+use sha2::{Digest, Sha256};
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+/// The file in `folder_name` of this user's cache that holds what belongs to `key`.
+pub(super) fn file(folder_name: &str, key: &[u8]) -> Option<PathBuf> {
+    let digest = Sha256::digest(key);
+    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Some(folder()?.join(folder_name).join(format!("{name}.json")))
+}
 
 /// The folder of this user's cache; `None` where the environment names none.
 pub(super) fn folder() -> Option<PathBuf> {

@@ -20,7 +20,6 @@ use forebay_planner::{
     Split, Tier, Workload, resident_passes,
 };
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -131,10 +130,7 @@ impl Drafting {
             Source::Lookup => LOOKUP.to_string(),
         };
         let key = (env!("CARGO_PKG_VERSION"), model.files.fingerprint(), own, noisy);
-        let digest = Sha256::digest(format!("{key:?}").as_bytes());
-        let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        let folder = cache::folder().map(|folder| folder.join("draft-trees"));
-        self.path = folder.map(|folder| folder.join(format!("{name}.json")));
+        self.path = cache::file("draft-trees", format!("{key:?}").as_bytes());
         let known = self.path.as_ref().and_then(|path| std::fs::read(path).ok());
         let known = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         self.learned = RefCell::new(known.unwrap_or_default());

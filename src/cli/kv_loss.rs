@@ -12,7 +12,6 @@ use crate::job::{Lengths, Survey};
 use crate::kernel::KvFormat;
 use crate::tokenizer::Special;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// What is read to measure: prose, code, dialogue, instructions.
@@ -28,12 +27,8 @@ const BATCH: usize = 32;
 /// Chooses by what was measured once for this model and kind of device; no budget takes part in it.
 pub(super) fn choose(setup: &Setup<'_>) -> anyhow::Result<KvFormat> {
     let kind = setup.open_device()?.info().kind.to_string();
-    let name: String = {
-        let key = (env!("CARGO_PKG_VERSION"), setup.model.files.fingerprint(), &kind, TEXT);
-        let digest = Sha256::digest(format!("{key:?}").as_bytes());
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    };
-    let path = cache::folder().map(|folder| folder.join("kv-loss").join(format!("{name}.json")));
+    let key = (env!("CARGO_PKG_VERSION"), setup.model.files.fingerprint(), &kind, TEXT);
+    let path = cache::file("kv-loss", format!("{key:?}").as_bytes());
     let found = match path.as_deref().and_then(load) {
         Some(found) => found,
         None => {

@@ -10,7 +10,6 @@ use crate::kernel::KvFormat;
 use crate::profile::{Calibration, Clock, DiskPlace, Effort, Settings, calibrate};
 use forebay_planner::HardwareProfile;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// Equal calls that take longer by more than this part, on average, share the machine.
@@ -166,9 +165,7 @@ fn keep(file: &ProfileFile, path: &Path) {
 /// Where the profile of a machine is cached.
 fn path_of(machine: &Map<String, Value>) -> Option<PathBuf> {
     let key = serde_json::to_vec(machine).ok()?;
-    let digest = Sha256::digest(&key);
-    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Some(cache::folder()?.join("profiles").join(format!("{name}.json")))
+    cache::file("profiles", &key)
 }
 
 /// The user's cache folder, made if need be.

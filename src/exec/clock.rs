@@ -70,18 +70,12 @@ impl Clock {
         self.simulation = simulation;
         self.simulation.now() - before
     }
-}
 
-impl Clock {
-    /// Plays the computation of logits after a pass; returns its seconds.
-    pub(super) fn logits(&mut self, plan: &StreamPlan, rows: usize, slices: usize) -> f64 {
-        let each = rows.div_ceil(slices.max(1));
-        let costs = Costs { clock: self, plan, micro: &[], outputs: each };
-        let heads = plan.parts.iter().enumerate();
-        let heads = heads.filter(|(_, part)| matches!(part.part, Part::Head(_)));
-        let slice = |slice| heads.clone().map(move |(part, _)| Step::Head { part, slice });
-        let steps = (0..slices).flat_map(slice);
-        let head: f64 = steps.map(|step| costs.compute_seconds(step)).sum();
+    /// Plays the computation of `rows` rows of logits after a pass; returns its seconds.
+    pub(super) fn logits(&mut self, plan: &StreamPlan, steps: &[Step], rows: usize) -> f64 {
+        let slices = steps.iter().filter(|step| matches!(step, Step::Gather { .. })).count();
+        let costs = Costs { clock: self, plan, micro: &[], outputs: rows.div_ceil(slices.max(1)) };
+        let head: f64 = steps.iter().map(|&step| costs.compute_seconds(step)).sum();
         let logits = (rows * self.shape.vocab) as f64 * self.profile.device.logit_seconds;
         self.simulation.idle(head + logits);
         head + logits

@@ -213,7 +213,7 @@ impl Executor {
         let steps = head_steps(&self.plan, slices);
         self.play(&steps, &mut Pass { micro: &Arc::default(), rests, outputs: &outputs, each })?;
         if let Some(clock) = &mut self.clock {
-            self.simulated += clock.logits(&self.plan, outputs.len(), slices);
+            self.simulated += clock.logits(&self.plan, &steps, outputs.len());
         }
         Ok(())
     }

@@ -5,13 +5,15 @@
 //! sequence's own positions; what is accepted of those moves to its place with the sequence's next pass,
 //! and what was accepted without being computed is computed then: the cache has no holes.
 
-use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth, GrowthPlan};
+use super::drafter::{
+    DraftError, DraftWork, Draftable, Drafter, Followed, Growth, GrowthPlan, accepted,
+};
 use super::learned::DraftLearned;
 use crate::exec::Executor;
 use crate::kernel::PAGE_LEN;
-use crate::sample::{NoiseKey, draft_scores, for_rows};
+use crate::sample::{NoiseKey, SamplingParams, draft_scores, for_rows};
 use crate::schedule::{Batch, CacheMove, PagePool, Span, TreeSpan};
-use crate::speculate::{Expand, Forest, Node, PUBLISHED_ACCEPTANCE, Sharpness, Tree, commit_moves};
+use crate::speculate::{Expand, Forest, Node, PUBLISHED_ACCEPTANCE, Sharpness, Tree};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -104,11 +106,6 @@ impl DraftModel {
         let computed = |key: &u64| self.own.get(key).map_or(0, |own| own.computed);
         let all = sequences.iter().map(|s| s.tokens.len().saturating_sub(computed(&s.key)));
         all.sum::<usize>() / sequences.len().max(1)
-    }
-
-    /// What runs the draft.
-    pub fn executor(&self) -> &Executor {
-        &self.executor
     }
 
     /// Gets pages for `end` positions of a sequence, from sequences that take no part if need be.
@@ -261,7 +258,7 @@ impl DraftModel {
         }
         let vocab = self.executor.spec().vocab;
         let (shares_noise, common) = (self.shares_noise, self.vocab);
-        let mut scores = Vec::with_capacity(asked.len());
+        let (mut scores, plain) = (Vec::with_capacity(asked.len()), SamplingParams::default());
         let DraftModel { executor, batch, .. } = self;
         executor.pass(batch, &mut |first, logits| {
             let nodes = &asked[first..first + logits.len() / vocab];
@@ -270,8 +267,10 @@ impl DraftModel {
                 let sequence = &sequences[at.tree];
                 // The position of the children.
                 let position = sequence.tokens.len() + forest.node(at).depth as usize;
-                let (params, noise) = noise_of(sequence, position, shares_noise);
-                draft_scores(&params, &logits[..common], noise, WIDTH)
+                let noise = NoiseKey::new(sequence.sampling.seed, sequence.choice, position);
+                // Without the target's noise the draft ranks by plain likelihood.
+                let params = if shares_noise { sequence.sampling } else { &plain };
+                draft_scores(params, &logits[..common], noise, WIDTH)
             }));
         })?;
         self.simulated += executor.simulated_seconds();
@@ -295,20 +294,6 @@ impl DraftModel {
     fn trust(&mut self, noisy: bool) -> &mut Sharpness {
         if noisy { &mut self.noisy } else { &mut self.greedy }
     }
-}
-
-/// What the draft ranks by: the sampling of the target, or, without its noise, plain likelihood.
-fn noise_of(
-    sequence: &Draftable<'_>,
-    position: usize,
-    shares_noise: bool,
-) -> (crate::sample::SamplingParams, NoiseKey) {
-    let noise = NoiseKey::new(sequence.sampling.seed, sequence.choice, position);
-    let params = match shares_noise {
-        true => sequence.sampling.clone(),
-        false => Default::default(),
-    };
-    (params, noise)
 }
 
 impl Drafter for DraftModel {
@@ -364,12 +349,8 @@ impl Drafter for DraftModel {
             outcomes.push((raw, scores.iter().position(|&(child, _)| child == token)));
         }
         if computed(0).is_some() {
-            let start = what.root as u32;
-            let moves = commit_moves(&rows).into_iter();
-            own.moves = moves.map(|(from, to)| (start + from, start + to)).collect();
-            own.computed = what.root + 1 + rows.len();
-            let moved = own.moves.iter().map(|&(from, _)| from as usize + 1).max();
-            let end = own.computed.max(moved.unwrap_or(0));
+            let (moves, end) = accepted(what.root, &rows);
+            (own.moves, own.computed) = (moves, what.root + 1 + rows.len());
             self.pool.shrink(&mut own.pages, end.div_ceil(PAGE_LEN));
         }
         for rank in outcomes.iter().map(|(_, followed)| *followed) {

@@ -2,7 +2,10 @@
 
 use crate::exec::ExecError;
 use crate::sample::SamplingParams;
-use crate::speculate::{Forest, GrowthLimits, PUBLISHED_ACCEPTANCE, Sharpness, StaticTree, Tree};
+use crate::schedule::CacheMove;
+use crate::speculate::{
+    Forest, GrowthLimits, PUBLISHED_ACCEPTANCE, Sharpness, StaticTree, Tree, commit_moves,
+};
 use std::time::Duration;
 
 /// A sequence as a drafter sees it.
@@ -42,6 +45,16 @@ pub struct Followed<'a> {
     pub path: &'a [usize],
     /// The token that came after them.
     pub next: u32,
+}
+
+/// Moves that bring a tree's accepted `rows` to their places behind its `root`, and the position up to which
+/// the cache is needed until they are made.
+pub(super) fn accepted(root: usize, rows: &[usize]) -> (Vec<CacheMove>, usize) {
+    let start = root as u32;
+    let moves = commit_moves(rows).into_iter().map(|(from, to)| (start + from, start + to));
+    let moves: Vec<CacheMove> = moves.collect();
+    let moved = moves.iter().map(|&(from, _)| from as usize + 1).max();
+    (moves, (root + 1 + rows.len()).max(moved.unwrap_or(0)))
 }
 
 /// How far a tree's growth has come.

@@ -1,6 +1,6 @@
 //! Continuous batching: sequences enter and leave between passes.
 
-use super::drafter::{Draftable, Followed};
+use super::drafter::{Draftable, Followed, accepted};
 use super::follow::{Choice, Follow, follow_all};
 use super::sequence::Sequence;
 use super::speculation::{Passed, Speculation, SpeculationStats};
@@ -8,7 +8,7 @@ use super::{Completion, FinishReason, Request};
 use crate::exec::{ExecError, Executor};
 use crate::kernel::PAGE_LEN;
 use crate::schedule::{Batch, PagePool, Span, TreeSpan};
-use crate::speculate::{Tree, commit_moves};
+use crate::speculate::Tree;
 use crate::tokenizer::Tokenizer;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -78,8 +78,6 @@ pub struct EngineStats {
     pub prompt_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
-    /// Rows whose logits were computed.
-    pub outputs: u64,
     /// Sequences that lost their pages to an older one and started over.
     pub preemptions: u64,
     /// Time of passes, shared out between prompt and output positions by their number.
@@ -430,7 +428,7 @@ impl<'t> Engine<'t> {
             };
             speculation.passed(&passed);
         }
-        self.count(shares, (outputs, chosen), start.elapsed());
+        self.count(shares, chosen, start.elapsed());
         let ends = follows.iter().filter_map(|follow| Some((follow.sequence, follow.finish?)));
         Ok(ends.collect())
     }
@@ -453,19 +451,16 @@ impl<'t> Engine<'t> {
             speculation.followed(&what, ended);
         }
         if !ended {
-            let start = root as u32;
-            let moves = commit_moves(path).into_iter();
-            sequence.moves = moves.map(|(from, to)| (start + from, start + to)).collect();
-            sequence.computed = sequence.tokens.len() - 1;
-            // What a tree took beyond its accepted rows is free again.
-            let moved = sequence.moves.iter().map(|&(from, _)| from as usize + 1).max();
-            let end = sequence.tokens.len().max(moved.unwrap_or(0));
+            let (moves, end) = accepted(root, path);
+            (sequence.moves, sequence.computed) = (moves, sequence.tokens.len() - 1);
+            // What a tree took beyond its accepted rows is free again, but for the next token's place.
+            let end = end.max(sequence.tokens.len());
             self.pool.shrink(&mut sequence.pages, end.div_ceil(PAGE_LEN));
         }
     }
 
-    /// Counts a pass that computed `outputs` rows of logits and chose `tokens`.
-    fn count(&mut self, shares: &[Share], (outputs, tokens): (usize, usize), elapsed: Duration) {
+    /// Counts a pass that chose `tokens`.
+    fn count(&mut self, shares: &[Share], tokens: usize, elapsed: Duration) {
         let prompt: usize = shares.iter().filter(|s| s.prompt).map(|s| s.rows).sum();
         let share = prompt as f64 / self.batch.rows() as f64;
         let draft = self.speculation.as_ref().map_or((Duration::ZERO, 0.0), |s| s.last);
@@ -477,7 +472,6 @@ impl<'t> Engine<'t> {
         stats.passes += 1;
         stats.prompt_tokens += prompt as u64;
         stats.generated_tokens += tokens as u64;
-        stats.outputs += outputs as u64;
         stats.prefill += prefill;
         stats.decode += elapsed - prefill;
     }

@@ -1,6 +1,8 @@
 //! How long passes take, and so how large trees should be: predicted seconds by rows, corrected by what
 //! was measured.
 
+use forebay_planner::seconds_by_rows;
+
 /// What a new measurement counts beside all before it.
 const NEWS: f64 = 0.15;
 
@@ -45,16 +47,7 @@ impl Pace {
     }
 
     fn predicted(&self, rows: usize) -> f64 {
-        let Some(&(most, last)) = self.curve.last() else { return 0.0 };
-        let above = self.curve.partition_point(|&(at, _)| at < rows);
-        match (above.checked_sub(1).map(|below| self.curve[below]), self.curve.get(above)) {
-            (Some((low, a)), Some(&(high, b))) => {
-                a + (b - a) * (rows - low) as f64 / (high - low) as f64
-            }
-            (None, Some(&(_, first))) => first,
-            // Beyond what is known: as if all of it were for its rows.
-            (_, None) => last * rows as f64 / most as f64,
-        }
+        seconds_by_rows(&self.curve, rows as f64)
     }
 
     /// Takes in a pass over `rows` rows that brought `tokens` to `sequences` sequences.
