@@ -171,32 +171,48 @@ def identity(grid: DraftGrid, report: Report) -> None:
     prompts = identity_prompts(grid)
     report.rows += [row for row in report.earlier() if "differing" in row]
     done = {row["what"] for row in report.rows}
-    drafts = args.drafts or (["small", "random", "lookup"] if grid.quick else DRAFTS)
-    budgets = args.budgets or ([0, 4] if grid.quick else [0, 1, 16, 128, 1024])
-    cases = itertools.product(args.places or PLACES, args.batches or [1, 8], budgets, drafts)
-    # Without nodes there is no draft.
-    cases = [case for case in cases if case[2] or case[3] == drafts[0]]
-    options, plain = ["--max-tokens", 4 if grid.quick else 16], {}
-    for place, batch, budget, draft in cases:
+    plain: dict[int, dict] = {}
+    for place, batch, budget, draft in identity_cases(args, grid.quick):
         name = f"{draft + ', ' if budget else ''}{budget} nodes, batch {batch}, {place}"
         if name in done:
             continue
-        if not plain:
+        tokens = 4 if grid.quick else identity_tokens(budget // batch, draft)
+        options = ["--max-tokens", tokens]
+        if tokens not in plain:
             run = grid.run(grid.target, prompts, [*options, "--batch", 1, *RESIDENT, *OFF],
                            limit=IDENTITY_SECONDS_MAX)
-            plain = grid.answers()
-            report.row("plain decoding", run, seconds=run.seconds())
+            plain[tokens] = grid.answers()
+            report.row(f"plain decoding, {tokens} tokens", run, seconds=run.seconds())
         with report.case(name):
             weights = RESIDENT if place == "resident" else grid.streamed
             trees = ["--batch", batch, *weights, *grid.draft(budget, draft)]
             run = grid.run(grid.target, prompts, [*options, *trees], limit=IDENTITY_SECONDS_MAX)
-            different = differing(grid.answers(), plain)
+            different = differing(grid.answers(), plain[tokens])
             told = {"note": "differ: " + " ".join(different[:8])} if different else {}
-            report.row(name, run, differing=len(different), requests=len(plain),
+            report.row(name, run, differing=len(different), requests=len(plain[tokens]), tokens=tokens,
                        draft=draft if budget else None, budget=budget, batch=batch, place=place,
                        seconds=run.seconds(), **(figures(run) | told))
     counts = [int(row["differing"]) for row in report.rows if "differing" in row]
     report.bar(f"requests that differ in {len(counts)} combinations", sum(counts), "<=", 0)
+
+
+def identity_cases(args, quick: bool) -> list[tuple[str, int, int, str]]:
+    """Place, batch, budget and draft; those with the fewest nodes for a sequence first."""
+    drafts = args.drafts or (["small", "random", "lookup"] if quick else DRAFTS)
+    budgets = args.budgets or ([0, 4] if quick else [0, 1, 16, 128, 1024])
+    cases = itertools.product(args.places or PLACES, args.batches or [1, 8], budgets, drafts)
+    # Without nodes there is no draft.
+    cases = [case for case in cases if case[2] or case[3] == drafts[0]]
+    return sorted(cases, key=lambda case: case[2] // case[1])
+
+
+def identity_tokens(nodes: int, draft: str) -> int:
+    """Of an answer: few where each pass is long and brings little."""
+    if nodes < 64:
+        return 16
+    if draft == "random":
+        return 4
+    return 6 if nodes > 256 else 16
 
 
 def identity_prompts(grid: DraftGrid) -> Path:

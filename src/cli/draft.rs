@@ -108,6 +108,11 @@ impl Drafting {
         Ok(Some(Drafting { source, speculate, home, shape, path, learned, places, host }))
     }
 
+    /// Whether a model drafts, and not lookup.
+    pub(super) fn is_model(&self) -> bool {
+        matches!(self.source, Source::Model(_))
+    }
+
     /// Its name for people.
     pub(super) fn name(&self) -> &str {
         match &self.source {
@@ -182,7 +187,7 @@ impl Drafting {
         if let Speculate::Budget(budget) = self.speculate {
             pins.tree_budget = Some(budget);
         }
-        pins.draft = self.home.filter(|_| matches!(self.source, Source::Model(_)));
+        pins.draft = self.home.filter(|_| self.is_model());
     }
 
     /// Looks at the places where the draft could live, once.

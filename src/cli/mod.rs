@@ -22,6 +22,7 @@ mod log;
 mod memory;
 mod plan;
 mod planning;
+mod policy;
 mod prepare;
 mod profiles;
 mod progress;

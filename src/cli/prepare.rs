@@ -8,11 +8,11 @@ use super::exit::CliError;
 use super::planning::{Planned, Question};
 use super::progress::Display;
 use super::throttle::Throttles;
-use super::{attention, cache, device, kv, log, profiles};
+use super::{cache, device, kv, log, policy, profiles};
 use crate::backend::{Device, DeviceError};
 use crate::exec::{ExecError, Executor, ExecutorConfig, Resources};
 use crate::generate::Speculation;
-use crate::job::{PolicyFile, ProfileFile, Survey};
+use crate::job::{ProfileFile, Survey};
 use crate::kernel::KvFormat;
 use crate::store::{CacheOptions, FileWeights, IoControl, PackedCache, Throttle, WeightSource};
 use anyhow::Context;
@@ -195,27 +195,7 @@ impl Setup<'_> {
         let mut asked = question.ask(device)?;
         asked.take_away(less);
         let Some(path) = &self.memory.plan else { return asked.plan(device) };
-        let file = PolicyFile::load(path).map_err(CliError::Usage)?;
-        let own = self.model.files.fingerprint();
-        if file.model != own {
-            let path = path.display();
-            return Err(CliError::Usage(format!(
-                "{path}: the policy is for a model with fingerprint {}, this one has {own}; emit it \
-                 again with `forebay plan`",
-                file.model
-            ))
-            .into());
-        }
-        if file.policy.host_attention != self.host_attention {
-            let (path, own) = (path.display(), file.policy.host_attention);
-            return Err(CliError::Usage(format!(
-                "{path}: the policy has attention on the {}, and this run on the {}",
-                attention::name(own),
-                attention::name(self.host_attention)
-            ))
-            .into());
-        }
-        asked.predict(device, &file.policy)
+        asked.predict(device, &policy::load(path, self, &question.pins)?)
     }
 
     /// Plans, allocates and loads. Where the machine has less memory than it said, a plan for less is

@@ -106,3 +106,40 @@ fn a_draft_that_does_not_fit_is_refused_with_bytes() {
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("no draft trees"), "{text}");
 }
+
+#[test]
+fn a_policy_is_followed_and_held_against_the_arguments() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let policy = folder.join("policy.json");
+    let policy = policy.to_str().unwrap();
+    let mut plan = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    plan.args(["plan", "-m", &tiny("llama"), "-i", prompts(folder).to_str().unwrap()]);
+    plan.args(["--device", "cpu", "--max-model-len", "64", "--emit", policy]);
+    plan.args(["--draft", "lookup", "--speculate", "8", "--batch", "2"])
+        .env("XDG_CACHE_HOME", folder);
+    let (code, text) = outcome(plan);
+    assert_eq!(code, 0, "{text}");
+    let draft = tiny("qwen3");
+    for (arguments, said) in [
+        (&["--draft", "lookup", "--batch", "3"][..], "the policy has 2 where --batch says 3"),
+        (&["--draft", "lookup", "--speculate", "9"], "has 8 where --speculate says 9"),
+        (&["--speculate", "off"], "trees of 8 nodes; name their draft with --draft lookup"),
+        (&["--draft", &draft], "trees are of lookup, and --draft is"),
+        (&["--draft", "lookup", "--weights", "ram=50%"], "leave --weights out, or --plan"),
+    ] {
+        let (code, text) =
+            outcome(run(folder, "no.jsonl", &[arguments, &["--plan", policy]].concat()));
+        assert!(
+            code == 2 && text.contains(said) && text.contains(policy),
+            "{arguments:?}: {code} {text}"
+        );
+        assert!(!folder.join("no.jsonl").exists());
+    }
+    let arguments = ["--draft", "lookup", "--speculate", "8", "--batch", "2", "--plan", policy];
+    let (code, text) = outcome(run(folder, "out.jsonl", &arguments));
+    assert!(code == 0 && text.contains("draft trees of"), "{code} {text}");
+    let (code, text) = outcome(run(folder, "plain.jsonl", &[]));
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(results(&folder.join("out.jsonl")), results(&folder.join("plain.jsonl")));
+}

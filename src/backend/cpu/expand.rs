@@ -31,8 +31,6 @@ pub(super) struct Expanded {
 pub(super) enum Kind {
     /// One scale, quants centred.
     Centred,
-    /// One scale, 8-bit quants centred.
-    Bytes,
     /// Scale and minimum.
     Affine,
     /// One scale per 16 columns, quants centred.
@@ -83,7 +81,7 @@ macro_rules! formats {
 formats! {
     Centred4: Centred Nibbles Centre8;
     Centred5: Centred Five Centre16;
-    Centred8: Bytes Whole CentreByte;
+    Centred8: Centred Whole CentreByte;
     Affine4: Affine Nibbles Sum;
     Affine5: Affine Five Sum;
     Halves6: Halves Six Halves32;

@@ -3,7 +3,7 @@
 use super::activations::{BLOCK, Rounded, group_len};
 use super::expand::{
     Affine4, Affine5, CHUNK, Centred4, Centred5, Centred8, Expanded, FLOAT_CHUNK, Format, Halves6,
-    Kind, expand_floats, expand_scales, prefetch, prefetch_scales, unpack,
+    Kind, Storage, expand_floats, expand_scales, prefetch, prefetch_scales, unpack,
 };
 use super::simd::{LANES, Simd, Task};
 use super::span::Span;
@@ -176,6 +176,10 @@ impl Tile<'_> {
                     let sums = bench.sums[start - self.start..][..len].as_mut_ptr();
                     let rows = x.at::<f32>(start * cols + first, (len - 1) * cols + count);
                     match len {
+                        8 if S::ROWS < 8 => {
+                            multiply_floats::<S, 4>(floats, rows, cols, sums);
+                            multiply_floats::<S, 4>(floats, rows.add(4 * cols), cols, sums.add(4));
+                        }
                         8 => multiply_floats::<S, 8>(floats, rows, cols, sums),
                         4 => multiply_floats::<S, 4>(floats, rows, cols, sums),
                         2 => multiply_floats::<S, 2>(floats, rows, cols, sums),
@@ -238,32 +242,14 @@ impl Group<'_> {
                 *sum = S::load(self.sums.add(r).cast());
             }
             for b in 0..self.count {
-                let at = self.within + b;
-                let quants = self.weights.quants[at].as_ptr();
-                let mut w = [S::load_bytes(quants); 8];
-                for (g, w) in w.iter_mut().enumerate() {
-                    *w = S::load_bytes(quants.add(g * 64));
-                }
-                let scale = S::load(self.weights.scales[at][0].as_ptr());
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    let cell = b * R + r;
-                    let x = self.quants.add(cell * BLOCK).cast::<i32>();
-                    let product = if T::KIND == Kind::Halves {
-                        let second = S::load(self.weights.scales[at][1].as_ptr());
-                        let init = self.corrections.add(cell * 2);
-                        let low = dot::<S, T, 4>(&w, x, init.read());
-                        let high = dot::<S, T, 4>(&w[4..], x.add(4), init.add(1).read());
-                        S::fma(second, high, S::mul(scale, low))
-                    } else if T::KIND == Kind::Affine {
-                        let total = self.corrections.add(cell).cast::<f32>().read();
-                        let minimum = S::load(self.weights.minima[at].as_ptr());
-                        let scaled = S::mul(scale, dot::<S, T, 8>(&w, x, 0));
-                        S::fma(minimum, S::splat(total), scaled)
-                    } else {
-                        let init = self.corrections.add(cell).read();
-                        S::mul(scale, dot::<S, T, 8>(&w, x, init))
-                    };
-                    *sum = S::fma(product, S::splat(self.scales.add(cell).read()), *sum);
+                for (part, sums) in sums.chunks_mut(S::ROWS).enumerate() {
+                    let cell = b * R + part * S::ROWS;
+                    match sums.len() {
+                        8 => self.block::<S, T, 8>(b, cell, sums),
+                        4 => self.block::<S, T, 4>(b, cell, sums),
+                        2 => self.block::<S, T, 2>(b, cell, sums),
+                        _ => self.block::<S, T, 1>(b, cell, sums),
+                    }
                 }
             }
             for (r, sum) in sums.into_iter().enumerate() {
@@ -271,23 +257,77 @@ impl Group<'_> {
             }
         }
     }
+
+    /// Adds the products of one block to `R` rows of sums, whose x is at `cell` and after it.
+    #[inline(always)]
+    unsafe fn block<S: Simd, T: Format, const R: usize>(
+        &self,
+        b: usize,
+        cell: usize,
+        sums: &mut [S::F],
+    ) {
+        let at = self.within + b;
+        let quants = self.weights.quants[at].as_ptr();
+        // SAFETY: by the contract of `multiply`.
+        unsafe {
+            let x = self.quants.add(cell * BLOCK).cast::<i32>();
+            let scale = S::load(self.weights.scales[at][0].as_ptr());
+            let scales = self.scales.add(cell);
+            match T::KIND {
+                Kind::Halves => {
+                    let second = S::load(self.weights.scales[at][1].as_ptr());
+                    let init = self.corrections.add(cell * 2);
+                    let mut inits = [[0; R]; 2];
+                    for r in 0..R {
+                        inits[0][r] = init.add(2 * r).read();
+                        inits[1][r] = init.add(2 * r + 1).read();
+                    }
+                    let first = dots::<S, T, R, 4>(quants, x, inits[0]);
+                    let last = dots::<S, T, R, 4>(quants.add(4 * 64), x.add(4), inits[1]);
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        let low = S::mul(scale, S::to_f32(first[r]));
+                        let product = S::fma(second, S::to_f32(last[r]), low);
+                        *sum = S::fma(product, S::splat(scales.add(r).read()), *sum);
+                    }
+                }
+                Kind::Affine => {
+                    let minimum = S::load(self.weights.minima[at].as_ptr());
+                    let totals = self.corrections.add(cell).cast::<f32>();
+                    let dots = dots::<S, T, R, 8>(quants, x, [0; R]);
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        let scaled = S::mul(scale, S::to_f32(dots[r]));
+                        let product = S::fma(minimum, S::splat(totals.add(r).read()), scaled);
+                        *sum = S::fma(product, S::splat(scales.add(r).read()), *sum);
+                    }
+                }
+                Kind::Centred => {
+                    let init = self.corrections.add(cell).cast::<[i32; R]>().read();
+                    let dots = dots::<S, T, R, 8>(quants, x, init);
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        let product = S::mul(scale, S::to_f32(dots[r]));
+                        *sum = S::fma(product, S::splat(scales.add(r).read()), *sum);
+                    }
+                }
+            }
+        }
+    }
 }
 
-/// `init` plus the products of `N` groups of four columns.
+/// [`Simd::dots`] of the weights' bits.
 #[inline(always)]
-unsafe fn dot<S: Simd, T: Format, const N: usize>(w: &[S::W], x: *const i32, init: i32) -> S::F {
-    // SAFETY: x has N words; they are aligned to four bytes.
+unsafe fn dots<S: Simd, T: Format, const R: usize, const N: usize>(
+    w: *const u8,
+    x: *const i32,
+    init: [i32; R],
+) -> [S::I; R] {
+    // SAFETY: by contract.
     unsafe {
-        let mut sum = S::splat_i32(init);
-        for (g, &w) in w[..N].iter().enumerate() {
-            let x = x.add(g).read();
-            sum = if T::KIND == Kind::Bytes {
-                S::dot4::<true>(sum, w, x)
-            } else {
-                S::dot4::<false>(sum, w, x)
-            };
+        match T::STORAGE {
+            Storage::Nibbles => S::dots::<R, N, 4>(w, x, init),
+            Storage::Five => S::dots::<R, N, 5>(w, x, init),
+            Storage::Six => S::dots::<R, N, 6>(w, x, init),
+            Storage::Whole => S::dots::<R, N, 8>(w, x, init),
         }
-        S::to_f32(sum)
     }
 }
 

@@ -77,6 +77,8 @@ pub(super) trait Simd: Copy + 'static {
     type W: Copy;
     /// Quants of 8 bits are stored as `q ^ BYTE_BIAS`: 0x80 where dot products want unsigned weights.
     const BYTE_BIAS: u8;
+    /// Rows of x, at most eight, whose sums stay in registers beside what multiplies them.
+    const ROWS: usize;
 
     /// Asks for the cache line of an address, which need not be valid.
     unsafe fn prefetch(p: *const u8);
@@ -118,9 +120,14 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn or(a: Self::W, b: Self::W) -> Self::W;
     /// Each byte with `bits` flipped.
     unsafe fn flip(w: Self::W, bits: u8) -> Self::W;
-    /// `acc + sum of w[i] * x[i]` over the four bytes of a lane; `x` holds four i8. `WIDE` weights
-    /// use all 8 bits (with [`Simd::BYTE_BIAS`]), others at most 6.
-    unsafe fn dot4<const WIDE: bool>(acc: Self::I, w: Self::W, x: i32) -> Self::I;
+    /// For each row `r`, `init[r]` plus the sums over `N` groups of four columns of weights times `x`.
+    /// Group `g` has 64 bytes at `w + 64 g`, which use `BITS` bits (all 8 with [`Simd::BYTE_BIAS`]); row
+    /// `r` four i8 at `x + 8 r + g`. `R` is at most [`Simd::ROWS`].
+    unsafe fn dots<const R: usize, const N: usize, const BITS: u32>(
+        w: *const u8,
+        x: *const i32,
+        init: [i32; R],
+    ) -> [Self::I; R];
 }
 
 /// Sum of the lanes, in the order of [`Simd::sum_rows`].
@@ -137,6 +144,31 @@ pub(super) unsafe fn sum<S: Simd>(v: S::F) -> f32 {
         width /= 2;
     }
     lanes[0]
+}
+
+/// [`Simd::dots`] where one operation adds the products of a group: `dot4` of sums, weights and x.
+#[inline(always)]
+pub(super) unsafe fn dots_by_group<S: Simd, const R: usize, const N: usize>(
+    w: *const u8,
+    x: *const i32,
+    init: [i32; R],
+    dot4: impl Fn(S::I, S::W, i32) -> S::I,
+) -> [S::I; R] {
+    // SAFETY: by the contract of `dots`.
+    unsafe {
+        let mut weights = [S::load_bytes(w); N];
+        for (g, weights) in weights.iter_mut().enumerate() {
+            *weights = S::load_bytes(w.add(g * 64));
+        }
+        let mut sums = [S::splat_i32(0); R];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum = S::splat_i32(init[r]);
+            for (g, &w) in weights.iter().enumerate() {
+                *sum = dot4(*sum, w, x.add(8 * r + g).read());
+            }
+        }
+        sums
+    }
 }
 
 /// Work that is compiled once per path.

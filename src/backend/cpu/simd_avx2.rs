@@ -22,6 +22,7 @@ impl Simd for Avx2 {
     type I = I;
     type W = I;
     const BYTE_BIAS: u8 = 0;
+    const ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
@@ -198,21 +199,50 @@ impl Simd for Avx2 {
             [_mm256_xor_si256(w[0], bits), _mm256_xor_si256(w[1], bits)]
         }
     }
-    /// Products of 8-bit weights would overflow 16 bits as unsigned; with the sign moved to `x`
-    /// (which stays within 127) two of them fit.
+    /// Pairs of products add up in 16 bits as long as they cannot overflow: x stays within 127, so that
+    /// eight groups of 4-bit weights do (30480), four of 5 bits (31496), two of 6 bits (32004). Products
+    /// of 8-bit weights would overflow as unsigned; with the sign moved to x two fit.
     #[inline(always)]
-    unsafe fn dot4<const WIDE: bool>(acc: I, w: I, x: i32) -> I {
+    unsafe fn dots<const R: usize, const N: usize, const BITS: u32>(
+        w: *const u8,
+        x: *const i32,
+        init: [i32; R],
+    ) -> [I; R] {
+        let groups = match BITS {
+            4 => 8,
+            5 => 4,
+            6 => 2,
+            _ => 1,
+        };
         unsafe {
-            let (x, ones) = (_mm256_set1_epi32(x), _mm256_set1_epi16(1));
-            let dot = |acc: __m256i, w: __m256i| {
-                let pairs = if WIDE {
-                    _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
-                } else {
-                    _mm256_maddubs_epi16(w, x)
-                };
-                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, ones))
-            };
-            [dot(acc[0], w[0]), dot(acc[1], w[1])]
+            let ones = _mm256_set1_epi16(1);
+            let mut sums = [[_mm256_setzero_si256(); 2]; R];
+            for (sums, init) in sums.iter_mut().zip(init) {
+                *sums = [_mm256_set1_epi32(init); 2];
+            }
+            for start in (0..N).step_by(groups) {
+                let mut pairs = [[_mm256_setzero_si256(); 2]; R];
+                for g in start..N.min(start + groups) {
+                    let w = Avx2::load_bytes(w.add(64 * g));
+                    for (r, pairs) in pairs.iter_mut().enumerate() {
+                        let x = _mm256_set1_epi32(x.add(8 * r + g).read());
+                        for (pairs, w) in pairs.iter_mut().zip(w) {
+                            let product = if BITS == 8 {
+                                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+                            } else {
+                                _mm256_maddubs_epi16(w, x)
+                            };
+                            *pairs = _mm256_add_epi16(*pairs, product);
+                        }
+                    }
+                }
+                for (sums, pairs) in sums.iter_mut().zip(pairs) {
+                    for (sum, pairs) in sums.iter_mut().zip(pairs) {
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+                    }
+                }
+            }
+            sums
         }
     }
 }

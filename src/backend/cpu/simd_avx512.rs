@@ -1,6 +1,6 @@
 //! AVX-512 with VNNI.
 
-use super::simd::{LANES, Simd, Task};
+use super::simd::{LANES, Simd, Task, dots_by_group};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -19,6 +19,7 @@ impl Simd for Avx512 {
     type I = __m512i;
     type W = __m512i;
     const BYTE_BIAS: u8 = 0x80;
+    const ROWS: usize = 8;
 
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
@@ -159,7 +160,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_xor_si512(w, _mm512_set1_epi8(bits as i8)) }
     }
     #[inline(always)]
-    unsafe fn dot4<const WIDE: bool>(acc: __m512i, w: __m512i, x: i32) -> __m512i {
-        unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)) }
+    unsafe fn dots<const R: usize, const N: usize, const BITS: u32>(
+        w: *const u8,
+        x: *const i32,
+        init: [i32; R],
+    ) -> [__m512i; R] {
+        unsafe {
+            let dot4 = |sum, w, x| _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x));
+            dots_by_group::<Self, R, N>(w, x, init, dot4)
+        }
     }
 }

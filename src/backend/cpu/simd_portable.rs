@@ -1,6 +1,6 @@
 //! Plain Rust: the definition of each operation.
 
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, Simd, dots_by_group};
 use half::f16;
 
 #[derive(Clone, Copy)]
@@ -19,6 +19,7 @@ impl Simd for Portable {
     type I = [i32; LANES];
     type W = [[u8; 4]; LANES];
     const BYTE_BIAS: u8 = 0x80;
+    const ROWS: usize = 8;
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
@@ -126,14 +127,17 @@ impl Simd for Portable {
         w.map(|w| w.map(|byte| byte ^ bits))
     }
     #[inline(always)]
-    unsafe fn dot4<const WIDE: bool>(
-        acc: [i32; LANES],
-        w: [[u8; 4]; LANES],
-        x: i32,
-    ) -> [i32; LANES] {
-        let x = x.to_ne_bytes().map(|x| i32::from(x as i8));
-        std::array::from_fn(|lane| {
-            (0..4).fold(acc[lane], |acc, i| acc + i32::from(w[lane][i]) * x[i])
-        })
+    unsafe fn dots<const R: usize, const N: usize, const BITS: u32>(
+        w: *const u8,
+        x: *const i32,
+        init: [i32; R],
+    ) -> [[i32; LANES]; R] {
+        let dot4 = |sum: [i32; LANES], w: [[u8; 4]; LANES], x: i32| {
+            let x = x.to_ne_bytes().map(|x| i32::from(x as i8));
+            std::array::from_fn(|lane| {
+                (0..4).fold(sum[lane], |sum, i| sum + i32::from(w[lane][i]) * x[i])
+            })
+        };
+        unsafe { dots_by_group::<Self, R, N>(w, x, init, dot4) }
     }
 }

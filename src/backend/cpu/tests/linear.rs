@@ -81,6 +81,41 @@ fn layers_are_exact_on_rounded_inputs() {
     }
 }
 
+/// The largest products of all add up without overflow, however narrow the sums of a path are.
+#[test]
+fn the_largest_quants_do_not_overflow() {
+    let mut random = Random(7);
+    for dtype in DType::ALL.into_iter().filter(|dtype| !dtype.is_float()) {
+        // Quants and their high bits within a block.
+        let quants = match dtype {
+            DType::Q4_0 => 2..18,
+            DType::Q4_1 => 4..20,
+            DType::Q5_0 => 2..22,
+            DType::Q5_1 => 4..24,
+            DType::Q8_0 => 2..34,
+            DType::Q4K => 16..144,
+            DType::Q5K => 16..176,
+            DType::Q6K => 0..192,
+            _ => unreachable!("{dtype}"),
+        };
+        let (cols, m) = (512, 9);
+        let largest: &[u8] = if dtype == DType::Q8_0 { &[0x80, 0x7F] } else { &[0xFF, 0] };
+        for fill in largest {
+            let mut layers = [layer(dtype, 16, cols, false, &mut random)];
+            for block in layers[0].bytes.chunks_mut(dtype.block_bytes()) {
+                block[quants.clone()].fill(*fill);
+            }
+            let x: Vec<f32> =
+                (0..m * cols).map(|i| if i / cols % 2 == 0 { 127.0 } else { -127.0 }).collect();
+            let want = run(&mut ReferenceDevice::new(), &layers, &x, m);
+            for (name, mut device) in devices() {
+                let error = nmse(&run(&mut device, &layers, &x, m)[0], &want[0]);
+                assert!(error < 1e-12, "{dtype}, quants of {fill:#x}, {name}: {error}");
+            }
+        }
+    }
+}
+
 /// The bits of a row do not depend on path, threads, or how many rows share the call.
 #[test]
 fn rows_have_the_same_bits_in_any_company() {
