@@ -1,6 +1,9 @@
 //! The one integration test binary. Each module says what it holds.
 
 /// Budgets are kept.
+#[path = "it/bench.rs"]
+mod bench;
+
 #[path = "it/budget.rs"]
 mod budget;
 /// The machine is measured, and the profile is written, printed and kept.

@@ -1,7 +1,9 @@
 //! The arguments as they are written. What they amount to is in `values`.
 
+use super::bench_rows::Format;
 use super::budget::Amount;
 use super::draft::Speculate;
+use super::series::Series;
 use super::sweep::Sweep;
 use super::throttle::Throttles;
 use super::{attention, kv, values};
@@ -34,6 +36,8 @@ pub(super) enum Command {
     Run(Box<RunArgs>),
     /// Show where everything would live, how long a job would take, and why
     Plan(Box<PlanArgs>),
+    /// Measure how fast jobs of some lengths are, as llama-bench and llama-batched-bench do
+    Bench(Box<BenchArgs>),
     /// Measure this machine for the planner
     Calibrate(CalibrateArgs),
     /// List the devices that --device can name
@@ -303,6 +307,40 @@ pub(super) struct PlanArgs {
     pub(super) memory: MemoryArgs,
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct BenchArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+    /// Prompt tokens of each request: a number, a list such as 128,512, or a range such as 64-512*2; 0
+    /// measures output alone
+    #[arg(short, long = "prompt-len", env = "FOREBAY_PROMPT_LEN", value_name = "TOKENS")]
+    #[arg(default_value = "512")]
+    pub(super) prompt: Series,
+    /// Generated tokens of each request; 0 measures prompts alone
+    #[arg(short = 'n', long = "gen-len", env = "FOREBAY_GEN_LEN", value_name = "TOKENS")]
+    #[arg(default_value = "128")]
+    pub(super) gen_tokens: Series,
+    /// Requests of a job; how many are computed at once is planned, unless --batch says
+    #[arg(short = 'b', long, env = "FOREBAY_REQUESTS", default_value = "1", value_name = "N")]
+    pub(super) requests: Series,
+    /// Times that each job is measured
+    #[arg(short, long, env = "FOREBAY_REPETITIONS", default_value = "5", value_name = "N")]
+    #[arg(value_parser = values::count)]
+    pub(super) repetitions: usize,
+    /// Measure the first job of each lengths, too, which finds caches cold
+    #[arg(long, env = "FOREBAY_NO_WARMUP", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue)]
+    pub(super) no_warmup: bool,
+    /// How results are printed
+    #[arg(short = 'o', long, env = "FOREBAY_FORMAT", default_value = "md", value_name = "FORMAT")]
+    #[arg(value_parser = PossibleValuesParser::new(Format::NAMES))]
+    pub(super) format: String,
+    #[command(flatten)]
+    pub(super) engine: EngineArgs,
+    #[command(flatten)]
+    pub(super) memory: MemoryArgs,
 }
 
 #[derive(Clone, Debug, Args)]

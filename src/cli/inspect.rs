@@ -36,7 +36,7 @@ fn types(tensors: &[TensorListing]) -> BTreeMap<&str, (usize, u64)> {
     types
 }
 
-fn parameters(tensors: &[TensorListing]) -> u64 {
+pub(super) fn parameters(tensors: &[TensorListing]) -> u64 {
     tensors.iter().filter(|t| t.used).map(|t| t.shape.iter().product::<u64>()).sum()
 }
 

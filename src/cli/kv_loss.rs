@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// What is read to measure: prose, code, dialogue, instructions.
-const TEXT: &str = include_str!("texts/kv_loss.txt");
+pub(super) const TEXT: &str = include_str!("texts/kv_loss.txt");
 
 /// Positions of a chunk, of which the second half is scored, and chunks.
 const CONTEXT: usize = 512;

@@ -4,6 +4,8 @@
 
 mod args;
 mod attention;
+mod bench;
+mod bench_rows;
 mod budget;
 mod cache;
 mod calibrate;
@@ -28,6 +30,7 @@ mod profiles;
 mod progress;
 mod replan;
 mod run;
+mod series;
 mod shell;
 mod sweep;
 mod synth;
@@ -49,6 +52,7 @@ pub fn main() -> anyhow::Result<u8> {
     match cli.command {
         Command::Run(args) => run::run(&args, quiet),
         Command::Plan(args) => plan::plan(&args, quiet),
+        Command::Bench(args) => bench::bench(&args, quiet),
         Command::Calibrate(args) => calibrate::calibrate(&args, quiet),
         Command::Devices(args) => devices::devices(&args),
         Command::Inspect(args) => inspect::inspect(&args),

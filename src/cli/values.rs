@@ -7,7 +7,7 @@ use crate::job::{
 use forebay_planner::PinnedSplit;
 
 /// Most of anything that is counted: what 32-bit offsets on devices can hold with room to spare.
-const COUNT_MAX: usize = 1 << 24;
+pub(super) const COUNT_MAX: usize = 1 << 24;
 
 /// A count from 1.
 pub(super) fn count(text: &str) -> Result<usize, String> {

@@ -276,14 +276,13 @@ impl Group<'_> {
             match T::KIND {
                 Kind::Halves => {
                     let second = S::load(self.weights.scales[at][1].as_ptr());
-                    let init = self.corrections.add(cell * 2);
-                    let mut inits = [[0; R]; 2];
-                    for r in 0..R {
-                        inits[0][r] = init.add(2 * r).read();
-                        inits[1][r] = init.add(2 * r + 1).read();
+                    let pairs = self.corrections.add(cell * 2).cast::<[[i32; 2]; R]>().read();
+                    let (mut low, mut high) = ([0; R], [0; R]);
+                    for (r, [first, last]) in pairs.into_iter().enumerate() {
+                        (low[r], high[r]) = (first, last);
                     }
-                    let first = dots::<S, T, R, 4>(quants, x, inits[0]);
-                    let last = dots::<S, T, R, 4>(quants.add(4 * 64), x.add(4), inits[1]);
+                    let first = dots::<S, T, R, 4>(quants, x, low);
+                    let last = dots::<S, T, R, 4>(quants.add(4 * 64), x.add(4), high);
                     for (r, sum) in sums.iter_mut().enumerate() {
                         let low = S::mul(scale, S::to_f32(first[r]));
                         let product = S::fma(second, S::to_f32(last[r]), low);
