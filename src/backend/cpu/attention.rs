@@ -1,4 +1,5 @@
-//! Attention of one row and one key/value head: its query heads share each key and value.
+//! Attention of a few rows of one sequence and one key/value head: their query heads share each key and
+//! value. A row has the bits that it has alone.
 
 use super::math::exp;
 use super::simd::{LANES, Simd, Task, sum};
@@ -9,6 +10,13 @@ use std::ops::Range;
 
 /// Vectors of a head's output held in registers at a time.
 const STRIP: usize = 4;
+
+/// Bytes that memory gives at a time.
+const CACHE_LINE: usize = 64;
+
+/// Rows of one sequence that share keys and values. More would share little more, and make units too
+/// large to spread over many threads.
+const ROWS: usize = 4;
 
 /// Operands of an attention call; see [`crate::kernel::Call::Attention`].
 #[derive(Clone, Copy, Debug)]
@@ -45,21 +53,37 @@ impl Attention {
         self.padded() * if self.bias.is_some() { 2 } else { 1 }
     }
 
-    /// f32 of working memory per thread: a tile of keys or values, then per query head the query,
-    /// the output, the tile's weights, the sum of weights and the maximum.
+    /// f32 of working memory per thread: a tile of keys or values, then per row and query head the
+    /// query, the output, the tile's weights, the sum of weights and the maximum.
     pub(super) fn scratch(&self) -> usize {
-        PAGE_LEN * self.stride() + self.group() * (self.stride() + self.padded() + 3 * LANES)
+        let head = self.stride() + self.padded() + 3 * LANES;
+        PAGE_LEN * self.stride() + ROWS * self.group() * head
     }
 
-    /// Units of work: rows times key/value heads.
-    pub(super) fn units(&self, rows: usize) -> usize {
-        rows * self.layout.kv_heads
+    /// Units of work: blocks of rows times key/value heads.
+    pub(super) fn units(&self, blocks: &[Range<usize>]) -> usize {
+        blocks.len() * self.layout.kv_heads
     }
+}
+
+/// Rows that are computed together: neighbours of one sequence, which share its pages.
+pub(super) fn blocks(map: &[AttentionRow]) -> Vec<Range<usize>> {
+    let mut blocks: Vec<Range<usize>> = Vec::new();
+    for (row, own) in map.iter().enumerate() {
+        match blocks.last_mut() {
+            Some(last) if last.len() < ROWS && map[last.start].page_start == own.page_start => {
+                last.end = row + 1;
+            }
+            _ => blocks.push(row..row + 1),
+        }
+    }
+    blocks
 }
 
 /// Units `units` of an attention call.
 pub(super) struct Rows<'a> {
     pub(super) call: &'a Attention,
+    pub(super) blocks: &'a [Range<usize>],
     pub(super) units: Range<usize>,
     pub(super) scratch: *mut f32,
 }
@@ -71,14 +95,15 @@ impl Task for Rows<'_> {
         let (group, padded, stride) = (self.call.group(), self.call.padded(), self.call.stride());
         let tile = self.scratch;
         let queries = tile.wrapping_add(PAGE_LEN * stride);
-        let outputs = queries.wrapping_add(group * stride);
-        let weights = outputs.wrapping_add(group * padded).cast::<[f32; LANES]>();
-        let states = weights.wrapping_add(group);
+        let heads = ROWS * group;
+        let outputs = queries.wrapping_add(heads * stride);
+        let weights = outputs.wrapping_add(heads * padded).cast::<[f32; LANES]>();
+        let states = weights.wrapping_add(heads);
         let work =
             Work { call: self.call, padded, stride, tile, queries, outputs, weights, states };
         for unit in self.units {
             // SAFETY: scratch has the size of `Attention::scratch` and belongs to this thread.
-            unsafe { work.row::<S>(unit / kv_heads, unit % kv_heads) };
+            unsafe { work.block::<S>(self.blocks[unit / kv_heads].clone(), unit % kv_heads) };
         }
     }
 }
@@ -92,59 +117,181 @@ struct Work<'a> {
     queries: *mut f32,
     outputs: *mut f32,
     weights: *mut [f32; LANES],
-    /// Per query head: lane-wise sums of weights, then a vector whose first lane is the maximum.
+    /// Per row and query head: lane-wise sums of weights, then a vector whose first lane is the maximum.
     states: *mut [f32; LANES],
 }
 
 impl Work<'_> {
     #[inline(always)]
-    unsafe fn row<S: Simd>(&self, row: usize, kv_head: usize) {
+    unsafe fn block<S: Simd>(&self, rows: Range<usize>, kv_head: usize) {
+        // SAFETY: spans check bounds; this unit alone writes its heads of `out`.
+        unsafe {
+            let map = self.call.map.slice::<AttentionRow>(rows.start, rows.len());
+            let first = map.iter().map(|row| self.start(row) / PAGE_LEN).min().unwrap_or(0);
+            let end = map.iter().map(|row| (row.length as usize).div_ceil(PAGE_LEN)).max();
+            self.prefetch::<S>(&map[0], first, kv_head, false);
+            self.prefetch::<S>(&map[0], first, kv_head, true);
+            for (index, row) in rows.clone().enumerate() {
+                self.begin(index, row, kv_head);
+            }
+            self.tile.write_bytes(0, PAGE_LEN * self.stride);
+            for tile in first..end.unwrap_or(0) {
+                let base = tile * PAGE_LEN;
+                let mut all: [Range<usize>; ROWS] = [const { 0..0 }; ROWS];
+                let (mut start, mut end, mut prefix) = (PAGE_LEN, 0, usize::MAX);
+                for (to, row) in all.iter_mut().zip(map) {
+                    let seen = self.seen(row, base);
+                    if !seen.is_empty() {
+                        (start, end) = (start.min(seen.start), end.max(seen.end));
+                        prefix = prefix.min(row.prefix as usize);
+                    }
+                    *to = seen;
+                }
+                if end == 0 {
+                    continue;
+                }
+                if base + end <= prefix {
+                    self.take_in::<S>(&map[0], base, (0, &all[..rows.len()]), start..end, kv_head);
+                    continue;
+                }
+                // Paths of their own.
+                for (index, (seen, row)) in all.iter().zip(map).enumerate() {
+                    if !seen.is_empty() {
+                        let own = (index, std::slice::from_ref(seen));
+                        self.take_in::<S>(row, base, own, seen.clone(), kv_head);
+                    }
+                }
+            }
+            for (index, row) in rows.enumerate() {
+                self.finish::<S>(index, row, kv_head);
+            }
+        }
+    }
+
+    /// Asks for the keys and values of a tile that lies in the row's pages as a whole: they are strewn over
+    /// memory, and come too late for who waits for each.
+    #[inline(always)]
+    unsafe fn prefetch<S: Simd>(
+        &self,
+        row: &AttentionRow,
+        tile: usize,
+        kv_head: usize,
+        values: bool,
+    ) {
+        if (tile + 1) * PAGE_LEN > row.prefix as usize {
+            return;
+        }
+        let (layout, cache) = (self.call.layout, self.call.cache);
+        // SAFETY: the span of pages checks the tile; a prefetch may name any address.
+        unsafe {
+            let page = self.call.pages.slice::<u32>(row.page_start as usize + tile, 1)[0] as usize;
+            for slot in page * PAGE_LEN..(page + 1) * PAGE_LEN {
+                let (from, bytes) = match values {
+                    true => (layout.value_at(slot), layout.value_bytes()),
+                    false => (layout.key_at(slot), layout.key_bytes()),
+                };
+                let head = cache.at::<u8>(0, 0).wrapping_add(from + kv_head * bytes);
+                for at in (0..bytes).step_by(CACHE_LINE) {
+                    S::prefetch(head.wrapping_add(at));
+                }
+            }
+        }
+    }
+
+    /// First position that a row sees.
+    #[inline(always)]
+    fn start(&self, row: &AttentionRow) -> usize {
+        match self.call.window {
+            0 => 0,
+            window => (row.length as usize).saturating_sub(window),
+        }
+    }
+
+    /// Positions of the tile at `base` that a row sees.
+    #[inline(always)]
+    fn seen(&self, row: &AttentionRow, base: usize) -> Range<usize> {
+        let end = (row.length as usize).clamp(base, base + PAGE_LEN) - base;
+        self.start(row).clamp(base, base + end) - base..end
+    }
+
+    /// Sets out with the queries of row `row`, which is the block's `index`-th.
+    #[inline(always)]
+    unsafe fn begin(&self, index: usize, row: usize, kv_head: usize) {
         let call = self.call;
         let (group, dim) = (call.group(), call.layout.head_dim);
         let first_head = row * call.heads + kv_head * group;
-        // SAFETY: spans check bounds; this unit alone writes its heads of `out`.
+        // SAFETY: spans check bounds, and scratch has ROWS * group heads.
         unsafe {
-            let map = call.map.slice::<AttentionRow>(row, 1)[0];
             let queries = call.q.slice::<f32>(first_head * dim, group * dim);
             for (head, query) in queries.chunks_exact(dim).enumerate() {
-                let to = std::slice::from_raw_parts_mut(
-                    self.queries.add(head * self.stride),
-                    self.stride,
-                );
+                let at = index * group + head;
+                let to =
+                    std::slice::from_raw_parts_mut(self.queries.add(at * self.stride), self.stride);
                 to.fill(0.0);
                 to[..dim].copy_from_slice(query);
                 if let Some((terms, _)) = call.bias {
                     let terms = terms.slice::<f32>((first_head + head) * dim, dim);
                     to[self.padded..][..dim].copy_from_slice(terms);
                 }
-                self.outputs.add(head * self.padded).write_bytes(0, self.padded);
-                self.states.add(2 * head).write([0.0; LANES]);
-                self.states.add(2 * head + 1).write([f32::NEG_INFINITY; LANES]);
+                self.outputs.add(at * self.padded).write_bytes(0, self.padded);
+                self.states.add(2 * at).write([0.0; LANES]);
+                self.states.add(2 * at + 1).write([f32::NEG_INFINITY; LANES]);
             }
-            self.tile.write_bytes(0, PAGE_LEN * self.stride);
-            let length = map.length as usize;
-            let start = if call.window == 0 { 0 } else { length.saturating_sub(call.window) };
-            for tile in start / PAGE_LEN..length.div_ceil(PAGE_LEN) {
-                let base = tile * PAGE_LEN;
-                let seen = start.max(base) - base..length.min(base + PAGE_LEN) - base;
-                let slots = self.slots(&map, base, seen.clone());
-                self.widen::<S>(&slots, seen.clone(), kv_head, false);
-                self.turn(base, seen.clone());
+        }
+    }
+
+    /// Takes the positions `union` of the tile at `base` into the rows from the `first`-th on, of which
+    /// each sees its own part; all find it as `row` does.
+    #[inline(always)]
+    unsafe fn take_in<S: Simd>(
+        &self,
+        row: &AttentionRow,
+        base: usize,
+        (first, seen): (usize, &[Range<usize>]),
+        union: Range<usize>,
+        kv_head: usize,
+    ) {
+        let group = self.call.group();
+        let some = || seen.iter().enumerate().filter(|(_, seen)| !seen.is_empty());
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let slots = self.slots(row, base, union.clone());
+            self.widen::<S>(&slots, union.clone(), kv_head, false);
+            self.turn(base, union.clone());
+            self.prefetch::<S>(row, base / PAGE_LEN + 1, kv_head, false);
+            for (index, seen) in some() {
                 for head in 0..group {
-                    self.score::<S>(head, &seen);
-                }
-                for head in 0..group {
-                    self.weigh::<S>(head, &seen);
-                }
-                self.widen::<S>(&slots, seen.clone(), kv_head, true);
-                for head in 0..group {
-                    self.blend::<S>(head, seen.clone());
+                    self.score::<S>((first + index) * group + head, seen);
                 }
             }
+            for (index, seen) in some() {
+                for head in 0..group {
+                    self.weigh::<S>((first + index) * group + head, seen);
+                }
+            }
+            self.widen::<S>(&slots, union, kv_head, true);
+            self.prefetch::<S>(row, base / PAGE_LEN + 1, kv_head, true);
+            for (index, seen) in some() {
+                for head in 0..group {
+                    self.blend::<S>((first + index) * group + head, seen.clone());
+                }
+            }
+        }
+    }
+
+    /// Writes the output of a row.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, index: usize, row: usize, kv_head: usize) {
+        let call = self.call;
+        let (group, dim) = (call.group(), call.layout.head_dim);
+        let first_head = row * call.heads + kv_head * group;
+        // SAFETY: as in `begin`; this unit alone writes these heads.
+        unsafe {
             let out = call.out.slice_mut::<f32>(first_head * dim, group * dim);
             for (head, out) in out.chunks_exact_mut(dim).enumerate() {
-                let total = sum::<S>(S::load(self.states.add(2 * head).cast()));
-                let values = std::slice::from_raw_parts(self.outputs.add(head * self.padded), dim);
+                let at = index * group + head;
+                let total = sum::<S>(S::load(self.states.add(2 * at).cast()));
+                let values = std::slice::from_raw_parts(self.outputs.add(at * self.padded), dim);
                 for (out, value) in out.iter_mut().zip(values) {
                     *out = if total > 0.0 { value / total } else { *value };
                 }
@@ -235,10 +382,11 @@ impl Work<'_> {
         unsafe {
             let query = self.queries.add(head * self.stride);
             let mut dots = [S::splat(0.0); PAGE_LEN];
-            for d in (0..self.stride).step_by(LANES) {
-                let q = S::load(query.add(d));
-                for (at, dot) in dots.iter_mut().enumerate() {
-                    *dot = S::fma(q, S::load(self.tile.add(at * self.stride + d)), *dot);
+            for (part, dots) in dots.chunks_mut(S::SUMS).enumerate() {
+                let tile = self.tile.add(part * S::SUMS * self.stride);
+                match dots.len() {
+                    16 => self.products::<S, 16>(query, tile, dots),
+                    _ => self.products::<S, 4>(query, tile, dots),
                 }
             }
             let scaled = S::mul(S::sum_rows(&dots), S::splat(self.call.scale));
@@ -248,6 +396,27 @@ impl Work<'_> {
                 (&mut *scores)[..seen.start].fill(f32::NEG_INFINITY);
                 (&mut *scores)[seen.end..].fill(f32::NEG_INFINITY);
             }
+        }
+    }
+
+    /// Products of a query with `N` keys, each in lanes.
+    #[inline(always)]
+    unsafe fn products<S: Simd, const N: usize>(
+        &self,
+        query: *const f32,
+        keys: *const f32,
+        dots: &mut [S::F],
+    ) {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let mut sums = [S::splat(0.0); N];
+            for d in (0..self.stride).step_by(LANES) {
+                let q = S::load(query.add(d));
+                for (at, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(q, S::load(keys.add(at * self.stride + d)), *sum);
+                }
+            }
+            dots.copy_from_slice(&sums);
         }
     }
 

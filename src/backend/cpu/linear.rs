@@ -176,7 +176,7 @@ impl Tile<'_> {
                     let sums = bench.sums[start - self.start..][..len].as_mut_ptr();
                     let rows = x.at::<f32>(start * cols + first, (len - 1) * cols + count);
                     match len {
-                        8 if S::ROWS < 8 => {
+                        8 if S::SUMS < 8 => {
                             multiply_floats::<S, 4>(floats, rows, cols, sums);
                             multiply_floats::<S, 4>(floats, rows.add(4 * cols), cols, sums.add(4));
                         }
@@ -242,8 +242,8 @@ impl Group<'_> {
                 *sum = S::load(self.sums.add(r).cast());
             }
             for b in 0..self.count {
-                for (part, sums) in sums.chunks_mut(S::ROWS).enumerate() {
-                    let cell = b * R + part * S::ROWS;
+                for (part, sums) in sums.chunks_mut(S::SUMS).enumerate() {
+                    let cell = b * R + part * S::SUMS;
                     match sums.len() {
                         8 => self.block::<S, T, 8>(b, cell, sums),
                         4 => self.block::<S, T, 4>(b, cell, sums),

@@ -1,7 +1,7 @@
 //! Calls to steps: handles become checked views, and each step knows its units and their cost.
 
 use super::activations::{Corrections, GROUP, Round, Rounded};
-use super::attention::{Attention, Rows};
+use super::attention::{Attention, Rows, blocks};
 use super::elementwise::{Heads, Part, STRETCH, Simple};
 use super::expand::correction;
 use super::linear::{Bench, Input, Product, ROW_BLOCK, Tile};
@@ -33,8 +33,8 @@ pub(super) enum Step {
     Round { x: Span, into: Rounded, needs: Corrections },
     /// All tiles of all projections.
     Linear { products: Vec<Product>, input: Input, rows: usize },
-    /// Attention.
-    Attention(Attention),
+    /// Attention of blocks of rows.
+    Attention(Attention, Vec<Range<usize>>),
     /// Everything else.
     Simple(Simple),
 }
@@ -164,9 +164,10 @@ fn attention_step(call: Attention, rows: usize) -> Sized {
         })
         .sum();
     let elements = seen * (2 * call.layout.width() + width);
-    let units = call.units(rows);
+    let blocks = blocks(map);
+    let units = call.units(&blocks);
     let cost = elements / (ELEMENTS_PER_NS * units.max(1));
-    Sized { step: Step::Attention(call), units, cost }
+    Sized { step: Step::Attention(call, blocks), units, cost }
 }
 
 fn simple(call: &Call, lookup: &impl Lookup) -> Option<Sized> {
@@ -256,7 +257,9 @@ impl Step {
                         dispatch(path, tile(products, *input, *rows, unit, bench));
                     }
                 }
-                Step::Attention(call) => dispatch(path, Rows { call, units, scratch }),
+                Step::Attention(call, blocks) => {
+                    dispatch(path, Rows { call, blocks, units, scratch });
+                }
                 Step::Simple(kernel) => dispatch(path, Part { kernel, units }),
             }
         }

@@ -77,8 +77,8 @@ pub(super) trait Simd: Copy + 'static {
     type W: Copy;
     /// Quants of 8 bits are stored as `q ^ BYTE_BIAS`: 0x80 where dot products want unsigned weights.
     const BYTE_BIAS: u8;
-    /// Rows of x, at most eight, whose sums stay in registers beside what multiplies them.
-    const ROWS: usize;
+    /// Vectors of sums that stay in registers beside what is multiplied.
+    const SUMS: usize;
 
     /// Asks for the cache line of an address, which need not be valid.
     unsafe fn prefetch(p: *const u8);
@@ -122,7 +122,7 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn flip(w: Self::W, bits: u8) -> Self::W;
     /// For each row `r`, `init[r]` plus the sums over `N` groups of four columns of weights times `x`.
     /// Group `g` has 64 bytes at `w + 64 g`, which use `BITS` bits (all 8 with [`Simd::BYTE_BIAS`]); row
-    /// `r` four i8 at `x + 8 r + g`. `R` is at most [`Simd::ROWS`].
+    /// `r` four i8 at `x + 8 r + g`. `R` is at most [`Simd::SUMS`].
     unsafe fn dots<const R: usize, const N: usize, const BITS: u32>(
         w: *const u8,
         x: *const i32,

@@ -22,7 +22,7 @@ impl Simd for Avx2 {
     type I = I;
     type W = I;
     const BYTE_BIAS: u8 = 0;
-    const ROWS: usize = 4;
+    const SUMS: usize = 4;
 
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {

@@ -19,7 +19,7 @@ impl Simd for Avx512 {
     type I = __m512i;
     type W = __m512i;
     const BYTE_BIAS: u8 = 0x80;
-    const ROWS: usize = 8;
+    const SUMS: usize = 16;
 
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {

@@ -19,7 +19,7 @@ impl Simd for Portable {
     type I = [i32; LANES];
     type W = [[u8; 4]; LANES];
     const BYTE_BIAS: u8 = 0x80;
-    const ROWS: usize = 8;
+    const SUMS: usize = 16;
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}

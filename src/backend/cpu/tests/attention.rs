@@ -21,7 +21,8 @@ struct Case {
     bias: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// Rows of mixed lengths over shuffled pages; every third one is a tree node with a scattered path.
+/// Rows of mixed lengths over shuffled pages, of which every third one is a tree node with a scattered
+/// path; then a chunk of one sequence, and a tree on its end.
 fn case(dim: usize, (heads, kv_heads): (usize, usize), window: usize, seed: u64) -> Case {
     let mut random = Random(seed);
     let format = KvFormat::F16;
@@ -42,9 +43,17 @@ fn case(dim: usize, (heads, kv_heads): (usize, usize), window: usize, seed: u64)
         });
         path.extend((0..tree).map(|_| slots[random.below(slots.len())]));
     }
+    for length in 27..34 {
+        map.push(AttentionRow { page_start: 30, prefix: length, path_start: 0, length });
+    }
+    for nodes in [1, 2, 3, 1, 2, 20] {
+        let (path_start, length) = (path.len() as u32, 33 + nodes);
+        map.push(AttentionRow { page_start: 30, prefix: 33, path_start, length });
+        path.extend((0..nodes).map(|_| slots[random.below(slots.len())]));
+    }
     let width = slots.len() * layout.width();
     let (keys, values) = (random.values(width), random.values(width));
-    let q = random.values(lengths.len() * heads * dim);
+    let q = random.values(map.len() * heads * dim);
     Case { layout, heads, window, q, keys, values, slots, map, pages, path, bias: None }
 }
 
