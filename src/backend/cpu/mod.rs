@@ -4,6 +4,7 @@
 
 mod activations;
 mod attention;
+mod attention_tile;
 mod device;
 mod elementwise;
 mod expand;

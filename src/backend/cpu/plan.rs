@@ -1,7 +1,7 @@
 //! Calls to steps: handles become checked views, and each step knows its units and their cost.
 
 use super::activations::{Corrections, GROUP, Round, Rounded};
-use super::attention::{Attention, Rows, blocks};
+use super::attention::{Attention, Rows, Unit};
 use super::elementwise::{Heads, Part, STRETCH, Simple};
 use super::expand::correction;
 use super::linear::{Bench, Input, Product, ROW_BLOCK, Tile};
@@ -33,8 +33,8 @@ pub(super) enum Step {
     Round { x: Span, into: Rounded, needs: Corrections },
     /// All tiles of all projections.
     Linear { products: Vec<Product>, input: Input, rows: usize },
-    /// Attention of blocks of rows.
-    Attention(Attention, Vec<Range<usize>>),
+    /// Attention, and how it is shared out.
+    Attention(Attention, Vec<Unit>),
     /// Everything else.
     Simple(Simple),
 }
@@ -164,10 +164,10 @@ fn attention_step(call: Attention, rows: usize) -> Sized {
         })
         .sum();
     let elements = seen * (2 * call.layout.width() + width);
-    let blocks = blocks(map);
-    let units = call.units(&blocks);
+    let shares = call.units(map);
+    let units = shares.len();
     let cost = elements / (ELEMENTS_PER_NS * units.max(1));
-    Sized { step: Step::Attention(call, blocks), units, cost }
+    Sized { step: Step::Attention(call, shares), units, cost }
 }
 
 fn simple(call: &Call, lookup: &impl Lookup) -> Option<Sized> {
@@ -257,8 +257,9 @@ impl Step {
                         dispatch(path, tile(products, *input, *rows, unit, bench));
                     }
                 }
-                Step::Attention(call, blocks) => {
-                    dispatch(path, Rows { call, blocks, units, scratch });
+                Step::Attention(call, shares) => {
+                    let units = &shares[units];
+                    dispatch(path, Rows { call, units, scratch });
                 }
                 Step::Simple(kernel) => dispatch(path, Part { kernel, units }),
             }

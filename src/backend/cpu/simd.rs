@@ -13,6 +13,8 @@ pub(super) const LANES: usize = 16;
 pub enum SimdPath {
     /// AVX-512 with integer dot products (F, BW, DQ, VL, VNNI).
     Avx512,
+    /// AVX2, FMA and F16C, with integer dot products.
+    AvxVnni,
     /// AVX2, FMA and F16C.
     Avx2,
     /// Plain Rust.
@@ -21,7 +23,8 @@ pub enum SimdPath {
 
 impl SimdPath {
     /// Every path, fastest first.
-    pub const ALL: [SimdPath; 3] = [SimdPath::Avx512, SimdPath::Avx2, SimdPath::Portable];
+    pub const ALL: [SimdPath; 4] =
+        [SimdPath::Avx512, SimdPath::AvxVnni, SimdPath::Avx2, SimdPath::Portable];
 
     /// Whether this processor can run the path.
     pub fn is_available(self) -> bool {
@@ -36,13 +39,17 @@ impl SimdPath {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(target_arch = "x86_64")]
+            SimdPath::AvxVnni => {
+                SimdPath::Avx2.is_available() && is_x86_feature_detected!("avxvnni")
+            }
+            #[cfg(target_arch = "x86_64")]
             SimdPath::Avx2 => {
                 is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(not(target_arch = "x86_64"))]
-            SimdPath::Avx512 | SimdPath::Avx2 => false,
+            SimdPath::Avx512 | SimdPath::AvxVnni | SimdPath::Avx2 => false,
             SimdPath::Portable => true,
         }
     }
@@ -57,6 +64,7 @@ impl fmt::Display for SimdPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SimdPath::Avx512 => "AVX-512 VNNI",
+            SimdPath::AvxVnni => "AVX-VNNI",
             SimdPath::Avx2 => "AVX2",
             SimdPath::Portable => "portable",
         })
@@ -190,6 +198,8 @@ pub(super) unsafe fn dispatch<T: Task>(path: SimdPath, task: T) {
         match path {
             #[cfg(target_arch = "x86_64")]
             SimdPath::Avx512 => super::simd_avx512::run(task),
+            #[cfg(target_arch = "x86_64")]
+            SimdPath::AvxVnni => super::simd_avx2::run_vnni(task),
             #[cfg(target_arch = "x86_64")]
             SimdPath::Avx2 => super::simd_avx2::run(task),
             _ => task.run::<super::simd_portable::Portable>(),

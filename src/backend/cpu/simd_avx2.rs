@@ -1,27 +1,34 @@
-//! AVX2, FMA and F16C: pairs of eight lanes.
+//! AVX2, FMA and F16C: pairs of eight lanes; with or without integer dot products (AVX-VNNI).
 
 use super::simd::{LANES, Simd, Task};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
-pub(super) struct Avx2;
+pub(super) struct Avx2<const VNNI: bool>;
 
 /// Runs a task with the features of the path.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<T: Task>(task: T) {
     // SAFETY: the caller answers for the features.
-    unsafe { task.run::<Avx2>() }
+    unsafe { task.run::<Avx2<false>>() }
+}
+
+/// Runs a task with AVX-VNNI besides.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn run_vnni<T: Task>(task: T) {
+    // SAFETY: the caller answers for the features.
+    unsafe { task.run::<Avx2<true>>() }
 }
 
 type F = [__m256; 2];
 type I = [__m256i; 2];
 
 // SAFETY of the bodies: the trait's contract gives features and valid pointers.
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = F;
     type I = I;
     type W = I;
-    const BYTE_BIAS: u8 = 0;
+    const BYTE_BIAS: u8 = if VNNI { 0x80 } else { 0 };
     const SUMS: usize = 4;
 
     #[inline(always)]
@@ -199,50 +206,88 @@ impl Simd for Avx2 {
             [_mm256_xor_si256(w[0], bits), _mm256_xor_si256(w[1], bits)]
         }
     }
-    /// Pairs of products add up in 16 bits as long as they cannot overflow: x stays within 127, so that
-    /// eight groups of 4-bit weights do (30480), four of 5 bits (31496), two of 6 bits (32004). Products
-    /// of 8-bit weights would overflow as unsigned; with the sign moved to x two fit.
     #[inline(always)]
     unsafe fn dots<const R: usize, const N: usize, const BITS: u32>(
         w: *const u8,
         x: *const i32,
         init: [i32; R],
     ) -> [I; R] {
-        let groups = match BITS {
-            4 => 8,
-            5 => 4,
-            6 => 2,
-            _ => 1,
-        };
         unsafe {
-            let ones = _mm256_set1_epi16(1);
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
             for (sums, init) in sums.iter_mut().zip(init) {
                 *sums = [_mm256_set1_epi32(init); 2];
             }
-            for start in (0..N).step_by(groups) {
-                let mut pairs = [[_mm256_setzero_si256(); 2]; R];
-                for g in start..N.min(start + groups) {
-                    let w = Avx2::load_bytes(w.add(64 * g));
-                    for (r, pairs) in pairs.iter_mut().enumerate() {
-                        let x = _mm256_set1_epi32(x.add(8 * r + g).read());
-                        for (pairs, w) in pairs.iter_mut().zip(w) {
-                            let product = if BITS == 8 {
-                                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
-                            } else {
-                                _mm256_maddubs_epi16(w, x)
-                            };
-                            *pairs = _mm256_add_epi16(*pairs, product);
-                        }
-                    }
+            if VNNI {
+                add_fours::<R, N>(w, x, &mut sums);
+            } else {
+                add_pairs::<R, N, BITS>(w, x, &mut sums);
+            }
+            sums
+        }
+    }
+}
+
+/// Adds the products of `N` groups, four at a time.
+#[inline(always)]
+unsafe fn add_fours<const R: usize, const N: usize>(
+    w: *const u8,
+    x: *const i32,
+    sums: &mut [I; R],
+) {
+    // SAFETY: by the contract of `dots`.
+    unsafe {
+        for g in 0..N {
+            let w = Avx2::<true>::load_bytes(w.add(64 * g));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let x = _mm256_set1_epi32(x.add(8 * r + g).read());
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = _mm256_dpbusd_avx_epi32(*sum, w, x);
                 }
-                for (sums, pairs) in sums.iter_mut().zip(pairs) {
-                    for (sum, pairs) in sums.iter_mut().zip(pairs) {
-                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+            }
+        }
+    }
+}
+
+/// The same without such an instruction. Pairs of products add up in 16 bits as long as they cannot
+/// overflow: x stays within 127, so that eight groups of 4-bit weights do (30480), four of 5 bits (31496),
+/// two of 6 bits (32004). Products of 8-bit weights would overflow as unsigned; with the sign moved to x
+/// two fit.
+#[inline(always)]
+unsafe fn add_pairs<const R: usize, const N: usize, const BITS: u32>(
+    w: *const u8,
+    x: *const i32,
+    sums: &mut [I; R],
+) {
+    let groups = match BITS {
+        4 => 8,
+        5 => 4,
+        6 => 2,
+        _ => 1,
+    };
+    // SAFETY: by the contract of `dots`.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        for start in (0..N).step_by(groups) {
+            let mut pairs = [[_mm256_setzero_si256(); 2]; R];
+            for g in start..N.min(start + groups) {
+                let w = Avx2::<false>::load_bytes(w.add(64 * g));
+                for (r, pairs) in pairs.iter_mut().enumerate() {
+                    let x = _mm256_set1_epi32(x.add(8 * r + g).read());
+                    for (pairs, w) in pairs.iter_mut().zip(w) {
+                        let product = if BITS == 8 {
+                            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+                        } else {
+                            _mm256_maddubs_epi16(w, x)
+                        };
+                        *pairs = _mm256_add_epi16(*pairs, product);
                     }
                 }
             }
-            sums
+            for (sums, pairs) in sums.iter_mut().zip(pairs) {
+                for (sum, pairs) in sums.iter_mut().zip(pairs) {
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+                }
+            }
         }
     }
 }

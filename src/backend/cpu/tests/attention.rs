@@ -27,14 +27,15 @@ fn case(dim: usize, (heads, kv_heads): (usize, usize), window: usize, seed: u64)
     let mut random = Random(seed);
     let format = KvFormat::F16;
     let layout = CacheLayout { kv_heads, head_dim: dim, format };
-    let lengths = [1usize, 15, 16, 17, 33, 70, 64, 100];
-    let page_count = 40;
+    // Enough of them that each is computed with all its heads at once.
+    let lengths = [1, 15, 16, 17, 33, 70, 64, 100, 5, 40, 48, 31, 90, 2, 77, 63, 20, 50];
+    let page_count = 80;
     let mut pages: Vec<u32> = (0..page_count).collect();
     (0..pages.len()).rev().for_each(|i| pages.swap(i, random.below(i + 1)));
     let slots: Vec<u32> = (0..page_count * PAGE_LEN as u32).collect();
     let (mut map, mut path) = (Vec::new(), Vec::new());
     for (row, length) in lengths.into_iter().enumerate() {
-        let tree = if row % 3 == 2 { 1 + random.below(length) } else { 0 };
+        let tree = if row % 3 == 2 { 1 + random.below(length) } else { 0usize };
         map.push(AttentionRow {
             page_start: 4 * row as u32,
             prefix: (length - tree) as u32,
@@ -43,7 +44,7 @@ fn case(dim: usize, (heads, kv_heads): (usize, usize), window: usize, seed: u64)
         });
         path.extend((0..tree).map(|_| slots[random.below(slots.len())]));
     }
-    for length in 27..34 {
+    for length in 14..34 {
         map.push(AttentionRow { page_start: 30, prefix: length, path_start: 0, length });
     }
     for nodes in [1, 2, 3, 1, 2, 20] {

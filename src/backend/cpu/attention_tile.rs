@@ -1,0 +1,244 @@
+//! What attention does to a tile of keys or values: widens it to f32, scores it, weighs the scores, blends
+//! its values.
+
+use super::attention::Work;
+use super::math::exp;
+use super::simd::{LANES, Simd};
+use crate::kernel::PAGE_LEN;
+use crate::quant::{GROUP, scale_bytes};
+use std::ops::Range;
+
+/// Vectors of a head's output held in registers at a time.
+const STRIP: usize = 4;
+
+impl Work<'_> {
+    /// The tile of the unit's `head`-th head.
+    #[inline(always)]
+    fn tile(&self, head: usize) -> *mut f32 {
+        self.tiles.wrapping_add(head * PAGE_LEN * self.stride)
+    }
+
+    /// Converts the keys or the values of the seen slots to f32.
+    #[inline(always)]
+    pub(super) unsafe fn widen<S: Simd>(
+        &self,
+        slots: &[usize; PAGE_LEN],
+        seen: Range<usize>,
+        heads: &Range<usize>,
+        values: bool,
+    ) {
+        let layout = self.call.layout;
+        let (bits, bytes) = match values {
+            true => (layout.format.value_bits(), layout.value_bytes()),
+            false => (layout.format.key_bits(), layout.key_bytes()),
+        };
+        for at in seen {
+            let slot = slots[at];
+            let from = if values { layout.value_at(slot) } else { layout.key_at(slot) };
+            for (index, head) in heads.clone().enumerate() {
+                let from = from + head * bytes;
+                // SAFETY: the span checks the slot; tiles have `stride` floats per position.
+                unsafe {
+                    let to = self.tile(index).add(at * self.stride);
+                    if bits == 16 {
+                        widen_f16::<S>(self.call.cache.slice(from / 2, bytes / 2), to);
+                        continue;
+                    }
+                    let head = self.call.cache.slice::<u8>(from, bytes);
+                    let (scales, codes) = head.split_at(scale_bytes(layout.head_dim, bits));
+                    match bits {
+                        8 => widen_codes::<S, 8>(scales, codes, to),
+                        _ => widen_codes::<S, 4>(scales, codes, to),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts the turns of the seen positions beside their keys.
+    #[inline(always)]
+    pub(super) unsafe fn turn(&self, base: usize, seen: Range<usize>, heads: usize) {
+        let Some((_, turns)) = self.call.bias else { return };
+        let dim = self.call.layout.head_dim;
+        for at in seen {
+            // SAFETY: the span checks the position; the tile has `stride` floats for each.
+            unsafe {
+                let from = turns.slice::<f32>((base + at) * dim, dim);
+                for head in 0..heads {
+                    let to = self.tile(head).add(at * self.stride + self.padded);
+                    to.copy_from_nonoverlapping(from.as_ptr(), dim);
+                }
+            }
+        }
+    }
+
+    /// Scores of one query head against the tile's keys; unseen positions score minus infinity.
+    #[inline(always)]
+    pub(super) unsafe fn score<S: Simd>(&self, place: usize, head: usize, seen: &Range<usize>) {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let query = self.queries.add(place * self.stride);
+            let mut dots = [S::splat(0.0); PAGE_LEN];
+            for (part, dots) in dots.chunks_mut(S::SUMS).enumerate() {
+                let tile = self.tile(head).add(part * S::SUMS * self.stride);
+                match dots.len() {
+                    16 => self.products::<S, 16>(query, tile, dots),
+                    _ => self.products::<S, 4>(query, tile, dots),
+                }
+            }
+            let scaled = S::mul(S::sum_rows(&dots), S::splat(self.call.scale));
+            let scores = self.weights.add(place);
+            S::store(scores.cast(), scaled);
+            if *seen != (0..PAGE_LEN) {
+                (&mut *scores)[..seen.start].fill(f32::NEG_INFINITY);
+                (&mut *scores)[seen.end..].fill(f32::NEG_INFINITY);
+            }
+        }
+    }
+
+    /// Products of a query with `N` keys, each in lanes.
+    #[inline(always)]
+    unsafe fn products<S: Simd, const N: usize>(
+        &self,
+        query: *const f32,
+        keys: *const f32,
+        dots: &mut [S::F],
+    ) {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let mut sums = [S::splat(0.0); N];
+            for d in (0..self.stride).step_by(LANES) {
+                let q = S::load(query.add(d));
+                for (at, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(q, S::load(keys.add(at * self.stride + d)), *sum);
+                }
+            }
+            dots.copy_from_slice(&sums);
+        }
+    }
+
+    /// Turns one head's scores into weights, and rescales what it has so far. A loop of its own over
+    /// the heads: these are long chains of few instructions, which overlap.
+    #[inline(always)]
+    pub(super) unsafe fn weigh<S: Simd>(&self, place: usize, seen: &Range<usize>) {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let (total, maximum) = (self.states.add(2 * place), self.states.add(2 * place + 1));
+            let weights = self.weights.add(place);
+            let scores = S::load(weights.cast());
+            let before = (*maximum)[0];
+            let here = S::max_lane(scores);
+            let most = if here > before { here } else { before };
+            S::store(weights.cast(), exp::<S>(S::sub(scores, S::splat(most))));
+            if *seen != (0..PAGE_LEN) {
+                (&mut *weights)[..seen.start].fill(0.0);
+                (&mut *weights)[seen.end..].fill(0.0);
+            }
+            let mut sums = S::load(total.cast());
+            if most > before {
+                let shrink = exp::<S>(S::splat(before - most));
+                sums = S::mul(sums, shrink);
+                let out = self.outputs.add(place * self.padded);
+                for d in (0..self.padded).step_by(LANES) {
+                    S::store(out.add(d), S::mul(S::load(out.add(d)), shrink));
+                }
+                (*maximum)[0] = most;
+            }
+            S::store(total.cast(), S::add(sums, S::load(weights.cast())));
+        }
+    }
+
+    /// Adds the tile's values to one head's output by its weights, one position after the other.
+    #[inline(always)]
+    pub(super) unsafe fn blend<S: Simd>(&self, place: usize, head: usize, seen: Range<usize>) {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let weights = &*self.weights.add(place);
+            let out = self.outputs.add(place * self.padded);
+            let tile = self.tile(head);
+            let mut d = 0;
+            while d + STRIP * LANES <= self.padded {
+                self.strip::<S, STRIP>(weights, seen.clone(), (tile, out), d);
+                d += STRIP * LANES;
+            }
+            while d < self.padded {
+                self.strip::<S, 1>(weights, seen.clone(), (tile, out), d);
+                d += LANES;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn strip<S: Simd, const N: usize>(
+        &self,
+        weights: &[f32; LANES],
+        seen: Range<usize>,
+        (tile, out): (*const f32, *mut f32),
+        d: usize,
+    ) {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let mut sums = [S::splat(0.0); N];
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = S::load(out.add(d + i * LANES));
+            }
+            for at in seen {
+                let weight = S::splat(weights[at]);
+                let value = tile.add(at * self.stride + d);
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(weight, S::load(value.add(i * LANES)), *sum);
+                }
+            }
+            for (i, sum) in sums.into_iter().enumerate() {
+                S::store(out.add(d + i * LANES), sum);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn widen_f16<S: Simd>(from: &[u16], to: *mut f32) {
+    // SAFETY: the caller gives room for `from`, padded to whole vectors.
+    unsafe {
+        let (vectors, rest) = from.as_chunks::<LANES>();
+        for (i, vector) in vectors.iter().enumerate() {
+            S::store(to.add(i * LANES), S::load_f16(vector.as_ptr()));
+        }
+        if !rest.is_empty() {
+            let mut vector = [0u16; LANES];
+            vector[..rest.len()].copy_from_slice(rest);
+            S::store(to.add(vectors.len() * LANES), S::load_f16(vector.as_ptr()));
+        }
+    }
+}
+
+/// Widens groups of codes of `BITS`.
+#[inline(always)]
+unsafe fn widen_codes<S: Simd, const BITS: usize>(scales: &[u8], codes: &[u8], to: *mut f32) {
+    // Scales of a block.
+    let each = if BITS == 8 { 1 } else { 2 };
+    let some = scales.chunks(2 * LANES).zip(codes.chunks(LANES / each * GROUP * BITS / 8));
+    for (first, (scales, codes)) in some.enumerate() {
+        let (mut halves, mut floats) = ([0u16; LANES], [0f32; LANES]);
+        for (half, scale) in halves.iter_mut().zip(scales.as_chunks::<2>().0) {
+            *half = u16::from_le_bytes(*scale);
+        }
+        let groups = codes.chunks_exact(GROUP * BITS / 8);
+        // SAFETY: the caller gives room for all codes.
+        unsafe {
+            S::store(floats.as_mut_ptr(), S::load_f16(halves.as_ptr()));
+            for (i, (codes, scales)) in groups.zip(floats.chunks_exact(each)).enumerate() {
+                let to = to.add((first * LANES / each + i) * GROUP);
+                let [low, high] = match BITS {
+                    8 => [S::load_i8(codes.as_ptr()), S::load_i8(codes.as_ptr().add(LANES))],
+                    _ => {
+                        let [low, high] = S::load_halves(codes.as_ptr());
+                        [S::sub(low, S::splat(8.0)), S::sub(high, S::splat(8.0))]
+                    }
+                };
+                S::store(to, S::mul(low, S::splat(scales[0])));
+                S::store(to.add(LANES), S::mul(high, S::splat(scales[each - 1])));
+            }
+        }
+    }
+}
