@@ -1,9 +1,9 @@
 //! The one integration test binary. Each module says what it holds.
 
-/// Budgets are kept.
+/// Jobs of given lengths are measured and told in every format.
 #[path = "it/bench.rs"]
 mod bench;
-
+/// Budgets are kept.
 #[path = "it/budget.rs"]
 mod budget;
 /// The machine is measured, and the profile is written, printed and kept.

@@ -121,9 +121,7 @@ impl Bench<'_> {
         let ready = self.setup.ready(self.setup.open_device()?, &survey, &mut display)?;
         let Ready { executor, planned, speculation, .. } = ready;
         let load_seconds = started.elapsed().as_secs_f64();
-        if !self.setup.quiet {
-            tracing::debug!("{}", explain::line(&planned));
-        }
+        tracing::debug!("{}", explain::line(&planned));
         let mut engine = Engine::new(executor, &self.setup.model.tokenizer, planned.engine);
         speculation.into_iter().for_each(|speculation| engine.speculate(speculation));
         if !self.args.no_warmup {
