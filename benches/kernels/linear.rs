@@ -5,7 +5,7 @@ use super::{COLD_BYTES, Report, Work, best, put, values};
 use forebay::backend::Device;
 use forebay::backend::cpu::CpuDevice;
 use forebay::kernel::{Call, Projection};
-use forebay::quant::{DType, Packing, quantize_row};
+use forebay::quant::{DType, Packing, pack, quantize_row};
 
 const SHAPES: [(usize, usize); 4] = [(576, 1536), (896, 4864), (1536, 8960), (8960, 1536)];
 const TYPES: [DType; 7] =
@@ -43,8 +43,13 @@ fn seconds(device: &mut CpuDevice, dtype: DType, (cols, rows): (usize, usize), m
     quantize_row(dtype, &values(cols), &mut bytes);
     let bytes = bytes.repeat(rows);
     let copies = if m <= 16 { COLD_BYTES.div_ceil(bytes.len()) } else { 1 };
+    // One after the other, as a layer has them.
+    let packing = Packing::new(dtype, rows, cols);
+    let mut packed = vec![0; packing.bytes()];
+    pack(&packing, &bytes, &mut packed);
+    let layers = put(device, &packed.repeat(copies));
     let weights: Vec<_> = (0..copies)
-        .map(|_| device.load(dtype, rows, cols, &bytes, "weight").expect("memory"))
+        .map(|copy| device.view(dtype, rows, cols, layers, copy * packed.len()))
         .collect();
     let x = put(device, &values(m * cols));
     let out = device.alloc(m * rows * 4, "out").expect("memory");
@@ -57,6 +62,6 @@ fn seconds(device: &mut CpuDevice, dtype: DType, (cols, rows): (usize, usize), m
         .collect();
     let seconds = best(|| device.run(&calls).expect("device")) / copies as f64;
     weights.into_iter().for_each(|weight| device.unload(weight));
-    [x, out].into_iter().for_each(|buffer| device.free(buffer));
+    [x, out, layers].into_iter().for_each(|buffer| device.free(buffer));
     seconds
 }

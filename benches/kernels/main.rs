@@ -1,8 +1,8 @@
 //! Kernels of the cpu device against what the machine can do: CSV of operations and bytes per second, and
 //! which part that is of the measured ceiling that bounds them.
 //!
-//! `cargo bench --bench kernels [-- [FILTER] [--threads=N] [--out=FILE]]`; a line is kept if it contains
-//! FILTER. Lines go to standard output and, with `--out`, to FILE. The best of several runs is taken, since
+//! `cargo bench --bench kernels [-- [FILTER] [--threads=N] [--path=NAME] [--out=FILE]]`; a line is kept if
+//! it contains FILTER; NAME is that of an instruction set, the best one if none is named. Lines go to standard output and, with `--out`, to FILE. The best of several runs is taken, since
 //! other programs may be using the machine; ceilings are measured again before each kind of kernel. What
 //! fits caches can be faster than memory: a ratio above 1.
 
@@ -13,7 +13,7 @@ mod small;
 
 use ceilings::Ceilings;
 use forebay::backend::Device;
-use forebay::backend::cpu::CpuDevice;
+use forebay::backend::cpu::{CpuDevice, SimdPath};
 use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -79,7 +79,11 @@ fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with("--")).unwrap_or_default();
     let threads = option("--threads=").map(|text| text.parse().expect("a number of threads"));
     let out = option("--out=").map(|path| File::create(&path).expect("--out"));
-    let mut device = CpuDevice::new(threads).expect("a cpu device");
+    let path = option("--path=").map_or(SimdPath::best(), |name| {
+        let named = SimdPath::ALL.into_iter().find(|path| path.to_string() == name);
+        named.unwrap_or_else(|| panic!("--path={name}: not among {:?}", SimdPath::ALL))
+    });
+    let mut device = CpuDevice::with_path(threads, path).expect("a cpu device");
     let info = device.info();
     let name = format!("{} {}", info.name, info.driver.replace(',', ""));
     let threads =

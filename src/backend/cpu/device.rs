@@ -17,7 +17,7 @@ const TOGETHER_NS: usize = 20_000;
 /// A phase cheaper than this stays on one thread.
 const ALONE_NS: usize = 2_000;
 
-/// Nanoseconds of work taken at a time.
+/// Nanoseconds of work taken at a time, at least.
 const GRAIN_NS: usize = 4_000;
 
 /// Where a matrix's tiles lie.

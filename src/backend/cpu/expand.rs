@@ -5,6 +5,7 @@ use super::activations::{BLOCK, Correction};
 use super::simd::{LANES, Simd};
 use super::span::Span;
 use crate::quant::{DType, Packing};
+use std::marker::PhantomData;
 
 /// Blocks of 32 columns expanded at a time; a multiple of a super-block's eight.
 pub(super) const CHUNK: usize = 16;
@@ -100,27 +101,55 @@ pub(super) fn correction(dtype: DType) -> Correction {
     }
 }
 
-/// Quants of one block at `low`, their high bits at `high`.
-///
-/// # Safety
-/// `S` must be available; the planes of `T` must be readable there.
-#[inline(always)]
-pub(super) unsafe fn unpack<S: Simd, T: Format>(
+/// Where the quants of a tile's blocks lie, from one block on.
+pub(super) struct Planes<T> {
     low: *const u8,
     high: *const u8,
-    to: &mut [u8; QUANT_BYTES],
-) {
-    // SAFETY: by contract.
-    unsafe {
-        let to = to.as_mut_ptr();
-        unpack_group::<S, T, 0, { -4 }, { -4 }>(low, high, to);
-        unpack_group::<S, T, 1, { -3 }, { -2 }>(low, high, to);
-        unpack_group::<S, T, 2, { -2 }, 0>(low, high, to);
-        unpack_group::<S, T, 3, { -1 }, 2>(low, high, to);
-        unpack_group::<S, T, 4, 0, { -4 }>(low, high, to);
-        unpack_group::<S, T, 5, 1, { -2 }>(low, high, to);
-        unpack_group::<S, T, 6, 2, 0>(low, high, to);
-        unpack_group::<S, T, 7, 3, 2>(low, high, to);
+    format: PhantomData<T>,
+}
+
+impl<T: Format> Planes<T> {
+    /// From block `first` of the tile at `tile` on.
+    #[inline(always)]
+    pub(super) fn new(packing: &Packing, tile: *const u8, first: usize) -> Planes<T> {
+        let (low, high) = T::PLANES;
+        Planes {
+            low: tile.wrapping_add(first * low),
+            high: tile.wrapping_add(packing.high_at() + first * high),
+            format: PhantomData,
+        }
+    }
+
+    /// Asks for the quants of block `b`.
+    #[inline(always)]
+    pub(super) unsafe fn prefetch<S: Simd>(&self, b: usize) {
+        let (low, high) = T::PLANES;
+        // SAFETY: a prefetch may name any address.
+        unsafe {
+            prefetch::<S>(self.low.wrapping_add(b * low), low);
+            prefetch::<S>(self.high.wrapping_add(b * high), high);
+        }
+    }
+
+    /// Quants of block `b`: `[column / 4][row][column % 4]`.
+    ///
+    /// # Safety
+    /// `S` must be available, and the block readable.
+    #[inline(always)]
+    pub(super) unsafe fn unpack<S: Simd>(&self, b: usize, to: &mut [u8; QUANT_BYTES]) {
+        let (low, high) = T::PLANES;
+        // SAFETY: by contract.
+        unsafe {
+            let (low, high, to) = (self.low.add(b * low), self.high.add(b * high), to.as_mut_ptr());
+            unpack_group::<S, T, 0, { -4 }, { -4 }>(low, high, to);
+            unpack_group::<S, T, 1, { -3 }, { -2 }>(low, high, to);
+            unpack_group::<S, T, 2, { -2 }, 0>(low, high, to);
+            unpack_group::<S, T, 3, { -1 }, 2>(low, high, to);
+            unpack_group::<S, T, 4, 0, { -4 }>(low, high, to);
+            unpack_group::<S, T, 5, 1, { -2 }>(low, high, to);
+            unpack_group::<S, T, 6, 2, 0>(low, high, to);
+            unpack_group::<S, T, 7, 3, 2>(low, high, to);
+        }
     }
 }
 
@@ -132,7 +161,7 @@ unsafe fn unpack_group<S: Simd, T: Format, const G: usize, const FIFTH: i32, con
     high: *const u8,
     to: *mut u8,
 ) {
-    // SAFETY: by the contract of `unpack`.
+    // SAFETY: by the contract of `Planes::unpack`.
     unsafe {
         let quants = if T::STORAGE == Storage::Whole {
             S::flip(S::load_bytes(low.add(G * 64)), S::BYTE_BIAS)
@@ -155,7 +184,7 @@ unsafe fn unpack_group<S: Simd, T: Format, const G: usize, const FIFTH: i32, con
 
 /// Asks for `count` bytes from `from` on.
 #[inline(always)]
-pub(super) unsafe fn prefetch<S: Simd>(from: *const u8, count: usize) {
+unsafe fn prefetch<S: Simd>(from: *const u8, count: usize) {
     for at in (0..count).step_by(64) {
         // SAFETY: a prefetch may name any address.
         unsafe { S::prefetch(from.wrapping_add(at)) };

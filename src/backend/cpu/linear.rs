@@ -3,7 +3,7 @@
 use super::activations::{BLOCK, Rounded, group_len};
 use super::expand::{
     Affine4, Affine5, CHUNK, Centred4, Centred5, Centred8, Expanded, FLOAT_CHUNK, Format, Halves6,
-    Kind, Storage, expand_floats, expand_scales, prefetch, prefetch_scales, unpack,
+    Kind, Planes, QUANT_BYTES, Storage, expand_floats, expand_scales, prefetch_scales,
 };
 use super::simd::{LANES, Simd, Task};
 use super::span::Span;
@@ -13,12 +13,12 @@ use std::ops::Range;
 /// Rows of x that share one expansion of a tile's chunk.
 pub(super) const ROW_BLOCK: usize = 128;
 
-/// With at most this many rows a layer is bound by memory: expansion and products alternate every
-/// [`FEW_STEP`] blocks, so that loads spread evenly over time.
-const FEW: usize = 8;
+/// With at most this many rows a layer is bound by memory: weights go from there through registers, and
+/// unpacking them again for each group of rows costs less than keeping them.
+const FEW: usize = 16;
 
-/// See [`FEW`].
-const FEW_STEP: usize = 2;
+/// Blocks between what is multiplied and what is asked for: whole chunks.
+const AHEAD: usize = 2 * CHUNK;
 
 /// One matrix of a linear call.
 #[derive(Clone, Debug)]
@@ -95,42 +95,52 @@ impl Tile<'_> {
         let packing = &self.product.packing;
         let (weights, blocks) = (self.weights(), packing.blocks());
         let tile = weights.at::<u8>(0, packing.tile_bytes()).cast_const();
-        let (low, high) = T::PLANES;
-        let step = if self.end - self.start <= FEW { FEW_STEP } else { CHUNK };
+        let few = self.end - self.start <= FEW;
         for first in (0..blocks).step_by(CHUNK) {
-            let count = CHUNK.min(blocks - first);
-            // What comes after this chunk: the next one, or the next tile's first.
-            let (next, then) = match first + CHUNK < blocks {
-                true => (tile, first + CHUNK),
-                false => (tile.wrapping_add(packing.tile_bytes()), 0),
-            };
-            let next_high = next.wrapping_add(packing.high_at());
+            let part = first..blocks.min(first + CHUNK);
+            let planes = Planes::<T>::new(packing, tile, first);
+            let (next, then) = self.ahead(tile, first);
+            let ahead = Planes::<T>::new(packing, next, then);
             // SAFETY: the tile is read only and has the planes of all its blocks.
             unsafe {
-                expand_scales::<S>(packing, weights, first, count, &mut bench.expanded);
+                expand_scales::<S>(packing, weights, first, part.len(), &mut bench.expanded);
                 prefetch_scales::<S>(packing, next, then);
-                for within in (0..count).step_by(step) {
-                    let part = first + within..first + count.min(within + step);
-                    for (b, to) in part.clone().zip(&mut bench.expanded.quants[within..]) {
-                        let high_bits = tile.add(packing.high_at() + b * high);
-                        unpack::<S, T>(tile.add(b * low), high_bits, to);
-                        let ahead = then + b - first;
-                        prefetch::<S>(next.wrapping_add(ahead * low), low);
-                        prefetch::<S>(next_high.wrapping_add(ahead * high), high);
+                if few {
+                    self.groups::<S, T, true>(x, part, [&planes, &ahead], bench);
+                } else {
+                    for (b, to) in bench.expanded.quants[..part.len()].iter_mut().enumerate() {
+                        planes.unpack::<S>(b, to);
+                        ahead.prefetch::<S>(b);
                     }
-                    self.groups::<S, T>(x, part, within, bench);
+                    self.groups::<S, T, false>(x, part, [&planes, &ahead], bench);
                 }
             }
         }
     }
 
-    /// Adds the products of blocks `part`, which lie at `within` of the expanded chunk, to all rows.
+    /// The tile and block to ask for while the chunk at `first` is multiplied: as far ahead as loads
+    /// take, in this tile or the next.
     #[inline(always)]
-    unsafe fn groups<S: Simd, T: Format>(
+    fn ahead(&self, tile: *const u8, first: usize) -> (*const u8, usize) {
+        let packing = &self.product.packing;
+        let (blocks, at) = (packing.blocks(), first + AHEAD);
+        match at < blocks {
+            true => (tile, at),
+            false => (
+                tile.wrapping_add(packing.tile_bytes()),
+                (at - blocks.next_multiple_of(CHUNK)) % blocks,
+            ),
+        }
+    }
+
+    /// Adds the products of blocks `part` to all rows; their quants are expanded, or else unpacked from
+    /// their planes as they are used.
+    #[inline(always)]
+    unsafe fn groups<S: Simd, T: Format, const UNPACK: bool>(
         &self,
         x: Rounded,
         part: Range<usize>,
-        within: usize,
+        [planes, ahead]: [&Planes<T>; 2],
         bench: &mut Bench,
     ) {
         let (first, count) = (part.start, part.len());
@@ -139,7 +149,8 @@ impl Tile<'_> {
             let len = group_len(start, self.rows);
             let group = Group {
                 weights: &bench.expanded,
-                within,
+                planes,
+                ahead,
                 count,
                 quants: x.quants(start, len, first, count),
                 scales: x.scales(start, len, first, count),
@@ -149,10 +160,10 @@ impl Tile<'_> {
             // SAFETY: `x` gives pointers to `count` blocks of the group; sums has its rows.
             unsafe {
                 match len {
-                    8 => group.multiply::<S, T, 8>(),
-                    4 => group.multiply::<S, T, 4>(),
-                    2 => group.multiply::<S, T, 2>(),
-                    _ => group.multiply::<S, T, 1>(),
+                    8 => group.multiply::<S, 8, UNPACK>(),
+                    4 => group.multiply::<S, 4, UNPACK>(),
+                    2 => group.multiply::<S, 2, UNPACK>(),
+                    _ => group.multiply::<S, 1, UNPACK>(),
                 }
             }
             start += len;
@@ -220,9 +231,10 @@ impl Tile<'_> {
 }
 
 /// A chunk of weights and the same columns of a group of rows.
-struct Group<'a> {
+struct Group<'a, T> {
     weights: &'a Expanded,
-    within: usize,
+    planes: &'a Planes<T>,
+    ahead: &'a Planes<T>,
     count: usize,
     quants: *const i8,
     scales: *const f32,
@@ -230,11 +242,11 @@ struct Group<'a> {
     sums: *mut [f32; LANES],
 }
 
-impl Group<'_> {
+impl<T: Format> Group<'_, T> {
     /// Adds `count` blocks of products to `R` rows of sums: the one order of arithmetic of quantized
     /// layers. Integers are exact; each block then adds one rounded product.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, T: Format, const R: usize>(&self) {
+    unsafe fn multiply<S: Simd, const R: usize, const UNPACK: bool>(&self) {
         // SAFETY: the maker of the group gave pointers to R rows of `count` blocks.
         unsafe {
             let mut sums = [S::splat(0.0); R];
@@ -242,13 +254,20 @@ impl Group<'_> {
                 *sum = S::load(self.sums.add(r).cast());
             }
             for b in 0..self.count {
+                let mut unpacked = [0; QUANT_BYTES];
+                let mut quants = self.weights.quants[b].as_ptr();
+                if UNPACK {
+                    self.ahead.prefetch::<S>(b);
+                    self.planes.unpack::<S>(b, &mut unpacked);
+                    quants = unpacked.as_ptr();
+                }
                 for (part, sums) in sums.chunks_mut(S::SUMS).enumerate() {
                     let cell = b * R + part * S::SUMS;
                     match sums.len() {
-                        8 => self.block::<S, T, 8>(b, cell, sums),
-                        4 => self.block::<S, T, 4>(b, cell, sums),
-                        2 => self.block::<S, T, 2>(b, cell, sums),
-                        _ => self.block::<S, T, 1>(b, cell, sums),
+                        8 => self.block::<S, 8>(b, quants, cell, sums),
+                        4 => self.block::<S, 4>(b, quants, cell, sums),
+                        2 => self.block::<S, 2>(b, quants, cell, sums),
+                        _ => self.block::<S, 1>(b, quants, cell, sums),
                     }
                 }
             }
@@ -260,22 +279,21 @@ impl Group<'_> {
 
     /// Adds the products of one block to `R` rows of sums, whose x is at `cell` and after it.
     #[inline(always)]
-    unsafe fn block<S: Simd, T: Format, const R: usize>(
+    unsafe fn block<S: Simd, const R: usize>(
         &self,
         b: usize,
+        quants: *const u8,
         cell: usize,
         sums: &mut [S::F],
     ) {
-        let at = self.within + b;
-        let quants = self.weights.quants[at].as_ptr();
         // SAFETY: by the contract of `multiply`.
         unsafe {
             let x = self.quants.add(cell * BLOCK).cast::<i32>();
-            let scale = S::load(self.weights.scales[at][0].as_ptr());
+            let scale = S::load(self.weights.scales[b][0].as_ptr());
             let scales = self.scales.add(cell);
             match T::KIND {
                 Kind::Halves => {
-                    let second = S::load(self.weights.scales[at][1].as_ptr());
+                    let second = S::load(self.weights.scales[b][1].as_ptr());
                     let pairs = self.corrections.add(cell * 2).cast::<[[i32; 2]; R]>().read();
                     let (mut low, mut high) = ([0; R], [0; R]);
                     for (r, [first, last]) in pairs.into_iter().enumerate() {
@@ -290,7 +308,7 @@ impl Group<'_> {
                     }
                 }
                 Kind::Affine => {
-                    let minimum = S::load(self.weights.minima[at].as_ptr());
+                    let minimum = S::load(self.weights.minima[b].as_ptr());
                     let totals = self.corrections.add(cell).cast::<f32>();
                     let dots = dots::<S, T, R, 8>(quants, x, [0; R]);
                     for (r, sum) in sums.iter_mut().enumerate() {

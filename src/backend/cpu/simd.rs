@@ -88,7 +88,8 @@ pub(super) trait Simd: Copy + 'static {
     /// Vectors of sums that stay in registers beside what is multiplied.
     const SUMS: usize;
 
-    /// Asks for the cache line of an address, which need not be valid.
+    /// Asks the second-level cache for the line of an address, which need not be valid. The first level has
+    /// too few misses under way at a time for the bandwidth of memory.
     unsafe fn prefetch(p: *const u8);
     unsafe fn splat(v: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;

@@ -7,19 +7,35 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Spins on an unfinished phase before the core is offered to someone else.
 const SPINS: usize = 2000;
 
+/// A thread takes what is left by this and the number of threads: one that is held up holds little.
+const PARTS: usize = 4;
+
 /// Independent units of work; a phase starts when the one before it is complete.
 #[repr(align(128))]
 pub(super) struct Phase {
     units: usize,
-    chunk: usize,
+    least: usize,
     next: AtomicUsize,
     done: AtomicUsize,
 }
 
 impl Phase {
-    /// `units` of work, taken `chunk` at a time.
-    pub(super) fn new(units: usize, chunk: usize) -> Phase {
-        Phase { units, chunk: chunk.max(1), next: AtomicUsize::new(0), done: AtomicUsize::new(0) }
+    /// `units` of work, of which at least `least` are taken at a time, if there are as many.
+    pub(super) fn new(units: usize, least: usize) -> Phase {
+        Phase { units, least: least.max(1), next: AtomicUsize::new(0), done: AtomicUsize::new(0) }
+    }
+
+    /// The next units for one of `threads`: a part of what is left, so that neighbours stay together and
+    /// all end together (guided self-scheduling).
+    fn take(&self, threads: usize) -> Option<Range<usize>> {
+        let step = |first: usize| {
+            let left = self.units - first;
+            left.min(self.least.max(left / (PARTS * threads)))
+        };
+        let taken = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| {
+            (first < self.units).then(|| first + step(first))
+        });
+        taken.ok().map(|first| first..first + step(first))
     }
 }
 
@@ -61,11 +77,11 @@ impl Team {
             Some(helpers) if together => helpers.in_place_scope(|scope| {
                 for worker in 1..self.threads {
                     let failed = &failed;
-                    scope.spawn(move |_| walk(phases, worker, failed, work));
+                    scope.spawn(move |_| walk(phases, (worker, self.threads), failed, work));
                 }
-                walk(phases, 0, &failed, work);
+                walk(phases, (0, self.threads), &failed, work);
             }),
-            _ => walk(phases, 0, &failed, work),
+            _ => walk(phases, (0, 1), &failed, work),
         }
     }
 }
@@ -81,17 +97,13 @@ impl Drop for Alarm<'_> {
     }
 }
 
-fn walk(phases: &[Phase], worker: usize, failed: &AtomicBool, work: Work) {
+fn walk(phases: &[Phase], (worker, threads): (usize, usize), failed: &AtomicBool, work: Work) {
     let _alarm = Alarm(failed);
     for (index, phase) in phases.iter().enumerate() {
-        loop {
-            let first = phase.next.fetch_add(phase.chunk, Ordering::Relaxed);
-            if first >= phase.units {
-                break;
-            }
-            let end = (first + phase.chunk).min(phase.units);
-            work(index, worker, first..end);
-            phase.done.fetch_add(end - first, Ordering::Release);
+        while let Some(units) = phase.take(threads) {
+            let count = units.len();
+            work(index, worker, units);
+            phase.done.fetch_add(count, Ordering::Release);
         }
         let mut spins = 0;
         while phase.done.load(Ordering::Acquire) < phase.units {
