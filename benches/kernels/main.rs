@@ -2,9 +2,10 @@
 //! which part that is of the measured ceiling that bounds them.
 //!
 //! `cargo bench --bench kernels [-- [FILTER] [--threads=N] [--path=NAME] [--out=FILE]]`; a line is kept if
-//! it contains FILTER; NAME is that of an instruction set, the best one if none is named. Lines go to standard output and, with `--out`, to FILE. The best of several runs is taken, since
-//! other programs may be using the machine; ceilings are measured again before each kind of kernel. What
-//! fits caches can be faster than memory: a ratio above 1.
+//! it contains FILTER; NAME is that of an instruction set, the best one if none is named. Lines go to
+//! standard output and, with `--out`, to FILE. The best of several runs is taken, since other programs may be
+//! using the machine; ceilings are measured again before each kind of kernel. What fits caches can be faster
+//! than memory: a ratio above 1.
 
 mod attention;
 mod ceilings;
