@@ -20,7 +20,8 @@ pub struct Speculation {
     /// (0, 1.0). Between them it is linear in log2(1 + nodes), as measured gains about are; a part of a
     /// node, which is a node for a part of the sequences, gains that part.
     pub gain: Vec<(usize, f64)>,
-    /// (nodes of one sequence's tree, draft passes that grow it), ascending; no draft passes at 0.
+    /// (nodes of all trees of a pass, draft passes that grow them), ascending; no draft passes at 0. One
+    /// search grows all trees, and the most confident one's are the longest chains.
     pub rounds: Vec<(usize, f64)>,
     /// Rows that draft passes compute, for each node of a tree.
     pub draft_rows: f64,
@@ -75,7 +76,7 @@ impl Speculation {
         1.0 + (whole - 1.0) * nodes.min(1.0)
     }
 
-    /// Draft passes that grow trees of so many nodes: at least one, if the draft has anything to do.
+    /// Draft passes that grow trees of so many nodes in all: at least one, if the draft has anything to do.
     pub fn rounds(&self, nodes: f64) -> f64 {
         if nodes > 0.0 { interpolated(&self.rounds, nodes, 0.0).max(1.0) } else { 0.0 }
     }
@@ -87,11 +88,12 @@ impl Speculation {
 
     /// Seconds in which `draft` grows a tree of so many nodes for each sequence.
     pub(crate) fn tree_seconds(&self, draft: &Draft, sequences: f64, nodes: f64) -> f64 {
-        let rounds = self.rounds(nodes);
-        if rounds == 0.0 || sequences == 0.0 {
+        let all = sequences * nodes;
+        let rounds = self.rounds(all);
+        if rounds == 0.0 {
             return 0.0;
         }
-        rounds * draft.seconds(sequences * nodes * self.draft_rows / rounds)
+        rounds * draft.seconds(all * self.draft_rows / rounds)
     }
 
     /// Why this makes no sense, if it does not.
@@ -187,7 +189,7 @@ mod tests {
         assert_eq!(draft.memory(3, 2, 5).ram, 7031);
         assert_eq!(draft.memory(0, 2, 5000).ram, 1 + 1000 * (2 + DRAFT_ROWS as u64));
         let speculation = Speculation {
-            rounds: vec![(3, 2.0)],
+            rounds: vec![(6, 2.0)],
             draft_rows: 1.0,
             nodes_max: 3,
             ..Speculation::default()

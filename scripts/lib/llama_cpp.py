@@ -47,5 +47,11 @@ def batched_bench(bin_dir: Path, model: Path, requests: int, prompt: int, genera
 
 def job_seconds(stdout: str) -> float | None:
     """Seconds of prompts and output together, from what llama-batched-bench printed."""
+    row = last_row(stdout)
+    return row and row["t"]
+
+
+def last_row(stdout: str) -> dict | None:
+    """What llama-batched-bench printed last: seconds of prompts `t_pp`, of output `t_tg`, of both `t`."""
     rows = [json.loads(line) for line in stdout.splitlines() if line.startswith("{")]
-    return rows[-1]["t"] if rows else None
+    return rows[-1] if rows else None

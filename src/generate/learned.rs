@@ -26,9 +26,10 @@ pub struct DraftLearned {
     tokens: f64,
 }
 
-/// Rounds of growth of a tree of so many nodes, where nothing is known: chains at first, then wider.
+/// Rounds of growth of so many nodes over all trees, where nothing is known: chains at first, then wider.
+/// About what qwen2.5-coder-0.5b needs for its larger sibling.
 fn rounds_at_first(nodes: f64) -> f64 {
-    (2.0 + 2.2 * (1.0 + nodes).log2()).min(nodes)
+    (3.2 * (1.0 + nodes).log2() - 2.0).min(nodes)
 }
 
 /// So much for each of so many, starting at `first`; a file may say anything.
@@ -38,7 +39,7 @@ fn rate(sum: f64, count: f64, first: f64) -> f64 {
 }
 
 impl DraftLearned {
-    /// Rounds of growth of a tree of so many nodes.
+    /// Rounds of growth of so many nodes over all trees.
     pub fn rounds_of(&self, nodes: usize) -> f64 {
         let factor = rate(self.rounds, self.rounds_expected, 1.0);
         (rounds_at_first(nodes as f64) * factor).clamp(1.0, nodes.max(1) as f64)
@@ -54,10 +55,10 @@ impl DraftLearned {
         rate(self.outputs, self.tokens, PRIOR_OUTPUTS)
     }
 
-    /// Takes in a growth: `rounds` that computed `rows`, for `trees` trees of `nodes` nodes in all.
-    pub(super) fn grew(&mut self, rounds: u64, rows: u64, (trees, nodes): (usize, usize)) {
+    /// Takes in a growth: `rounds` that computed `rows`, for trees of `nodes` nodes in all.
+    pub(super) fn grew(&mut self, rounds: u64, rows: u64, nodes: usize) {
         self.rounds += rounds as f64;
-        self.rounds_expected += rounds_at_first(nodes as f64 / trees.max(1) as f64);
+        self.rounds_expected += rounds_at_first(nodes as f64);
         self.rows += rows as f64;
         self.nodes += nodes as f64;
     }
@@ -79,7 +80,7 @@ mod tests {
         assert_eq!(learned.rounds_of(1), 1.0);
         assert!((9.0..13.0).contains(&learned.rounds_of(16)));
         for _ in 0..200 {
-            learned.grew(5, 8, (1, 16));
+            learned.grew(5, 8, 16);
             learned.passed(20, 10);
         }
         assert!((4.8..6.0).contains(&learned.rounds_of(16)), "{}", learned.rounds_of(16));

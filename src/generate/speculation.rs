@@ -179,7 +179,7 @@ impl Speculation {
                 let work = drafter.work();
                 let nodes = trees.iter().map(Tree::size).sum();
                 let (rounds, rows) = (work.rounds - before.rounds, work.rows - before.rows);
-                self.learned.grew(rounds, rows, (all.len(), nodes));
+                self.learned.grew(rounds, rows, nodes);
                 self.drafter = Some(drafter);
                 Some(trees)
             }

@@ -14,9 +14,6 @@ const HEADS: usize = 8;
 /// Rows of sequences of their own, from which on there is work for all threads with a row for each.
 const MANY: usize = 16;
 
-/// Slots of the next tile whose keys or values are asked for where all are read from end to end.
-const SLOTS_AHEAD: usize = 2;
-
 /// Bytes that memory gives at a time.
 const CACHE_LINE: usize = 64;
 
@@ -57,6 +54,12 @@ impl Attention {
     /// coefficients and a key with the turns of its position, so that one product takes in both.
     fn stride(&self) -> usize {
         self.padded() * if self.bias.is_some() { 2 } else { 1 }
+    }
+
+    /// Whether keys and values are multiplied as they lie in the cache, widened as they are loaded.
+    fn reads_halves(&self) -> bool {
+        let whole = self.layout.head_dim.is_multiple_of(LANES);
+        !self.layout.format.is_compressed() && self.bias.is_none() && whole
     }
 
     /// Key/value heads of a unit at most.
@@ -134,7 +137,12 @@ impl Task for Rows<'_> {
             Work { call: self.call, padded, stride, tiles, queries, outputs, weights, states };
         for unit in self.units {
             // SAFETY: scratch has the size of `Attention::scratch` and belongs to this thread.
-            unsafe { work.unit::<S>(unit) };
+            unsafe {
+                match self.call.reads_halves() {
+                    true => work.unit::<S, true>(unit),
+                    false => work.unit::<S, false>(unit),
+                }
+            }
         }
     }
 }
@@ -162,7 +170,7 @@ fn spots(unit: &Unit) -> impl Iterator<Item = (usize, usize)> {
 
 impl Work<'_> {
     #[inline(always)]
-    unsafe fn unit<S: Simd>(&self, unit: &Unit) {
+    unsafe fn unit<S: Simd, const HALVES: bool>(&self, unit: &Unit) {
         let Unit { rows, heads } = unit;
         // SAFETY: spans check bounds; this unit alone writes its heads of `out`.
         unsafe {
@@ -172,7 +180,9 @@ impl Work<'_> {
             for (row, head) in spots(unit) {
                 self.begin(unit, row, head);
             }
-            self.tiles.write_bytes(0, heads.len() * PAGE_LEN * self.stride);
+            if !HALVES {
+                self.tiles.write_bytes(0, heads.len() * PAGE_LEN * self.stride);
+            }
             for tile in first..end.unwrap_or(0) {
                 let base = tile * PAGE_LEN;
                 let mut all: [Range<usize>; ROWS] = [const { 0..0 }; ROWS];
@@ -189,13 +199,19 @@ impl Work<'_> {
                     *to = seen;
                 }
                 if end > 0 && paged {
-                    self.take_in::<S>(widest, base, (0, &all[..rows.len()]), start..end, heads);
+                    self.take_in::<S, HALVES>(
+                        widest,
+                        base,
+                        (0, &all[..rows.len()]),
+                        start..end,
+                        heads,
+                    );
                 } else if end > 0 {
                     // Paths of their own.
                     for (index, (seen, row)) in all.iter().zip(map).enumerate() {
                         if !seen.is_empty() {
                             let own = (index, std::slice::from_ref(seen));
-                            self.take_in::<S>(row, base, own, seen.clone(), heads);
+                            self.take_in::<S, HALVES>(row, base, own, seen.clone(), heads);
                         }
                     }
                 }
@@ -258,7 +274,7 @@ impl Work<'_> {
     /// Takes the positions `union` of the tile at `base` into the rows from the `first`-th on, of which
     /// each sees its own part; all find it as `row` does.
     #[inline(always)]
-    unsafe fn take_in<S: Simd>(
+    unsafe fn take_in<S: Simd, const HALVES: bool>(
         &self,
         row: &AttentionRow,
         base: usize,
@@ -266,52 +282,62 @@ impl Work<'_> {
         union: Range<usize>,
         heads: &Range<usize>,
     ) {
-        let group = self.call.group();
-        let some = || seen.iter().enumerate().filter(|(_, seen)| !seen.is_empty());
         let next = base / PAGE_LEN + 1;
+        let places = self.call.group() * heads.len();
         // SAFETY: within this thread's scratch.
         unsafe {
             let slots = self.slots(row, base, union.clone());
-            self.widen::<S>(&slots, union.clone(), heads, false);
-            self.turn(base, union.clone(), heads.len());
-            self.prefetch::<S>(row, next, heads, false);
-            for (index, seen) in some() {
-                for head in 0..heads.len() {
-                    let place = ((first + index) * heads.len() + head) * group;
-                    for query in place..place + group {
-                        self.score::<S>(query, head, seen);
-                    }
-                }
+            if !HALVES {
+                self.widen::<S>(&slots, union.clone(), heads, false);
+                self.turn(base, union.clone(), heads.len());
             }
-            for (index, seen) in some() {
-                let place = (first + index) * heads.len() * group;
-                for query in place..place + heads.len() * group {
+            for (head, places, seen) in self.queries(first, seen, heads.len()) {
+                self.prefetch::<S>(row, next, heads.start + head, false);
+                let keys = self.vectors::<HALVES>(&slots, heads.start, head, false);
+                self.score::<S, HALVES>(&keys, places, seen);
+            }
+            for (index, seen) in seen.iter().enumerate().filter(|(_, seen)| !seen.is_empty()) {
+                for query in (first + index) * places..(first + index + 1) * places {
                     self.weigh::<S>(query, seen);
                 }
             }
-            self.widen::<S>(&slots, union, heads, true);
-            self.prefetch::<S>(row, next, heads, true);
-            for (index, seen) in some() {
-                for head in 0..heads.len() {
-                    let place = ((first + index) * heads.len() + head) * group;
-                    for query in place..place + group {
-                        self.blend::<S>(query, head, seen.clone());
-                    }
-                }
+            if !HALVES {
+                self.widen::<S>(&slots, union, heads, true);
+            }
+            for (head, places, seen) in self.queries(first, seen, heads.len()) {
+                self.prefetch::<S>(row, next, heads.start + head, true);
+                let values = self.vectors::<HALVES>(&slots, heads.start, head, true);
+                self.blend::<S, HALVES>(&values, places, seen);
             }
         }
     }
 
-    /// Asks for the keys or values of a tile that lies in the row's pages as a whole: they are strewn over
-    /// memory, and come too late for who waits for each. What is read from end to end needs a beginning.
+    /// Key/value heads of a unit, the places of their query heads in rows from the `first`-th on, and the
+    /// positions that these see: all that see the same at once.
     #[inline(always)]
-    unsafe fn prefetch<S: Simd>(
+    fn queries<'a>(
         &self,
-        row: &AttentionRow,
-        tile: usize,
-        heads: &Range<usize>,
-        values: bool,
-    ) {
+        first: usize,
+        seen: &'a [Range<usize>],
+        heads: usize,
+    ) -> impl Iterator<Item = (usize, Range<usize>, &'a Range<usize>)> {
+        let group = self.call.group();
+        let mut row = first;
+        seen.chunk_by(|a, b| a == b).flat_map(move |alike| {
+            let (from, rows) = (row, if alike[0].is_empty() { 0 } else { alike.len() });
+            row += alike.len();
+            // Rows or heads are one, so the places lie together.
+            (0..if rows > 0 { heads } else { 0 }).map(move |head| {
+                let start = (from * heads + head) * group;
+                (head, start..start + rows * group, &alike[0])
+            })
+        })
+    }
+
+    /// Asks for a head's keys or values of a tile that lies in the row's pages as a whole: they are strewn
+    /// over memory, and come too late for who waits for each.
+    #[inline(always)]
+    unsafe fn prefetch<S: Simd>(&self, row: &AttentionRow, tile: usize, head: usize, values: bool) {
         if (tile + 1) * PAGE_LEN > row.prefix as usize {
             return;
         }
@@ -319,15 +345,14 @@ impl Work<'_> {
         // SAFETY: the span of pages checks the tile; a prefetch may name any address.
         unsafe {
             let page = self.call.pages.slice::<u32>(row.page_start as usize + tile, 1)[0] as usize;
-            let slots = if heads.len() > 1 { SLOTS_AHEAD } else { PAGE_LEN };
-            for slot in page * PAGE_LEN..page * PAGE_LEN + slots {
+            for slot in page * PAGE_LEN..(page + 1) * PAGE_LEN {
                 let (from, bytes) = match values {
                     true => (layout.value_at(slot), layout.value_bytes()),
                     false => (layout.key_at(slot), layout.key_bytes()),
                 };
-                let head = cache.at::<u8>(0, 0).wrapping_add(from + heads.start * bytes);
-                for at in (0..heads.len() * bytes).step_by(CACHE_LINE) {
-                    S::prefetch(head.wrapping_add(at));
+                let vector = cache.at::<u8>(0, 0).wrapping_add(from + head * bytes);
+                for at in (0..bytes).step_by(CACHE_LINE) {
+                    S::prefetch(vector.wrapping_add(at));
                 }
             }
         }

@@ -8,14 +8,36 @@ use crate::kernel::PAGE_LEN;
 use crate::quant::{GROUP, scale_bytes};
 use std::ops::Range;
 
-/// Vectors of a head's output held in registers at a time.
-const STRIP: usize = 4;
-
 impl Work<'_> {
     /// The tile of the unit's `head`-th head.
     #[inline(always)]
     fn tile(&self, head: usize) -> *mut f32 {
         self.tiles.wrapping_add(head * PAGE_LEN * self.stride)
+    }
+
+    /// Where the keys or values of the `head`-th head from `first` on are: in the cache, or widened in its tile.
+    #[inline(always)]
+    pub(super) fn vectors<const HALVES: bool>(
+        &self,
+        slots: &[usize; PAGE_LEN],
+        first: usize,
+        head: usize,
+        values: bool,
+    ) -> Vectors<HALVES> {
+        let mut at = [self.tile(head).cast_const().cast::<u8>(); PAGE_LEN];
+        let (layout, cache) = (self.call.layout, self.call.cache);
+        for (index, at) in at.iter_mut().enumerate() {
+            *at = at.wrapping_add(index * self.stride * size_of::<f32>());
+            if HALVES {
+                let slot = slots[index];
+                let (from, bytes) = match values {
+                    true => (layout.value_at(slot), layout.value_bytes()),
+                    false => (layout.key_at(slot), layout.key_bytes()),
+                };
+                *at = cache.at::<u8>(from + (first + head) * bytes, bytes);
+            }
+        }
+        Vectors { at }
     }
 
     /// Converts the keys or the values of the seen slots to f32.
@@ -72,48 +94,85 @@ impl Work<'_> {
         }
     }
 
-    /// Scores of one query head against the tile's keys; unseen positions score minus infinity.
+    /// Scores of query heads at `places` against the keys; unseen positions score minus infinity.
     #[inline(always)]
-    pub(super) unsafe fn score<S: Simd>(&self, place: usize, head: usize, seen: &Range<usize>) {
+    pub(super) unsafe fn score<S: Simd, const HALVES: bool>(
+        &self,
+        keys: &Vectors<HALVES>,
+        mut places: Range<usize>,
+        seen: &Range<usize>,
+    ) {
         // SAFETY: within this thread's scratch.
         unsafe {
-            let query = self.queries.add(place * self.stride);
-            let mut dots = [S::splat(0.0); PAGE_LEN];
-            for (part, dots) in dots.chunks_mut(S::SUMS).enumerate() {
-                let tile = self.tile(head).add(part * S::SUMS * self.stride);
-                match dots.len() {
-                    16 => self.products::<S, 16>(query, tile, dots),
-                    _ => self.products::<S, 4>(query, tile, dots),
-                }
-            }
-            let scaled = S::mul(S::sum_rows(&dots), S::splat(self.call.scale));
-            let scores = self.weights.add(place);
-            S::store(scores.cast(), scaled);
-            if *seen != (0..PAGE_LEN) {
-                (&mut *scores)[..seen.start].fill(f32::NEG_INFINITY);
-                (&mut *scores)[seen.end..].fill(f32::NEG_INFINITY);
+            while !places.is_empty() {
+                let place = places.start;
+                places.start += match places.len() {
+                    4.. => self.scores::<S, 4, HALVES>(keys, place, seen),
+                    3 => self.scores::<S, 3, HALVES>(keys, place, seen),
+                    2 => self.scores::<S, 2, HALVES>(keys, place, seen),
+                    _ => self.scores::<S, 1, HALVES>(keys, place, seen),
+                };
             }
         }
     }
 
-    /// Products of a query with `N` keys, each in lanes.
+    /// Scores of `Q` query heads from `place` on. Returns `Q`.
     #[inline(always)]
-    unsafe fn products<S: Simd, const N: usize>(
+    unsafe fn scores<S: Simd, const Q: usize, const HALVES: bool>(
         &self,
-        query: *const f32,
-        keys: *const f32,
-        dots: &mut [S::F],
+        keys: &Vectors<HALVES>,
+        place: usize,
+        seen: &Range<usize>,
+    ) -> usize {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let mut dots = [[S::splat(0.0); PAGE_LEN]; Q];
+            if S::SUMS < 16 {
+                self.products::<S, Q, 1, HALVES>(keys, place, &mut dots);
+            } else {
+                self.products::<S, Q, 4, HALVES>(keys, place, &mut dots);
+            }
+            for (q, dots) in dots.iter().enumerate() {
+                let scaled = S::mul(S::sum_rows(dots), S::splat(self.call.scale));
+                let scores = self.weights.add(place + q);
+                S::store(scores.cast(), scaled);
+                if *seen != (0..PAGE_LEN) {
+                    (&mut *scores)[..seen.start].fill(f32::NEG_INFINITY);
+                    (&mut *scores)[seen.end..].fill(f32::NEG_INFINITY);
+                }
+            }
+        }
+        Q
+    }
+
+    /// Products of `Q` queries with the keys, `N` keys at a time, each in lanes.
+    #[inline(always)]
+    unsafe fn products<S: Simd, const Q: usize, const N: usize, const HALVES: bool>(
+        &self,
+        keys: &Vectors<HALVES>,
+        place: usize,
+        dots: &mut [[S::F; PAGE_LEN]; Q],
     ) {
         // SAFETY: within this thread's scratch.
         unsafe {
-            let mut sums = [S::splat(0.0); N];
-            for d in (0..self.stride).step_by(LANES) {
-                let q = S::load(query.add(d));
-                for (at, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::fma(q, S::load(keys.add(at * self.stride + d)), *sum);
+            for first in (0..PAGE_LEN).step_by(N) {
+                let mut sums = [[S::splat(0.0); N]; Q];
+                for d in (0..self.stride).step_by(LANES) {
+                    let mut some = [S::splat(0.0); N];
+                    for (at, key) in some.iter_mut().enumerate() {
+                        *key = keys.load::<S>(first + at, d);
+                    }
+                    for (q, sums) in sums.iter_mut().enumerate() {
+                        let query = S::load(self.queries.add((place + q) * self.stride + d));
+                        for (sum, key) in sums.iter_mut().zip(some) {
+                            *sum = S::fma(query, key, *sum);
+                        }
+                    }
+                }
+                for (dots, sums) in dots.iter_mut().zip(sums) {
+                    dots[first..first + N].copy_from_slice(&sums);
                 }
             }
-            dots.copy_from_slice(&sums);
         }
     }
 
@@ -148,49 +207,110 @@ impl Work<'_> {
         }
     }
 
-    /// Adds the tile's values to one head's output by its weights, one position after the other.
+    /// Adds the values to the outputs of query heads at `places` by their weights, one position after the
+    /// other.
     #[inline(always)]
-    pub(super) unsafe fn blend<S: Simd>(&self, place: usize, head: usize, seen: Range<usize>) {
+    pub(super) unsafe fn blend<S: Simd, const HALVES: bool>(
+        &self,
+        values: &Vectors<HALVES>,
+        mut places: Range<usize>,
+        seen: &Range<usize>,
+    ) {
         // SAFETY: within this thread's scratch.
         unsafe {
-            let weights = &*self.weights.add(place);
-            let out = self.outputs.add(place * self.padded);
-            let tile = self.tile(head);
-            let mut d = 0;
-            while d + STRIP * LANES <= self.padded {
-                self.strip::<S, STRIP>(weights, seen.clone(), (tile, out), d);
-                d += STRIP * LANES;
-            }
-            while d < self.padded {
-                self.strip::<S, 1>(weights, seen.clone(), (tile, out), d);
-                d += LANES;
+            while !places.is_empty() {
+                let place = places.start;
+                places.start += match places.len() {
+                    4.. => self.blends::<S, 4, HALVES>(values, place, seen),
+                    3 => self.blends::<S, 3, HALVES>(values, place, seen),
+                    2 => self.blends::<S, 2, HALVES>(values, place, seen),
+                    _ => self.blends::<S, 1, HALVES>(values, place, seen),
+                };
             }
         }
     }
 
+    /// Adds to the outputs of `Q` query heads from `place` on. Returns `Q`.
     #[inline(always)]
-    unsafe fn strip<S: Simd, const N: usize>(
+    unsafe fn blends<S: Simd, const Q: usize, const HALVES: bool>(
         &self,
-        weights: &[f32; LANES],
+        values: &Vectors<HALVES>,
+        place: usize,
+        seen: &Range<usize>,
+    ) -> usize {
+        // SAFETY: within this thread's scratch.
+        unsafe {
+            let strip = if S::SUMS < 16 { 1 } else { 4 };
+            let mut d = 0;
+            while d + strip * LANES <= self.padded {
+                if S::SUMS < 16 {
+                    self.strip::<S, Q, 1, HALVES>(values, place, seen.clone(), d);
+                } else {
+                    self.strip::<S, Q, 4, HALVES>(values, place, seen.clone(), d);
+                }
+                d += strip * LANES;
+            }
+            while d < self.padded {
+                self.strip::<S, Q, 1, HALVES>(values, place, seen.clone(), d);
+                d += LANES;
+            }
+        }
+        Q
+    }
+
+    #[inline(always)]
+    unsafe fn strip<S: Simd, const Q: usize, const N: usize, const HALVES: bool>(
+        &self,
+        values: &Vectors<HALVES>,
+        place: usize,
         seen: Range<usize>,
-        (tile, out): (*const f32, *mut f32),
         d: usize,
     ) {
         // SAFETY: within this thread's scratch.
         unsafe {
-            let mut sums = [S::splat(0.0); N];
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = S::load(out.add(d + i * LANES));
-            }
-            for at in seen {
-                let weight = S::splat(weights[at]);
-                let value = tile.add(at * self.stride + d);
+            let weights = self.weights.add(place).cast::<f32>();
+            let out = self.outputs.add(place * self.padded + d);
+            let mut sums = [[S::splat(0.0); N]; Q];
+            for (q, sums) in sums.iter_mut().enumerate() {
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::fma(weight, S::load(value.add(i * LANES)), *sum);
+                    *sum = S::load(out.add(q * self.padded + i * LANES));
                 }
             }
-            for (i, sum) in sums.into_iter().enumerate() {
-                S::store(out.add(d + i * LANES), sum);
+            for at in seen {
+                let mut value = [S::splat(0.0); N];
+                for (i, value) in value.iter_mut().enumerate() {
+                    *value = values.load::<S>(at, d + i * LANES);
+                }
+                for (q, sums) in sums.iter_mut().enumerate() {
+                    let weight = S::splat(weights.add(q * LANES + at).read());
+                    for (sum, value) in sums.iter_mut().zip(value) {
+                        *sum = S::fma(weight, value, *sum);
+                    }
+                }
+            }
+            for (q, sums) in sums.iter().enumerate() {
+                for (i, sum) in sums.iter().enumerate() {
+                    S::store(out.add(q * self.padded + i * LANES), *sum);
+                }
+            }
+        }
+    }
+}
+
+/// Keys or values of one head at the positions of a tile.
+pub(super) struct Vectors<const HALVES: bool> {
+    at: [*const u8; PAGE_LEN],
+}
+
+impl<const HALVES: bool> Vectors<HALVES> {
+    /// Sixteen elements of the one at `position`, from `d` on.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(&self, position: usize, d: usize) -> S::F {
+        // SAFETY: the maker gave vectors of whole lanes.
+        unsafe {
+            match HALVES {
+                true => S::load_f16(self.at[position].cast::<u16>().add(d)),
+                false => S::load(self.at[position].cast::<f32>().add(d)),
             }
         }
     }

@@ -10,9 +10,6 @@ use std::marker::PhantomData;
 /// Blocks of 32 columns expanded at a time; a multiple of a super-block's eight.
 pub(super) const CHUNK: usize = 16;
 
-/// Columns of float weights expanded at a time.
-pub(super) const FLOAT_CHUNK: usize = 128;
-
 /// Bytes of a block's quants: `[8][16 rows][4 columns]`.
 pub(super) const QUANT_BYTES: usize = LANES * BLOCK;
 
@@ -270,7 +267,7 @@ pub(super) unsafe fn expand_scales<S: Simd>(
 
 /// The low and the high f16 of sixteen words.
 #[inline(always)]
-unsafe fn halves<S: Simd>(words: &[u32; LANES]) -> (S::F, S::F) {
+pub(super) unsafe fn halves<S: Simd>(words: &[u32; LANES]) -> (S::F, S::F) {
     let (mut low, mut high) = ([0u16; LANES], [0u16; LANES]);
     for i in 0..LANES {
         (low[i], high[i]) = (words[i] as u16, (words[i] >> 16) as u16);
@@ -311,45 +308,6 @@ unsafe fn k_scales<S: Simd>(
             let minimum = S::mul(S::sub(S::splat(0.0), dmin), S::load(minimum.as_ptr()));
             S::store(to.scales[block + j][0].as_mut_ptr(), scale);
             S::store(to.minima[block + j].as_mut_ptr(), minimum);
-        }
-    }
-}
-
-/// Expands columns `first..first + to.len()` of a tile of float weights; `first` is even.
-///
-/// # Safety
-/// `S` must be available, and nobody writes the tile.
-#[inline(always)]
-pub(super) unsafe fn expand_floats<S: Simd>(
-    packing: &Packing,
-    tile: Span,
-    first: usize,
-    to: &mut [[f32; LANES]],
-) {
-    // SAFETY: slices are checked against the tile.
-    unsafe {
-        if packing.dtype == DType::F32 {
-            let words = tile.slice::<f32>(first * LANES, to.len() * LANES);
-            to.copy_from_slice(words.as_chunks().0);
-            return;
-        }
-        let pairs = to.len().div_ceil(2);
-        let words = tile.slice::<u32>(first / 2 * LANES, pairs * LANES);
-        for (words, to) in words.as_chunks::<LANES>().0.iter().zip(to.chunks_mut(2)) {
-            if packing.dtype == DType::F16 {
-                let (even, odd) = halves::<S>(words);
-                S::store(to[0].as_mut_ptr(), even);
-                if let Some(to) = to.get_mut(1) {
-                    S::store(to.as_mut_ptr(), odd);
-                }
-            } else {
-                for (to, w) in to[0].iter_mut().zip(words) {
-                    *to = f32::from_bits(w << 16);
-                }
-                for (to, w) in to.get_mut(1).into_iter().flatten().zip(words) {
-                    *to = f32::from_bits(w & 0xFFFF_0000);
-                }
-            }
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Linear layers: a unit of work is one tile of 16 outputs times a block of rows.
 
-use super::activations::{BLOCK, Rounded, group_len};
+use super::activations::{Rounded, group_len};
 use super::expand::{
-    Affine4, Affine5, CHUNK, Centred4, Centred5, Centred8, Expanded, FLOAT_CHUNK, Format, Halves6,
-    Kind, Planes, QUANT_BYTES, Storage, expand_floats, expand_scales, prefetch_scales,
+    Affine4, Affine5, CHUNK, Centred4, Centred5, Centred8, Expanded, Format, Halves6, Planes,
+    expand_scales, prefetch_scales,
 };
+use super::floats::{FLOAT_CHUNK, FloatGroup, Floats};
+use super::products::Group;
 use super::simd::{LANES, Simd, Task};
 use super::span::Span;
 use crate::quant::{DType, Packing};
@@ -173,28 +175,35 @@ impl Tile<'_> {
     #[inline(always)]
     unsafe fn floats<S: Simd>(&self, x: Span, bench: &mut Bench) {
         let packing = &self.product.packing;
-        let weights = self.weights();
-        let cols = packing.cols;
+        let (weights, cols) = (self.weights(), packing.cols);
+        let few = self.end - self.start <= FEW;
         for first in (0..cols).step_by(FLOAT_CHUNK) {
-            let count = FLOAT_CHUNK.min(cols - first);
-            let floats = &mut bench.floats[..count];
-            // SAFETY: row pointers are checked for `count` columns; sums has the group's rows.
+            // SAFETY: row pointers are checked for the chunk's columns; sums has the group's rows.
             unsafe {
-                expand_floats::<S>(packing, weights, first, floats);
+                let chunk = Floats::new(packing, weights, first, FLOAT_CHUNK.min(cols - first));
+                if !few {
+                    chunk.expand::<S>(&mut bench.floats);
+                }
                 let mut start = self.start;
                 while start < self.end {
                     let len = group_len(start, self.rows);
-                    let sums = bench.sums[start - self.start..][..len].as_mut_ptr();
-                    let rows = x.at::<f32>(start * cols + first, (len - 1) * cols + count);
+                    let rows = x.at::<f32>(start * cols + first, (len - 1) * cols + chunk.count);
+                    let group = FloatGroup {
+                        chunk: &chunk,
+                        expanded: (!few).then_some(&bench.floats),
+                        rows,
+                        stride: cols,
+                        sums: bench.sums[start - self.start..][..len].as_mut_ptr(),
+                    };
                     match len {
                         8 if S::SUMS < 8 => {
-                            multiply_floats::<S, 4>(floats, rows, cols, sums);
-                            multiply_floats::<S, 4>(floats, rows.add(4 * cols), cols, sums.add(4));
+                            group.multiply::<S, 4>(0);
+                            group.multiply::<S, 4>(4);
                         }
-                        8 => multiply_floats::<S, 8>(floats, rows, cols, sums),
-                        4 => multiply_floats::<S, 4>(floats, rows, cols, sums),
-                        2 => multiply_floats::<S, 2>(floats, rows, cols, sums),
-                        _ => multiply_floats::<S, 1>(floats, rows, cols, sums),
+                        8 => group.multiply::<S, 8>(0),
+                        4 => group.multiply::<S, 4>(0),
+                        2 => group.multiply::<S, 2>(0),
+                        _ => group.multiply::<S, 1>(0),
                     }
                     start += len;
                 }
@@ -226,150 +235,6 @@ impl Tile<'_> {
                     out.copy_from_nonoverlapping(all.as_ptr(), lanes);
                 }
             }
-        }
-    }
-}
-
-/// A chunk of weights and the same columns of a group of rows.
-struct Group<'a, T> {
-    weights: &'a Expanded,
-    planes: &'a Planes<T>,
-    ahead: &'a Planes<T>,
-    count: usize,
-    quants: *const i8,
-    scales: *const f32,
-    corrections: *const i32,
-    sums: *mut [f32; LANES],
-}
-
-impl<T: Format> Group<'_, T> {
-    /// Adds `count` blocks of products to `R` rows of sums: the one order of arithmetic of quantized
-    /// layers. Integers are exact; each block then adds one rounded product.
-    #[inline(always)]
-    unsafe fn multiply<S: Simd, const R: usize, const UNPACK: bool>(&self) {
-        // SAFETY: the maker of the group gave pointers to R rows of `count` blocks.
-        unsafe {
-            let mut sums = [S::splat(0.0); R];
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = S::load(self.sums.add(r).cast());
-            }
-            for b in 0..self.count {
-                let mut unpacked = [0; QUANT_BYTES];
-                let mut quants = self.weights.quants[b].as_ptr();
-                if UNPACK {
-                    self.ahead.prefetch::<S>(b);
-                    self.planes.unpack::<S>(b, &mut unpacked);
-                    quants = unpacked.as_ptr();
-                }
-                for (part, sums) in sums.chunks_mut(S::SUMS).enumerate() {
-                    let cell = b * R + part * S::SUMS;
-                    match sums.len() {
-                        8 => self.block::<S, 8>(b, quants, cell, sums),
-                        4 => self.block::<S, 4>(b, quants, cell, sums),
-                        2 => self.block::<S, 2>(b, quants, cell, sums),
-                        _ => self.block::<S, 1>(b, quants, cell, sums),
-                    }
-                }
-            }
-            for (r, sum) in sums.into_iter().enumerate() {
-                S::store(self.sums.add(r).cast(), sum);
-            }
-        }
-    }
-
-    /// Adds the products of one block to `R` rows of sums, whose x is at `cell` and after it.
-    #[inline(always)]
-    unsafe fn block<S: Simd, const R: usize>(
-        &self,
-        b: usize,
-        quants: *const u8,
-        cell: usize,
-        sums: &mut [S::F],
-    ) {
-        // SAFETY: by the contract of `multiply`.
-        unsafe {
-            let x = self.quants.add(cell * BLOCK).cast::<i32>();
-            let scale = S::load(self.weights.scales[b][0].as_ptr());
-            let scales = self.scales.add(cell);
-            match T::KIND {
-                Kind::Halves => {
-                    let second = S::load(self.weights.scales[b][1].as_ptr());
-                    let pairs = self.corrections.add(cell * 2).cast::<[[i32; 2]; R]>().read();
-                    let (mut low, mut high) = ([0; R], [0; R]);
-                    for (r, [first, last]) in pairs.into_iter().enumerate() {
-                        (low[r], high[r]) = (first, last);
-                    }
-                    let first = dots::<S, T, R, 4>(quants, x, low);
-                    let last = dots::<S, T, R, 4>(quants.add(4 * 64), x.add(4), high);
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        let low = S::mul(scale, S::to_f32(first[r]));
-                        let product = S::fma(second, S::to_f32(last[r]), low);
-                        *sum = S::fma(product, S::splat(scales.add(r).read()), *sum);
-                    }
-                }
-                Kind::Affine => {
-                    let minimum = S::load(self.weights.minima[b].as_ptr());
-                    let totals = self.corrections.add(cell).cast::<f32>();
-                    let dots = dots::<S, T, R, 8>(quants, x, [0; R]);
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        let scaled = S::mul(scale, S::to_f32(dots[r]));
-                        let product = S::fma(minimum, S::splat(totals.add(r).read()), scaled);
-                        *sum = S::fma(product, S::splat(scales.add(r).read()), *sum);
-                    }
-                }
-                Kind::Centred => {
-                    let init = self.corrections.add(cell).cast::<[i32; R]>().read();
-                    let dots = dots::<S, T, R, 8>(quants, x, init);
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        let product = S::mul(scale, S::to_f32(dots[r]));
-                        *sum = S::fma(product, S::splat(scales.add(r).read()), *sum);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// [`Simd::dots`] of the weights' bits.
-#[inline(always)]
-unsafe fn dots<S: Simd, T: Format, const R: usize, const N: usize>(
-    w: *const u8,
-    x: *const i32,
-    init: [i32; R],
-) -> [S::I; R] {
-    // SAFETY: by contract.
-    unsafe {
-        match T::STORAGE {
-            Storage::Nibbles => S::dots::<R, N, 4>(w, x, init),
-            Storage::Five => S::dots::<R, N, 5>(w, x, init),
-            Storage::Six => S::dots::<R, N, 6>(w, x, init),
-            Storage::Whole => S::dots::<R, N, 8>(w, x, init),
-        }
-    }
-}
-
-/// Adds the products of a chunk of columns to `R` rows of sums, one column after the other.
-#[inline(always)]
-unsafe fn multiply_floats<S: Simd, const R: usize>(
-    weights: &[[f32; LANES]],
-    rows: *const f32,
-    stride: usize,
-    to: *mut [f32; LANES],
-) {
-    // SAFETY: each row has as many columns as there are weights; `to` has R rows.
-    unsafe {
-        let mut sums = [S::splat(0.0); R];
-        for (r, sum) in sums.iter_mut().enumerate() {
-            *sum = S::load(to.add(r).cast());
-        }
-        for (k, w) in weights.iter().enumerate() {
-            let w = S::load(w.as_ptr());
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = S::fma(S::splat(rows.add(r * stride + k).read()), w, *sum);
-            }
-        }
-        for (r, sum) in sums.into_iter().enumerate() {
-            S::store(to.add(r).cast(), sum);
         }
     }
 }

@@ -8,15 +8,19 @@ mod attention_tile;
 mod device;
 mod elementwise;
 mod expand;
+mod floats;
 mod linear;
 mod math;
 mod memory;
 mod plan;
+mod products;
 mod simd;
 #[cfg(target_arch = "x86_64")]
 mod simd_avx2;
 #[cfg(target_arch = "x86_64")]
 mod simd_avx512;
+#[cfg(target_arch = "aarch64")]
+mod simd_neon;
 mod simd_portable;
 mod span;
 mod team;

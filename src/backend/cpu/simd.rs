@@ -17,14 +17,16 @@ pub enum SimdPath {
     AvxVnni,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// NEON with integer dot products.
+    Neon,
     /// Plain Rust.
     Portable,
 }
 
 impl SimdPath {
     /// Every path, fastest first.
-    pub const ALL: [SimdPath; 4] =
-        [SimdPath::Avx512, SimdPath::AvxVnni, SimdPath::Avx2, SimdPath::Portable];
+    pub const ALL: [SimdPath; 5] =
+        [SimdPath::Avx512, SimdPath::AvxVnni, SimdPath::Avx2, SimdPath::Neon, SimdPath::Portable];
 
     /// Whether this processor can run the path.
     pub fn is_available(self) -> bool {
@@ -50,6 +52,13 @@ impl SimdPath {
             }
             #[cfg(not(target_arch = "x86_64"))]
             SimdPath::Avx512 | SimdPath::AvxVnni | SimdPath::Avx2 => false,
+            #[cfg(target_arch = "aarch64")]
+            SimdPath::Neon => {
+                std::arch::is_aarch64_feature_detected!("neon")
+                    && std::arch::is_aarch64_feature_detected!("dotprod")
+            }
+            #[cfg(not(target_arch = "aarch64"))]
+            SimdPath::Neon => false,
             SimdPath::Portable => true,
         }
     }
@@ -66,6 +75,7 @@ impl fmt::Display for SimdPath {
             SimdPath::Avx512 => "AVX-512 VNNI",
             SimdPath::AvxVnni => "AVX-VNNI",
             SimdPath::Avx2 => "AVX2",
+            SimdPath::Neon => "NEON",
             SimdPath::Portable => "portable",
         })
     }
@@ -203,6 +213,8 @@ pub(super) unsafe fn dispatch<T: Task>(path: SimdPath, task: T) {
             SimdPath::AvxVnni => super::simd_avx2::run_vnni(task),
             #[cfg(target_arch = "x86_64")]
             SimdPath::Avx2 => super::simd_avx2::run(task),
+            #[cfg(target_arch = "aarch64")]
+            SimdPath::Neon => super::simd_neon::run(task),
             _ => task.run::<super::simd_portable::Portable>(),
         }
     }
