@@ -4,7 +4,9 @@
 
 mod activations;
 mod attention;
+mod attention_rows;
 mod attention_tile;
+mod attention_widen;
 mod device;
 mod elementwise;
 mod expand;

@@ -1,7 +1,8 @@
 //! Calls to steps: handles become checked views, and each step knows its units and their cost.
 
 use super::activations::{Corrections, GROUP, Round, Rounded};
-use super::attention::{Attention, Rows, Unit};
+use super::attention::{Attention, Unit};
+use super::attention_rows::Rows;
 use super::elementwise::{Heads, Part, STRETCH, Simple};
 use super::expand::correction;
 use super::linear::{Bench, Input, Product, ROW_BLOCK, Tile};
