@@ -151,7 +151,7 @@ mod tests {
         let first = Lengths { prompt: 3, output_max: 7, fixed: false, count: 1 };
         let second = Lengths { prompt: 2, output_max: 98, fixed: true, count: 2 };
         assert_eq!((&survey.requests[..], survey.longest), (&[first, second][..], 100));
-        assert_eq!(survey.outputs(&Learned::default()), 5 + 2 * 98);
+        assert_eq!(survey.outputs(&Learned::default()), 7 + 2 * 98);
         let last = Lengths { count: 1, ..second };
         assert_eq!(survey.after(2).requests, [last]);
         assert_eq!(survey.after(9).requests, []);
