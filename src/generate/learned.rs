@@ -17,6 +17,8 @@ pub struct DraftLearned {
     pub sharpness: Option<[Sharpness; 2]>,
     /// Rounds of growth, and how many were to be expected of trees of those sizes.
     rounds: f64,
+    /// Another name than in files that counted nodes of one tree.
+    #[serde(rename = "rounds_of_all")]
     rounds_expected: f64,
     /// Rows that drafts computed, and nodes of the trees that came of them.
     rows: f64,
@@ -29,7 +31,7 @@ pub struct DraftLearned {
 /// Rounds of growth of so many nodes over all trees, where nothing is known: chains at first, then wider.
 /// About what qwen2.5-coder-0.5b needs for its larger sibling.
 fn rounds_at_first(nodes: f64) -> f64 {
-    (3.2 * (1.0 + nodes).log2() - 2.0).min(nodes)
+    (3.2 * (1.0 + nodes).log2() - 2.0).clamp(0.0, nodes)
 }
 
 /// So much for each of so many, starting at `first`; a file may say anything.
@@ -85,6 +87,9 @@ mod tests {
         }
         assert!((4.8..6.0).contains(&learned.rounds_of(16)), "{}", learned.rounds_of(16));
         assert!((learned.rows_per_node() - 0.5).abs() < 0.01);
+        let before = learned.rounds_expected;
+        learned.grew(1, 1, 0);
+        assert_eq!(learned.rounds_expected, before);
         assert!((learned.outputs_per_token() - 2.0).abs() < 0.01);
     }
 }

@@ -7,8 +7,8 @@ use crate::kernel::{AttentionRow, CacheLayout, PAGE_LEN};
 use crate::quant::GROUP;
 use std::ops::Range;
 
-/// Key/value heads of a unit of one row: what a page holds of them lies together, and is read from end to
-/// end. More would not fit caches.
+/// Key/value heads of a unit of one row: what a page holds of them lies together. More would not fit
+/// caches.
 const HEADS: usize = 8;
 
 /// Rows of sequences of their own, from which on there is work for all threads with a row for each.
@@ -73,7 +73,12 @@ impl Attention {
     /// query, the output, the tile's weights, the sum of weights and the maximum.
     pub(super) fn scratch(&self) -> usize {
         let head = self.stride() + self.padded() + 3 * LANES;
-        self.heads_max() * PAGE_LEN * self.stride() + self.spots_max() * self.group() * head
+        self.tiles() + self.spots_max() * self.group() * head
+    }
+
+    /// f32 of a thread's tiles: none where keys and values are multiplied as they lie.
+    pub(super) fn tiles(&self) -> usize {
+        if self.reads_halves() { 0 } else { self.heads_max() * PAGE_LEN * self.stride() }
     }
 
     /// How the rows of `map` are shared out.

@@ -21,7 +21,7 @@ impl Task for Rows<'_> {
     unsafe fn run<S: Simd>(self) {
         let (group, padded, stride) = (self.call.group(), self.call.padded(), self.call.stride());
         let tiles = self.scratch;
-        let queries = tiles.wrapping_add(self.call.heads_max() * PAGE_LEN * stride);
+        let queries = tiles.wrapping_add(self.call.tiles());
         let heads = self.call.spots_max() * group;
         let outputs = queries.wrapping_add(heads * stride);
         let weights = outputs.wrapping_add(heads * padded).cast::<[f32; LANES]>();

@@ -6,6 +6,9 @@ use super::simd::{LANES, Simd};
 use crate::kernel::PAGE_LEN;
 use std::ops::Range;
 
+/// Keys, or vectors of an output, that are in registers at a time where there is room.
+const STRIP: usize = 4;
+
 impl Work<'_> {
     /// The tile of the unit's `head`-th head.
     #[inline(always)]
@@ -22,18 +25,18 @@ impl Work<'_> {
         head: usize,
         values: bool,
     ) -> Vectors<HALVES> {
-        let mut at = [self.tile(head).cast_const().cast::<u8>(); PAGE_LEN];
+        let mut at = [std::ptr::null(); PAGE_LEN];
         let (layout, cache) = (self.call.layout, self.call.cache);
         for (index, at) in at.iter_mut().enumerate() {
-            *at = at.wrapping_add(index * self.stride * size_of::<f32>());
-            if HALVES {
-                let slot = slots[index];
-                let (from, bytes) = match values {
-                    true => (layout.value_at(slot), layout.value_bytes()),
-                    false => (layout.key_at(slot), layout.key_bytes()),
-                };
-                *at = cache.at::<u8>(from + (first + head) * bytes, bytes);
+            if !HALVES {
+                *at = self.tile(head).wrapping_add(index * self.stride).cast();
+                continue;
             }
+            let (from, bytes) = match values {
+                true => (layout.value_at(slots[index]), layout.value_bytes()),
+                false => (layout.key_at(slots[index]), layout.key_bytes()),
+            };
+            *at = cache.at::<u8>(from + (first + head) * bytes, bytes);
         }
         Vectors { at }
     }
@@ -46,7 +49,7 @@ impl Work<'_> {
         mut places: Range<usize>,
         seen: &Range<usize>,
     ) {
-        // SAFETY: within this thread's scratch.
+        // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
             while !places.is_empty() {
                 let place = places.start;
@@ -68,13 +71,13 @@ impl Work<'_> {
         place: usize,
         seen: &Range<usize>,
     ) -> usize {
-        // SAFETY: within this thread's scratch.
+        // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
             let mut dots = [[S::splat(0.0); PAGE_LEN]; Q];
-            if S::SUMS < 16 {
+            if S::SUMS < 4 * STRIP {
                 self.products::<S, Q, 1, HALVES>(keys, place, &mut dots);
             } else {
-                self.products::<S, Q, 4, HALVES>(keys, place, &mut dots);
+                self.products::<S, Q, STRIP, HALVES>(keys, place, &mut dots);
             }
             for (q, dots) in dots.iter().enumerate() {
                 let scaled = S::mul(S::sum_rows(dots), S::splat(self.call.scale));
@@ -97,7 +100,7 @@ impl Work<'_> {
         place: usize,
         dots: &mut [[S::F; PAGE_LEN]; Q],
     ) {
-        // SAFETY: within this thread's scratch.
+        // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
             for first in (0..PAGE_LEN).step_by(N) {
                 let mut sums = [[S::splat(0.0); N]; Q];
@@ -124,7 +127,7 @@ impl Work<'_> {
     /// the heads: these are long chains of few instructions, which overlap.
     #[inline(always)]
     pub(super) unsafe fn weigh<S: Simd>(&self, place: usize, seen: &Range<usize>) {
-        // SAFETY: within this thread's scratch.
+        // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
             let (total, maximum) = (self.states.add(2 * place), self.states.add(2 * place + 1));
             let weights = self.weights.add(place);
@@ -160,7 +163,7 @@ impl Work<'_> {
         mut places: Range<usize>,
         seen: &Range<usize>,
     ) {
-        // SAFETY: within this thread's scratch.
+        // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
             while !places.is_empty() {
                 let place = places.start;
@@ -182,17 +185,12 @@ impl Work<'_> {
         place: usize,
         seen: &Range<usize>,
     ) -> usize {
-        // SAFETY: within this thread's scratch.
+        // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
-            let strip = if S::SUMS < 16 { 1 } else { 4 };
             let mut d = 0;
-            while d + strip * LANES <= self.padded {
-                if S::SUMS < 16 {
-                    self.strip::<S, Q, 1, HALVES>(values, place, seen.clone(), d);
-                } else {
-                    self.strip::<S, Q, 4, HALVES>(values, place, seen.clone(), d);
-                }
-                d += strip * LANES;
+            while S::SUMS >= 4 * STRIP && d + STRIP * LANES <= self.padded {
+                self.strip::<S, Q, STRIP, HALVES>(values, place, seen.clone(), d);
+                d += STRIP * LANES;
             }
             while d < self.padded {
                 self.strip::<S, Q, 1, HALVES>(values, place, seen.clone(), d);
@@ -210,7 +208,7 @@ impl Work<'_> {
         seen: Range<usize>,
         d: usize,
     ) {
-        // SAFETY: within this thread's scratch.
+        // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
             let weights = self.weights.add(place).cast::<f32>();
             let out = self.outputs.add(place * self.padded + d);

@@ -5,7 +5,7 @@ use super::memory::Memory;
 use super::plan::{Lookup, Sized, needs, steps};
 use super::simd::SimdPath;
 use super::span::Span;
-use super::team::{Phase, Team};
+use super::team::{PARTS, Phase, Team};
 use crate::backend::{Device, DeviceError, DeviceInfo, DeviceKind, MemoryUse};
 use crate::kernel::{Buffer, Call, Matrix};
 use crate::quant::{DType, Packing, TILE_ROWS};
@@ -269,7 +269,7 @@ impl Device for CpuDevice {
             .iter()
             .map(|step| {
                 let all = step.units * step.cost;
-                let share = step.units.div_ceil(4 * threads);
+                let share = step.units.div_ceil(PARTS * threads);
                 let grain = (GRAIN_NS / step.cost.max(1)).clamp(1, share.max(1));
                 Phase::new(step.units, if all < ALONE_NS { step.units } else { grain })
             })

@@ -1,5 +1,5 @@
 //! Packed weights to what the micro-kernels multiply with: bytes and f32 scales, a chunk of columns
-//! at a time. The only place that knows the planes of [`Packing`].
+//! at a time. The only place that knows the planes of quantized types in [`Packing`].
 
 use super::activations::{BLOCK, Correction};
 use super::simd::{LANES, Simd};
@@ -13,7 +13,7 @@ pub(super) const CHUNK: usize = 16;
 /// Bytes of a block's quants: `[8][16 rows][4 columns]`.
 pub(super) const QUANT_BYTES: usize = LANES * BLOCK;
 
-/// A chunk of one tile of quantized weights, ready to multiply.
+/// A chunk of one tile of quantized weights, ready to multiply; where rows are few, its scales alone.
 #[repr(C, align(64))]
 pub(super) struct Expanded {
     /// Unsigned quants, `[block][column / 4][row][column % 4]`.

@@ -16,13 +16,13 @@ pub(super) struct Floats<'a> {
     pub(super) count: usize,
 }
 
-impl Floats<'_> {
+impl<'a> Floats<'a> {
     /// Columns `first..first + count`; `first` is even.
     ///
     /// # Safety
     /// Nobody writes the tile.
     #[inline(always)]
-    pub(super) unsafe fn new<'a>(
+    pub(super) unsafe fn new(
         packing: &Packing,
         tile: Span,
         first: usize,

@@ -121,17 +121,17 @@ impl Tile<'_> {
     }
 
     /// The tile and block to ask for while the chunk at `first` is multiplied: as far ahead as loads
-    /// take, in this tile or the next.
+    /// take, in this tile or the next; never more than a tile ahead.
     #[inline(always)]
     fn ahead(&self, tile: *const u8, first: usize) -> (*const u8, usize) {
         let packing = &self.product.packing;
         let (blocks, at) = (packing.blocks(), first + AHEAD);
         match at < blocks {
             true => (tile, at),
-            false => (
-                tile.wrapping_add(packing.tile_bytes()),
-                (at - blocks.next_multiple_of(CHUNK)) % blocks,
-            ),
+            false => {
+                let at = at - blocks.next_multiple_of(CHUNK);
+                (tile.wrapping_add(packing.tile_bytes()), if at < blocks { at } else { 0 })
+            }
         }
     }
 
@@ -152,7 +152,8 @@ impl Tile<'_> {
             let group = Group {
                 weights: &bench.expanded,
                 planes,
-                ahead,
+                // Asked for once.
+                ahead: (start == self.start).then_some(ahead),
                 count,
                 quants: x.quants(start, len, first, count),
                 scales: x.scales(start, len, first, count),

@@ -1,4 +1,4 @@
-//! The CPU, native kernels: AVX-512 VNNI, AVX2 or portable, chosen at run time.
+//! The CPU, native kernels: AVX-512 VNNI, AVX-VNNI, AVX2, NEON or portable, chosen at run time.
 //! In: matrices in file order, kernel calls. Out: buffers' contents, the same bits on every path.
 //! Must never know: the other devices, layers, tiers, tokens, files.
 

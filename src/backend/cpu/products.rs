@@ -8,9 +8,9 @@ use super::simd::{LANES, Simd};
 pub(super) struct Group<'a, T> {
     /// Scales of the chunk, and its quants if they have been unpacked.
     pub(super) weights: &'a Expanded,
-    /// Where the chunk's quants lie, and what to ask for meanwhile.
+    /// Where the chunk's quants lie, and what to ask for meanwhile as they are unpacked.
     pub(super) planes: &'a Planes<T>,
-    pub(super) ahead: &'a Planes<T>,
+    pub(super) ahead: Option<&'a Planes<T>>,
     pub(super) count: usize,
     pub(super) quants: *const i8,
     pub(super) scales: *const f32,
@@ -37,7 +37,9 @@ impl<T: Format> Group<'_, T> {
                 let mut unpacked = [0; QUANT_BYTES];
                 let mut quants = self.weights.quants[b].as_ptr();
                 if UNPACK {
-                    self.ahead.prefetch::<S>(b);
+                    if let Some(ahead) = self.ahead {
+                        ahead.prefetch::<S>(b);
+                    }
                     self.planes.unpack::<S>(b, &mut unpacked);
                     quants = unpacked.as_ptr();
                 }

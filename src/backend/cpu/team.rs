@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Spins on an unfinished phase before the core is offered to someone else.
 const SPINS: usize = 2000;
 
-/// A thread takes what is left by this and the number of threads: one that is held up holds little.
-const PARTS: usize = 4;
+/// A thread takes what is left, divided by this and the number of threads: one that is held up holds little.
+pub(super) const PARTS: usize = 4;
 
 /// Independent units of work; a phase starts when the one before it is complete.
 #[repr(align(128))]

@@ -133,17 +133,22 @@ fn attention_matches_the_reference() {
 /// A row has the same bits alone, after its fellows are gone, and with its pages elsewhere.
 #[test]
 fn rows_have_the_same_bits_in_any_company() {
-    let mut case = case(64, (6, 2), 0, 7);
-    case.layout.format = KvFormat::Q4;
-    let (name, mut device) = devices().remove(0);
-    let (all, _) = run(&mut device, &case);
-    let width = case.heads * case.layout.head_dim;
-    for row in 0..case.map.len() {
-        let mut alone = case.clone();
-        alone.map = vec![case.map[row]];
-        alone.q = case.q[row * width..][..width].to_vec();
-        let (got, _) = run(&mut device, &alone);
-        assert_eq!(bits(&got), bits(&all[row * width..][..width]), "row {row}, {name}");
+    for (format, heads) in
+        [(KvFormat::Q4, (6, 2)), (KvFormat::F16, (6, 2)), (KvFormat::F16, (7, 1))]
+    {
+        let mut case = case(64, heads, 0, 7);
+        case.layout.format = format;
+        let (name, mut device) = devices().remove(0);
+        let (all, _) = run(&mut device, &case);
+        let width = case.heads * case.layout.head_dim;
+        for row in 0..case.map.len() {
+            let mut alone = case.clone();
+            alone.map = vec![case.map[row]];
+            alone.q = case.q[row * width..][..width].to_vec();
+            let (got, _) = run(&mut device, &alone);
+            let want = &all[row * width..][..width];
+            assert_eq!(bits(&got), bits(want), "row {row}, {format}, {name}");
+        }
     }
 }
 
@@ -174,7 +179,7 @@ fn a_path_gives_the_bits_of_a_prefix() {
 
 /// What lies in slots that no row maps never matters.
 #[test]
-fn unmapped_slots_are_not_read() {
+fn unmapped_slots_do_not_matter() {
     let mut case = case(64, (2, 1), 20, 13);
     case.map.iter_mut().for_each(|row| row.prefix = row.length);
     let (_, mut device) = devices().remove(0);
