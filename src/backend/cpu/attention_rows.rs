@@ -187,7 +187,7 @@ impl Work<'_> {
             for (head, places, seen) in self.queries(first, seen, heads.len()) {
                 self.prefetch::<S>(row, next, heads.start + head, false);
                 let keys = self.vectors::<HALVES>(&slots, heads.start, head, false);
-                self.score::<S, HALVES>(&keys, places, seen);
+                self.multiply::<S, HALVES, false>(&keys, places, seen);
             }
             for (index, seen) in seen.iter().enumerate().filter(|(_, seen)| !seen.is_empty()) {
                 for query in (first + index) * places..(first + index + 1) * places {
@@ -200,7 +200,7 @@ impl Work<'_> {
             for (head, places, seen) in self.queries(first, seen, heads.len()) {
                 self.prefetch::<S>(row, next, heads.start + head, true);
                 let values = self.vectors::<HALVES>(&slots, heads.start, head, true);
-                self.blend::<S, HALVES>(&values, places, seen);
+                self.multiply::<S, HALVES, true>(&values, places, seen);
             }
         }
     }

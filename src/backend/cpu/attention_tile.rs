@@ -41,36 +41,54 @@ impl Work<'_> {
         Vectors { at }
     }
 
-    /// Scores of query heads at `places` against the keys; unseen positions score minus infinity.
+    /// Multiplies keys with query heads at `places`, or `VALUES` with their weights, a few heads at a time.
     #[inline(always)]
-    pub(super) unsafe fn score<S: Simd, const HALVES: bool>(
+    pub(super) unsafe fn multiply<S: Simd, const HALVES: bool, const VALUES: bool>(
         &self,
-        keys: &Vectors<HALVES>,
+        vectors: &Vectors<HALVES>,
         mut places: Range<usize>,
         seen: &Range<usize>,
     ) {
-        // SAFETY: within this thread's scratch, or checked vectors of the cache.
+        // SAFETY: passed on.
         unsafe {
             while !places.is_empty() {
                 let place = places.start;
                 places.start += match places.len() {
-                    4.. => self.scores::<S, 4, HALVES>(keys, place, seen),
-                    3 => self.scores::<S, 3, HALVES>(keys, place, seen),
-                    2 => self.scores::<S, 2, HALVES>(keys, place, seen),
-                    _ => self.scores::<S, 1, HALVES>(keys, place, seen),
+                    4.. => self.some::<S, 4, HALVES, VALUES>(vectors, place, seen),
+                    3 => self.some::<S, 3, HALVES, VALUES>(vectors, place, seen),
+                    2 => self.some::<S, 2, HALVES, VALUES>(vectors, place, seen),
+                    _ => self.some::<S, 1, HALVES, VALUES>(vectors, place, seen),
                 };
             }
         }
     }
 
-    /// Scores of `Q` query heads from `place` on. Returns `Q`.
+    /// [`Work::multiply`] for `Q` query heads from `place` on. Returns `Q`.
     #[inline(always)]
-    unsafe fn scores<S: Simd, const Q: usize, const HALVES: bool>(
+    unsafe fn some<S: Simd, const Q: usize, const HALVES: bool, const VALUES: bool>(
+        &self,
+        vectors: &Vectors<HALVES>,
+        place: usize,
+        seen: &Range<usize>,
+    ) -> usize {
+        // SAFETY: passed on.
+        unsafe {
+            match VALUES {
+                true => self.blend::<S, Q, HALVES>(vectors, place, seen),
+                false => self.score::<S, Q, HALVES>(vectors, place, seen),
+            }
+        }
+        Q
+    }
+
+    /// Scores of `Q` query heads from `place` on against the keys; unseen positions score minus infinity.
+    #[inline(always)]
+    unsafe fn score<S: Simd, const Q: usize, const HALVES: bool>(
         &self,
         keys: &Vectors<HALVES>,
         place: usize,
         seen: &Range<usize>,
-    ) -> usize {
+    ) {
         // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
             let mut dots = [[S::splat(0.0); PAGE_LEN]; Q];
@@ -89,7 +107,6 @@ impl Work<'_> {
                 }
             }
         }
-        Q
     }
 
     /// Products of `Q` queries with the keys, `N` keys at a time, each in lanes.
@@ -154,37 +171,15 @@ impl Work<'_> {
         }
     }
 
-    /// Adds the values to the outputs of query heads at `places` by their weights, one position after the
-    /// other.
+    /// Adds the values to the outputs of `Q` query heads from `place` on by their weights, one position after
+    /// the other.
     #[inline(always)]
-    pub(super) unsafe fn blend<S: Simd, const HALVES: bool>(
-        &self,
-        values: &Vectors<HALVES>,
-        mut places: Range<usize>,
-        seen: &Range<usize>,
-    ) {
-        // SAFETY: within this thread's scratch, or checked vectors of the cache.
-        unsafe {
-            while !places.is_empty() {
-                let place = places.start;
-                places.start += match places.len() {
-                    4.. => self.blends::<S, 4, HALVES>(values, place, seen),
-                    3 => self.blends::<S, 3, HALVES>(values, place, seen),
-                    2 => self.blends::<S, 2, HALVES>(values, place, seen),
-                    _ => self.blends::<S, 1, HALVES>(values, place, seen),
-                };
-            }
-        }
-    }
-
-    /// Adds to the outputs of `Q` query heads from `place` on. Returns `Q`.
-    #[inline(always)]
-    unsafe fn blends<S: Simd, const Q: usize, const HALVES: bool>(
+    unsafe fn blend<S: Simd, const Q: usize, const HALVES: bool>(
         &self,
         values: &Vectors<HALVES>,
         place: usize,
         seen: &Range<usize>,
-    ) -> usize {
+    ) {
         // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
             let mut d = 0;
@@ -197,7 +192,6 @@ impl Work<'_> {
                 d += LANES;
             }
         }
-        Q
     }
 
     #[inline(always)]
