@@ -188,11 +188,21 @@ pub(crate) fn neighbours(inputs: &Inputs<'_>, best: &Setting) -> Vec<Setting> {
         }
     }
     if pins.prefill_chunk.is_none() {
-        for chunk in
-            [best.prefill_chunk / 2, best.prefill_chunk * 3 / 4, best.prefill_chunk * 3 / 2]
-        {
-            add(best.batch, chunk.max(1), best.micro_batch, trees);
+        for eighths in [4, 6, 7, 9, 12] {
+            let chunk = (best.prefill_chunk * eighths / 8).max(1);
+            add(best.batch, chunk, best.micro_batch, trees);
         }
+    }
+    if trees > 0 && pins.batch.is_none() && pins.prefill_chunk.is_none() {
+        // Both need memory: where it is full, one grows only as the other shrinks.
+        let (more, less) = (best.batch * 2, best.batch.div_ceil(2));
+        add(
+            more.min(inputs.workload.count()),
+            (best.prefill_chunk / 4).max(1),
+            best.micro_batch,
+            trees,
+        );
+        add(less, best.prefill_chunk * 2, best.micro_batch, trees);
     }
     if pins.micro_batch.is_none() {
         add(best.batch, best.prefill_chunk, (best.micro_batch / 2).max(1), trees);

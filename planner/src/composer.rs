@@ -239,7 +239,8 @@ impl Composer<'_> {
         let sequences = self.ends.len() as f64;
         for (sum, draft) in pass.draft.iter_mut().zip(&speculation.drafts) {
             let trees = speculation.tree_seconds(draft, sequences, tree.nodes);
-            *sum = pass.count * trees + draft.prompt_seconds(pass.prompt_rows);
+            let prompts = draft.prompt_seconds(pass.prompt_rows, self.composition.batch);
+            *sum = pass.count * trees + prompts;
         }
     }
 

@@ -15,7 +15,7 @@ const OF_BUDGET: usize = 2;
 
 /// Kinds of policies with trees that are polished, and rounds of it.
 const POLISHED: usize = 3;
-const POLISH_ROUNDS: usize = 3;
+const POLISH_ROUNDS: usize = 4;
 
 impl Search<'_> {
     /// Looks around the best policies with trees by the event clock: waiting for drafts makes times

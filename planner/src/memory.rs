@@ -6,6 +6,7 @@ use crate::inputs::Inputs;
 use crate::plan::Memory;
 use crate::policy::{Policy, Split, Tier, outputs};
 use crate::shape::ModelShape;
+use crate::speculation::Draft;
 
 /// Bytes of neighbouring parts of a model, which the ring is sized by.
 pub(crate) struct RingShape {
@@ -110,14 +111,24 @@ pub(crate) fn reserved(inputs: &Inputs<'_>, setting: &Setting, demand: &Demand) 
     let shares_ram = inputs.hardware.shares_ram;
     let vectors = Split::all(Tier::Device, inputs.model.vector_bytes);
     let workspace = inputs.footprint.workspace(demand);
-    let Setting { batch, tree_budget, .. } = *setting;
-    let draft = setting.draft.and_then(|at| inputs.workload.speculation.as_ref()?.drafts.get(at));
-    let draft = draft.map_or(Split::default(), |d| d.memory(demand.pages, batch, tree_budget));
     Memory {
         workspace: workspace.folded(shares_ram),
         fixed: (inputs.footprint.fixed() + vectors).folded(shares_ram),
-        draft: draft.folded(shares_ram),
+        draft: draft(inputs, setting, demand.pages).folded(shares_ram),
         ..Memory::default()
+    }
+}
+
+/// What trees take beside a cache of so many pages, their own rows of it left out.
+fn draft(inputs: &Inputs<'_>, setting: &Setting, pages: usize) -> Split {
+    let known = inputs.workload.speculation.as_ref().filter(|_| setting.tree_budget > 0);
+    let Some(speculation) = known else { return Split::default() };
+    let positions = inputs.model.page_positions;
+    match setting.draft.and_then(|at| speculation.drafts.get(at)) {
+        Some(draft) => {
+            draft.memory(Draft::pages(pages, setting.tree_budget, positions), setting.batch)
+        }
+        None => Split::all(Tier::Ram, speculation.lookup_bytes * (pages * positions) as u64),
     }
 }
 

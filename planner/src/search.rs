@@ -331,7 +331,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The best placement of a setting, with the least ring where none has room for more.
+    /// The best placement of a setting, with the ring that is best: a large one may fit and leave too
+    /// little memory for weights.
     pub(crate) fn place(&self, setting: &Setting, job: usize) -> Option<Placed> {
         let counted = &self.jobs[job].1;
         let away = round::may_be_away(setting);
@@ -340,14 +341,15 @@ impl<'a> Search<'a> {
         let with_ring = |(ring_parts, head_stays): (usize, bool)| {
             let setting = Setting { ring_parts, head_stays, ..*setting };
             let room = round::room(&self.inputs, &self.costs, &setting, counted.pages, away);
-            let found = lp::solve(&self.costs, &setting, &counted.program, &room, &decided);
-            found.map(|placement| (setting, placement))
+            let placement = lp::solve(&self.costs, &setting, &counted.program, &room, &decided)?;
+            let seconds = self.costs.job_seconds(&setting, &counted.passes, &placement);
+            Some(Placed { setting, job, placement, seconds })
         };
         let stays = setting.tree_budget > 0;
         let rings = [(RING, stays), (RINGS[0], stays), (RINGS[0], true)];
-        let (setting, placement) = rings.into_iter().find_map(with_ring)?;
-        let seconds = self.costs.job_seconds(&setting, &counted.passes, &placement);
-        Some(Placed { setting, job, placement, seconds })
+        let distinct = if stays { 2 } else { rings.len() };
+        let placed = rings.into_iter().take(distinct).filter_map(with_ring);
+        placed.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
     }
 
     /// Sizes between the enumerated ones, around the best of the most promising groups.

@@ -3,7 +3,7 @@
 use crate::hardware::seconds_by_rows;
 use crate::policy::{Split, Tier};
 
-/// Rows of one draft pass at most, besides one for each sequence: larger trees grow by more passes.
+/// Rows of one draft pass at most, besides one for each sequence: more are several passes.
 pub const DRAFT_ROWS: usize = 128;
 
 /// Rows of one sequence whose logits are computed together: the first, and those that its path may
@@ -29,8 +29,10 @@ pub struct Speculation {
     pub outputs: f64,
     /// Most nodes of one sequence's tree.
     pub nodes_max: usize,
-    /// Places where the draft model could live; empty where trees cost nothing (prompt lookup).
+    /// Places where the draft model could live; empty where trees cost no time (prompt lookup).
     pub drafts: Vec<Draft>,
+    /// Bytes of RAM that lookup takes for each position of the target's cache.
+    pub lookup_bytes: u64,
 }
 
 /// A draft model in one place.
@@ -42,10 +44,9 @@ pub struct Draft {
     pub pass_seconds: Vec<(usize, f64)>,
     /// Bytes by tier whatever the sizes: weights, vectors, working memory.
     pub bytes: Split,
-    /// Bytes by tier of one page of its KV cache, all layers; it has as many pages as the target's.
+    /// Bytes by tier of one page of its KV cache, all layers; it has [`Draft::pages`] of them.
     pub page_bytes: Split,
-    /// Bytes by tier for each row of the largest draft pass: up to [`DRAFT_ROWS`] of the trees, and
-    /// one for each sequence.
+    /// Bytes by tier for each row of the largest draft pass: [`DRAFT_ROWS`], and one for each sequence.
     pub row_bytes: Split,
 }
 
@@ -129,15 +130,22 @@ impl Draft {
         seconds_by_rows(&self.pass_seconds, rows)
     }
 
-    /// Seconds of a prompt's rows, at the rate of the largest pass that is known.
-    pub(crate) fn prompt_seconds(&self, rows: f64) -> f64 {
-        self.pass_seconds.last().map_or(0.0, |&(most, seconds)| seconds * rows / most as f64)
+    /// Seconds of a prompt's rows, at the rate of the largest pass.
+    pub(crate) fn prompt_seconds(&self, rows: f64, batch: usize) -> f64 {
+        let most = (DRAFT_ROWS + batch) as f64;
+        self.seconds(most) * rows / most
     }
 
-    /// Bytes by tier beside a target's cache of so many pages.
-    pub(crate) fn memory(&self, pages: usize, batch: usize, tree_budget: usize) -> Split {
-        let rows = tree_budget.min(DRAFT_ROWS) + batch;
-        self.bytes + self.page_bytes.times(pages as u64) + self.row_bytes.times(rows as u64)
+    /// Pages of its cache beside a target's of so many, of so many positions each: nodes that the draft
+    /// expands and that fall out of the best later lie there too, about as many again at most.
+    pub fn pages(target: usize, tree_budget: usize, page_positions: usize) -> usize {
+        target + tree_budget.div_ceil(page_positions)
+    }
+
+    /// Bytes by tier with a cache of so many pages.
+    pub(crate) fn memory(&self, pages: usize, batch: usize) -> Split {
+        let rows = (DRAFT_ROWS + batch) as u64;
+        self.bytes + self.page_bytes.times(pages as u64) + self.row_bytes.times(rows)
     }
 
     fn fault(&self, shares_ram: bool) -> Option<String> {
@@ -185,9 +193,10 @@ mod tests {
             row_bytes: Split::all(Tier::Ram, 1000),
         };
         assert_eq!([1.0, 3.0, 8.0].map(|rows| draft.seconds(rows)), [1.0, 2.0, 6.0]);
-        assert_eq!(draft.prompt_seconds(8.0), 6.0);
-        assert_eq!(draft.memory(3, 2, 5).ram, 7031);
-        assert_eq!(draft.memory(0, 2, 5000).ram, 1 + 1000 * (2 + DRAFT_ROWS as u64));
+        // Beyond the last point in proportion to the rows.
+        assert_eq!(draft.prompt_seconds(8.0, 2), 6.0);
+        assert_eq!(draft.memory(3, 2).ram, 31 + 1000 * (2 + DRAFT_ROWS as u64));
+        assert_eq!(Draft::pages(7, 17, 16), 9);
         let speculation = Speculation {
             rounds: vec![(6, 2.0)],
             draft_rows: 1.0,

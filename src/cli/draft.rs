@@ -14,7 +14,8 @@ use crate::generate::{
     DraftLearned, DraftLookup, DraftModel, Drafter, Speculation, SpeculationConfig,
     SpeculationStats, TREE_NODES_MAX, TreeShape,
 };
-use crate::kernel::KvFormat;
+use crate::kernel::{KvFormat, PAGE_LEN};
+use crate::speculate::LOOKUP_BYTES;
 use forebay_planner::{
     DRAFT_ROWS, Demand, Draft, Footprint, HEAD_ROWS, HardwareProfile, Inputs, Pins, Requests,
     Split, Tier, Workload, resident_passes,
@@ -179,6 +180,7 @@ impl Drafting {
             outputs: learned.outputs_per_token(),
             nodes_max: TREE_NODES_MAX,
             drafts: self.places.get().cloned().unwrap_or_default(),
+            lookup_bytes: LOOKUP_BYTES,
         }
     }
 
@@ -239,11 +241,12 @@ impl Drafting {
                     true => (Box::new(CpuDevice::new(setup.engine.threads)?), self.host.get()),
                     false => (setup.open_device()?, Some(profile)),
                 };
-                let rows = DRAFT_ROWS.min(policy.tree_budget) + policy.batch;
+                let rows = DRAFT_ROWS + policy.batch;
+                let pages = Draft::pages(policy.pages, policy.tree_budget, PAGE_LEN);
                 let config = ExecutorConfig {
                     kv_format: setup.kv_format,
                     positions: setup.context_len,
-                    ..ExecutorConfig::resident(rows, policy.pages)
+                    ..ExecutorConfig::resident(rows, pages)
                 };
                 let resources = Resources { profile: rates.cloned(), ..Resources::default() };
                 let mut progress = |done: usize, parts: usize| {
@@ -375,6 +378,7 @@ pub(super) fn summary(stats: &SpeculationStats, name: &str) -> Value {
         "accepted_by_depth": stats.by_depth.iter().map(|&n| n as f64 / trees).collect::<Vec<_>>(),
         "draft_seconds": stats.draft.as_secs_f64(),
         "target_seconds": stats.target.as_secs_f64(),
+        "nodes_refused": stats.refused,
         "failure": stats.failure,
     })
 }

@@ -175,7 +175,7 @@ impl DraftModel {
                     _ => self.rows_of(sequence, sequences, forest, nodes)?,
                 };
                 let Some(rows) = rows else {
-                    self.refuse(sequence.key, forest, nodes);
+                    self.refuse(sequence, forest, nodes);
                     continue;
                 };
                 if self.batch.rows() + rows > self.executor.config().rows {
@@ -212,8 +212,9 @@ impl DraftModel {
     }
 
     /// Nodes that cannot be computed have no children.
-    fn refuse(&mut self, key: u64, forest: &mut Forest, nodes: &[Expand]) {
-        let own = self.own.entry(key).or_default();
+    fn refuse(&mut self, sequence: &Draftable<'_>, forest: &mut Forest, nodes: &[Expand]) {
+        self.work.refused += if sequence.depth > 0 { nodes.len() as u64 } else { 0 };
+        let own = self.own.entry(sequence.key).or_default();
         for &at in nodes {
             own.expanded(forest.node(at), None);
             forest.expand(at, &[]);

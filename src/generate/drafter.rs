@@ -144,4 +144,6 @@ pub struct DraftWork {
     pub rounds: u64,
     /// Nodes that were expanded.
     pub rows: u64,
+    /// Nodes that could not be, for want of room in the draft's cache or of their tokens in its vocabulary.
+    pub refused: u64,
 }

@@ -57,6 +57,8 @@ pub struct SpeculationStats {
     pub target: Duration,
     /// Tokens that the trees were expected to bring beside those that come anyway, by the draft itself.
     pub expected: f64,
+    /// Nodes that the draft could not expand; see [`super::DraftWork`].
+    pub refused: u64,
     /// Why drafting ended before the job did.
     pub failure: Option<String>,
 }
@@ -179,6 +181,7 @@ impl Speculation {
                 let work = drafter.work();
                 let nodes = trees.iter().map(Tree::size).sum();
                 let (rounds, rows) = (work.rounds - before.rounds, work.rows - before.rows);
+                self.stats.refused += work.refused - before.refused;
                 self.learned.grew(rounds, rows, nodes);
                 self.drafter = Some(drafter);
                 Some(trees)

@@ -18,7 +18,7 @@ mod tests;
 pub use choose::{best_size, node_log_ps, trim_to_best};
 pub use forest::{Expand, Forest, GrowthLimits};
 pub use gain::GainCurve;
-pub use lookup::{Lookup, LookupTrust};
+pub use lookup::{LOOKUP_BYTES, Lookup, LookupTrust};
 pub use sequoia::{
     PUBLISHED_ACCEPTANCE, ShapeChoice, StaticTree, choose_shape, greedy_tree, optimal_tree,
 };

@@ -1,7 +1,7 @@
 //! Draft trees from the command line: answers, reports, refusals.
 
 use crate::cli::{model, results, run_on};
-use crate::support::fixture;
+use crate::support::{fixture, model_path};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,11 +55,31 @@ fn answers_are_the_same_with_trees_and_the_summary_tells() {
         assert!(trees["trees"].as_u64().unwrap() > 0, "{trees}");
         assert!(trees["tokens_per_pass"].as_f64().unwrap() >= 1.0, "{trees}");
         assert!(trees["nodes_per_tree"].as_f64().unwrap() <= 16.0, "{trees}");
+        assert_eq!(trees["nodes_refused"], 0, "{trees}");
         assert_eq!(trees["failure"], Value::Null);
     }
     // An output of plain decoding goes on with trees: they are no part of the job.
     let (code, text) = outcome(run(folder, "plain.jsonl", &["--speculate", "8"]));
     assert!(code == 0 && text.contains("3 requests are answered"), "{code} {text}");
+}
+
+/// A sure draft expands nodes that others outdo later: its cache has room for those too.
+#[test]
+fn large_trees_have_room_in_the_cache_of_the_draft() {
+    let Some(path) = model_path("smollm2-135m") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (input, told) = (dir.path().join("in.jsonl"), dir.path().join("summary.json"));
+    fs::write(&input, "{\"prompt\":\"One, two, three, four, five,\",\"max_tokens\":24}\n").unwrap();
+    let path = path.to_str().unwrap();
+    let mut command = run_on("cpu", path, &input, &dir.path().join("out.jsonl"));
+    command.env("XDG_CACHE_HOME", dir.path()).args(["--draft", path, "--speculate", "256"]);
+    command.arg("--summary").arg(&told);
+    let (code, text) = outcome(command);
+    assert_eq!(code, 0, "{text}");
+    let summary: Value = serde_json::from_slice(&fs::read(&told).unwrap()).unwrap();
+    let trees = &summary["speculation"];
+    assert_eq!(trees["nodes_refused"], 0, "{trees}");
+    assert!(trees["nodes_per_tree"].as_f64().unwrap() > 128.0, "{trees}");
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn simulate(job: &Workload, composition: Composition) -> Simulated {
         sums.outputs += joining.len() as f64 + sequences * gain * speculation.outputs;
         let draft = &speculation.drafts[0];
         sums.draft += speculation.tree_seconds(draft, sequences, nodes);
-        sums.draft += draft.prompt_seconds(prompt_rows as f64);
+        sums.draft += draft.prompt_seconds(prompt_rows as f64, composition.batch);
         for tokens in &mut left {
             sums.tokens += gain.min(*tokens);
             *tokens -= gain;

@@ -169,6 +169,7 @@ pub(crate) fn speculation(bytes: u64, seconds: f64, shares_ram: bool) -> Specula
         draft_rows: 1.2,
         outputs: 1.5,
         nodes_max: 1024,
+        lookup_bytes: 0,
         drafts,
     }
 }

@@ -103,10 +103,14 @@ fn a_draft_that_does_not_fit_is_skipped_or_refused_if_it_is_pinned() {
     assert_eq!(plan(&case.inputs()).unwrap().policy.tree_budget, 64);
     case.budgets.ram -= 1;
     assert!(plan(&case.inputs()).is_err());
-    // A smaller tree helps where it is the rows that do not fit.
+    // A smaller tree helps where it is the draft's cache that does not fit.
     of(&mut case).drafts[0].bytes = Split::default();
-    of(&mut case).drafts[0].row_bytes = Split::all(Tier::Ram, 40 * MIB);
+    of(&mut case).drafts[0].page_bytes = Split::all(Tier::Ram, 80 * MIB);
     case.budgets.ram = GIB;
+    let PlanError::DoesNotFit { missing, .. } = plan(&case.inputs()).unwrap_err() else {
+        panic!("it does not fit")
+    };
+    case.budgets.ram += missing.ram - 1;
     let PlanError::DoesNotFit { remedies, .. } = plan(&case.inputs()).unwrap_err() else {
         panic!("it does not fit")
     };
