@@ -12,6 +12,7 @@ use crate::price::Priced;
 use crate::round;
 use crate::rows::Decoding;
 use crate::search::Search;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Policies that are made real and run against the event clock.
@@ -22,6 +23,9 @@ const FINALISTS_IF: usize = 2;
 const RUNNERS_UP: usize = 3;
 /// What more memory is asked about.
 const MORE_BYTES: u64 = 4 << 30;
+/// Seconds that room for larger trees may cost, of the fastest policy's.
+const ROOM: f64 = 1.03;
+
 /// What a faster disk is asked about.
 const FASTER_DISK: f64 = 2.0;
 
@@ -42,9 +46,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     found.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
     found.dedup_by(|a, b| a.policy == b.policy);
     let by_budget = by_budget(&found);
-    let mut found = found.into_iter();
-    let best = found.next().expect("a search finds a policy or an error");
-    let runners_up = found.take(RUNNERS_UP).map(|p| (p.seconds(), p.policy));
+    let best = found.remove(roomiest(&found));
+    let runners_up = found.into_iter().take(RUNNERS_UP).map(|p| (p.seconds(), p.policy));
     let runners_up = runners_up.map(|(seconds, policy)| (policy, seconds)).collect();
     let what_ifs = what_ifs(&mut search, best.seconds(), &narrowed);
     Ok(Plan { runners_up, what_ifs, by_budget, ..report(&mut search, best) })
@@ -56,6 +59,17 @@ fn narrowed(trees: &Trees, found: &[Priced]) -> Trees {
     let best = with.min_by(|a, b| a.seconds().total_cmp(&b.seconds()));
     let budgets = best.map(|best| best.setting.tree_budget).into_iter().collect();
     Trees { budgets, ..trees.clone() }
+}
+
+/// Index of the policy to choose of `found`, which is sorted by seconds and not empty: the fastest, or one
+/// with larger trees that takes hardly longer and is still no loss. The engine grows smaller trees where
+/// those turn out to be better, but larger ones than planned it cannot.
+fn roomiest(found: &[Priced]) -> usize {
+    let off = found.iter().position(|priced| priced.setting.tree_budget == 0);
+    let most = found[0].seconds() * ROOM;
+    let near = found[..off.unwrap_or(found.len())].iter().take_while(|p| p.seconds() <= most);
+    let largest = near.enumerate().max_by_key(|(at, p)| (p.setting.tree_budget, Reverse(*at)));
+    largest.map_or(0, |(at, _)| at)
 }
 
 /// The fewest seconds of each tree budget; `found` is sorted by seconds.

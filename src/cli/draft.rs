@@ -237,10 +237,11 @@ impl Drafting {
             Source::Lookup => Box::new(DraftLookup::new()),
             Source::Model(draft) => {
                 let on_host = policy.draft == Some(Tier::Ram) && !planned.shares_ram;
-                let (device, rates): (Box<dyn Device>, _) = match on_host {
+                let (mut device, rates): (Box<dyn Device>, _) = match on_host {
                     true => (Box::new(CpuDevice::new(setup.engine.threads)?), self.host.get()),
                     false => (setup.open_device()?, Some(profile)),
                 };
+                device.limit(planned.draft_limit());
                 let rows = DRAFT_ROWS + policy.batch;
                 let pages = Draft::pages(policy.pages, policy.tree_budget, PAGE_LEN);
                 let config = ExecutorConfig {
@@ -317,15 +318,21 @@ fn place(
     };
     let kv = (format, setup.context_len);
     let footprint = ExecutorFootprint::new(files, device, Split::default(), kv, None)?;
-    let [few, many] = [DRAFT_ROWS, 2 * DRAFT_ROWS].map(|rows| {
+    let (rows, pages) = (DRAFT_ROWS as u64, 1 << 10);
+    let working = |rows: u64, pages: u64| {
+        let (rows, pages) = (rows as usize, pages as usize);
         let (batch, micro_rows, outputs) = (rows, rows, rows.min(HEAD_ROWS));
-        let demand = Demand { batch, rows, micro_rows, outputs, pages: 1, ..Demand::default() };
+        let demand = Demand { batch, rows, micro_rows, outputs, pages, ..Demand::default() };
         let Split { device, ram, .. } = footprint.workspace(&demand);
         [device + footprint.activations(&demand), ram]
-    });
-    let rows = DRAFT_ROWS as u64;
-    let row = [0, 1].map(|i| many[i].saturating_sub(few[i]).div_ceil(rows));
-    let rest = [0, 1].map(|i| few[i].saturating_sub(rows * row[i]));
+    };
+    let least = working(rows, 0);
+    let each = |more: [u64; 2], count: u64| {
+        [0, 1].map(|i| more[i].saturating_sub(least[i]).div_ceil(count))
+    };
+    let row = each(working(2 * rows, 0), rows);
+    let listed = each(working(rows, pages), pages);
+    let rest = [0, 1].map(|i| least[i].saturating_sub(rows * row[i]));
     let weights = shape.weight_bytes();
     let on = |bytes: u64| if home == Tier::Device { (bytes, 0) } else { (0, bytes) };
     let split = |own: u64, ram: u64| {
@@ -338,7 +345,7 @@ fn place(
         home,
         pass_seconds: pass_seconds(&shape, &footprint, profile, format),
         bytes: split(weights + shape.vector_bytes + own + rest[0], rest[1]),
-        page_bytes: split(page, 0),
+        page_bytes: split(page + listed[0], listed[1]),
         row_bytes: split(row[0], row[1]),
     })
 }

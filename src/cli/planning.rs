@@ -97,6 +97,15 @@ impl Planned {
             false => self.budgets.device.saturating_sub(self.plan.memory.draft.device),
         }
     }
+
+    /// Bytes that the draft's own device may hold: what the plan counts for it there.
+    pub(super) fn draft_limit(&self) -> u64 {
+        let draft = self.plan.memory.draft;
+        match self.plan.policy.draft {
+            Some(Tier::Device) => draft.device,
+            _ => draft.ram,
+        }
+    }
 }
 
 impl Asked<'_> {

@@ -7,6 +7,9 @@ use forebay_planner::{Change, Draft, PlanError, Speculation, Split, Tier, plan, 
 /// Rounding to segments and layers, and a choice between finalists that the event clock decides.
 const ROUNDING: f64 = 1.02;
 
+/// What room for larger trees may cost.
+const ROOM: f64 = 1.03;
+
 fn medium(budgets: [u64; 3], requests: usize) -> Case {
     let job = workload(&[(50, 400, requests)]);
     let mut case = Case::new(llama(16, 2048, 32, 8, 8192, 32_000), desktop(), job, budgets);
@@ -39,7 +42,9 @@ fn a_streamed_model_with_one_sequence_grows_large_trees() {
     let off = grown.by_budget[0];
     assert!(off.0 == 0 && off.1 > 2.0 * grown.seconds(), "{:?}", grown.by_budget);
     let least = grown.by_budget.iter().map(|&(_, seconds)| seconds).fold(f64::INFINITY, f64::min);
-    assert_eq!(least, grown.seconds());
+    assert!(grown.seconds() <= ROOM * least, "{:?}", grown.by_budget);
+    let larger = grown.by_budget.iter().filter(|(budget, _)| *budget > policy.tree_budget);
+    assert!(larger.clone().all(|&(_, seconds)| seconds > ROOM * least), "{:?}", grown.by_budget);
     // Rows up to N* are free, and beyond they cost.
     let rows = grown.curve.iter().map(|&(rows, _)| rows).collect::<Vec<_>>();
     assert!(rows[0] == 1 && rows[rows.len() - 1] == policy.rows(), "{rows:?}");
@@ -188,7 +193,10 @@ fn more_memory_or_gain_is_never_slower_and_trees_are_no_loss() {
         let seconds = planned.seconds();
         let better = |case: &Case, what: &str| {
             let with = plan(&case.inputs()).unwrap().seconds();
-            assert!(with <= seconds * ROUNDING, "seed {seed}: {with} after {seconds}: {what}");
+            assert!(
+                with <= seconds * ROUNDING * ROOM,
+                "seed {seed}: {with} after {seconds}: {what}"
+            );
         };
         let budgets = case.budgets;
         for tier in Tier::ALL {
