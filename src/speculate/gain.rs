@@ -14,16 +14,19 @@ const PRIOR: [f64; BUDGETS] =
     [0.773, 1.371, 2.191, 2.974, 3.600, 4.249, 4.933, 5.615, 6.293, 6.970, 7.649, 8.323];
 /// Trees that the prior counts as.
 const PRIOR_WEIGHT: f64 = 4.0;
+/// How much better than the prior larger budgets are taken to be, at most, where smaller ones were.
+const RATIO_MAX: f64 = 3.0;
 /// What a tree counts after the next one: the last thousand or so decide.
 const DECAY: f64 = 0.999;
 
 /// Expected tokens of one sequence's pass by the number of nodes in its tree.
 ///
-/// Kept as what each doubling of the budget adds, measured on the trees that were large enough: small
-/// trees then do not speak about large budgets.
+/// Kept as what each doubling of the budget adds, measured on the trees that are larger than its half, by
+/// the part of it that they have: small trees then do not speak about large budgets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GainCurve {
-    /// Decayed number of trees of at least this budget.
+    /// Decayed number of trees with more nodes than the budget before; those with fewer than this one
+    /// count in part.
     trees: [f64; BUDGETS],
     /// Decayed sum of accepted nodes that this budget has and the one before has not.
     added: [f64; BUDGETS],
@@ -51,10 +54,15 @@ impl GainCurve {
             (1..nodes.len()).filter(|&other| likelier(key(other), key(node)).is_lt()).count()
         };
         let ranks: Vec<usize> = accepted().map(rank).collect();
-        for at in (0..BUDGETS).take_while(|&at| 1 << at <= tree.size()) {
+        for at in 0..BUDGETS {
             let before = if at == 0 { 0 } else { 1 << (at - 1) };
+            if tree.size() <= before {
+                break;
+            }
             let added = ranks.iter().filter(|rank| (before..1 << at).contains(*rank)).count();
-            self.trees[at] = self.trees[at] * DECAY + 1.0;
+            // Gains are about linear in the logarithm of nodes.
+            let part = (tree.size() as f64 / before as f64).log2().min(1.0);
+            self.trees[at] = self.trees[at] * DECAY + part;
             self.added[at] = self.added[at] * DECAY + added as f64;
         }
     }
@@ -69,7 +77,7 @@ impl GainCurve {
             let (trees, added) = (self.trees[at].max(0.0), self.added[at].max(0.0));
             so_far += (PRIOR_WEIGHT * expected + added) / (PRIOR_WEIGHT + trees);
             prior_so_far = PRIOR[at];
-            ratio = (so_far / prior_so_far).min(2.0);
+            ratio = (so_far / prior_so_far).min(RATIO_MAX);
             accepted[at] = so_far;
         }
         accepted
@@ -131,6 +139,18 @@ mod tests {
                 curve.tokens(nodes)
             );
         }
+    }
+
+    /// Trees between two budgets tell of the larger one.
+    #[test]
+    fn parts_of_doublings_count() {
+        let mut curve = GainCurve::new();
+        let all: Vec<usize> = (1..=11).collect();
+        for accepted in [&all[..], &all[..8]].iter().cycle().take(2000) {
+            curve.record(&chain(11), accepted);
+        }
+        assert!((curve.tokens(8) - 9.0).abs() < 0.1, "{}", curve.tokens(8));
+        assert!((curve.tokens(11) - 10.5).abs() < 0.2, "{}", curve.tokens(11));
     }
 
     #[test]
