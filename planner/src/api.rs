@@ -21,15 +21,15 @@ const FINALISTS: usize = 6;
 const FINALISTS_IF: usize = 2;
 /// Runners-up that a plan carries.
 const RUNNERS_UP: usize = 3;
-/// What more memory is asked about.
-const MORE_BYTES: u64 = 4 << 30;
 /// Seconds that room for larger trees may cost, of the fastest policy's.
 const ROOM: f64 = 1.03;
-
+/// What more memory is asked about.
+const MORE_BYTES: u64 = 4 << 30;
 /// What a faster disk is asked about.
 const FASTER_DISK: f64 = 2.0;
 
-/// The fastest policy within the budgets and pins, with what is predicted of it and of others.
+/// The fastest policy within the budgets and pins, with what is predicted of it and of others; if one with
+/// larger trees takes hardly longer, that one.
 ///
 /// Deterministic: the same inputs give the same plan. Called again with what is left of the workload
 /// while a job runs, it re-plans.
@@ -46,10 +46,14 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     found.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
     found.dedup_by(|a, b| a.policy == b.policy);
     let by_budget = by_budget(&found);
-    let best = found.remove(roomiest(&found));
+    let best = choose(&mut found);
     let runners_up = found.into_iter().take(RUNNERS_UP).map(|p| (p.seconds(), p.policy));
     let runners_up = runners_up.map(|(seconds, policy)| (policy, seconds)).collect();
-    let what_ifs = what_ifs(&mut search, best.seconds(), &narrowed);
+    let alike = match best.setting.tree_budget {
+        0 => narrowed,
+        budget => Trees { budgets: vec![budget], ..narrowed },
+    };
+    let what_ifs = what_ifs(&mut search, best.seconds(), &alike);
     Ok(Plan { runners_up, what_ifs, by_budget, ..report(&mut search, best) })
 }
 
@@ -61,14 +65,20 @@ fn narrowed(trees: &Trees, found: &[Priced]) -> Trees {
     Trees { budgets, ..trees.clone() }
 }
 
-/// Index of the policy to choose of `found`, which is sorted by seconds and not empty: the fastest, or one
-/// with larger trees that takes hardly longer and is still no loss. The engine grows smaller trees where
+/// Sorts what was found and takes the policy to choose out of it.
+fn choose(found: &mut Vec<Priced>) -> Priced {
+    found.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+    let known: Vec<_> = found.iter().map(|p| (p.setting.tree_budget, p.seconds())).collect();
+    found.remove(roomiest(&known))
+}
+
+/// Index of what to choose of (tree budget, seconds), which are sorted by seconds and not none: the fastest,
+/// or one with larger trees that takes hardly longer and is still no loss. The engine grows smaller trees where
 /// those turn out to be better, but larger ones than planned it cannot.
-fn roomiest(found: &[Priced]) -> usize {
-    let off = found.iter().position(|priced| priced.setting.tree_budget == 0);
-    let most = found[0].seconds() * ROOM;
-    let near = found[..off.unwrap_or(found.len())].iter().take_while(|p| p.seconds() <= most);
-    let largest = near.enumerate().max_by_key(|(at, p)| (p.setting.tree_budget, Reverse(*at)));
+fn roomiest(found: &[(usize, f64)]) -> usize {
+    let off = found.iter().position(|&(budget, _)| budget == 0).unwrap_or(found.len());
+    let near = found[..off].iter().take_while(|(_, seconds)| *seconds <= found[0].1 * ROOM);
+    let largest = near.enumerate().max_by_key(|(at, (budget, _))| (*budget, Reverse(*at)));
     largest.map_or(0, |(at, _)| at)
 }
 
@@ -264,7 +274,7 @@ fn what_ifs(search: &mut Search<'_>, seconds: f64, trees: &Trees) -> Vec<(Change
     let inputs = search.inputs;
     let mut best_seconds = |inputs: Inputs<'_>| {
         let found = again(search, inputs, trees, FINALISTS_IF).ok();
-        found.map(|found| found[0].seconds())
+        found.map(|mut found| choose(&mut found).seconds())
     };
     let mut found = Vec::new();
     let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..2] } else { &Tier::ALL[..2] };
@@ -301,5 +311,20 @@ impl From<&Policy> for Pins {
             draft: policy.draft,
             ..Pins::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::roomiest;
+
+    #[test]
+    fn larger_trees_are_chosen_where_they_cost_little() {
+        assert_eq!(roomiest(&[(16, 1.0), (64, 1.02), (256, 1.04)]), 1);
+        assert_eq!(roomiest(&[(16, 1.0), (64, 1.01), (64, 1.02), (8, 1.025)]), 1);
+        // Never a loss, and nothing to choose from.
+        assert_eq!(roomiest(&[(16, 1.0), (0, 1.01), (64, 1.02)]), 0);
+        assert_eq!(roomiest(&[(0, 1.0), (64, 1.01)]), 0);
+        assert_eq!(roomiest(&[(4, 1.0)]), 0);
     }
 }

@@ -132,7 +132,7 @@ pub struct Memory {
     pub workspace: Split,
     /// Vectors, and what every policy needs.
     pub fixed: Split,
-    /// The draft model with its cache.
+    /// The draft model with its cache, or lookup's tables.
     pub draft: Split,
 }
 
@@ -180,7 +180,7 @@ pub struct Plan {
     pub binding: Vec<Tier>,
     /// What single changes would make of [`seconds`](Self::seconds).
     pub what_ifs: Vec<(Change, f64)>,
-    /// The next best policies and their seconds.
+    /// Other good policies and their seconds, the fastest first.
     pub runners_up: Vec<(Policy, f64)>,
 }
 

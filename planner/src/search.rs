@@ -331,8 +331,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The best placement of a setting, with the ring that is best: a large one may fit and leave too
-    /// little memory for weights.
+    /// The best placement of a setting. With trees it is the better of two rings, as a large one may fit and
+    /// leave too little memory for weights; without, the least where none has room for more.
     pub(crate) fn place(&self, setting: &Setting, job: usize) -> Option<Placed> {
         let counted = &self.jobs[job].1;
         let away = round::may_be_away(setting);
@@ -345,11 +345,11 @@ impl<'a> Search<'a> {
             let seconds = self.costs.job_seconds(&setting, &counted.passes, &placement);
             Some(Placed { setting, job, placement, seconds })
         };
-        let stays = setting.tree_budget > 0;
-        let rings = [(RING, stays), (RINGS[0], stays), (RINGS[0], true)];
-        let distinct = if stays { 2 } else { rings.len() };
-        let placed = rings.into_iter().take(distinct).filter_map(with_ring);
-        placed.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+        if setting.tree_budget > 0 {
+            let both = [(RING, true), (RINGS[0], true)].into_iter().filter_map(with_ring);
+            return both.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        }
+        [(RING, false), (RINGS[0], false), (RINGS[0], true)].into_iter().find_map(with_ring)
     }
 
     /// Sizes between the enumerated ones, around the best of the most promising groups.

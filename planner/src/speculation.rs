@@ -137,7 +137,7 @@ impl Draft {
     }
 
     /// Pages of its cache beside a target's of so many, of so many positions each: nodes that the draft
-    /// expands and that fall out of the best later lie there too, about as many again at most.
+    /// expands and that fall out of the best later lie there too, seldom as many again.
     pub fn pages(target: usize, tree_budget: usize, page_positions: usize) -> usize {
         target + tree_budget.div_ceil(page_positions)
     }

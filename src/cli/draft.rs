@@ -15,7 +15,6 @@ use crate::generate::{
     SpeculationStats, TREE_NODES_MAX, TreeShape,
 };
 use crate::kernel::{KvFormat, PAGE_LEN};
-use crate::speculate::LOOKUP_BYTES;
 use forebay_planner::{
     DRAFT_ROWS, Demand, Draft, Footprint, HEAD_ROWS, HardwareProfile, Inputs, Pins, Requests,
     Split, Tier, Workload, resident_passes,
@@ -38,7 +37,7 @@ const POSITIONS: usize = 512;
 /// `--speculate`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Speculate {
-    /// What is predicted to be fastest.
+    /// What is predicted to be fastest, with room for larger trees where that costs little.
     #[default]
     Auto,
     /// So many nodes in a pass.
@@ -180,7 +179,7 @@ impl Drafting {
             outputs: learned.outputs_per_token(),
             nodes_max: TREE_NODES_MAX,
             drafts: self.places.get().cloned().unwrap_or_default(),
-            lookup_bytes: LOOKUP_BYTES,
+            lookup_bytes: DraftLookup::POSITION_BYTES,
         }
     }
 
@@ -301,6 +300,9 @@ fn same_vocabulary(model: &Model, draft: &Model) -> Result<(), CliError> {
     )))
 }
 
+/// Pages whose tables tell what one takes in them.
+const SOME_PAGES: usize = 1024;
+
 /// What the draft takes in a place, and how long its passes are.
 fn place(
     draft: &Model,
@@ -318,21 +320,20 @@ fn place(
     };
     let kv = (format, setup.context_len);
     let footprint = ExecutorFootprint::new(files, device, Split::default(), kv, None)?;
-    let (rows, pages) = (DRAFT_ROWS as u64, 1 << 10);
-    let working = |rows: u64, pages: u64| {
-        let (rows, pages) = (rows as usize, pages as usize);
+    let working = |rows: usize, pages: usize| {
         let (batch, micro_rows, outputs) = (rows, rows, rows.min(HEAD_ROWS));
         let demand = Demand { batch, rows, micro_rows, outputs, pages, ..Demand::default() };
         let Split { device, ram, .. } = footprint.workspace(&demand);
         [device + footprint.activations(&demand), ram]
     };
-    let least = working(rows, 0);
-    let each = |more: [u64; 2], count: u64| {
-        [0, 1].map(|i| more[i].saturating_sub(least[i]).div_ceil(count))
+    let least = working(DRAFT_ROWS, 0);
+    // What one of `count` more rows or pages adds.
+    let one = |more: [u64; 2], count: usize| {
+        [0, 1].map(|i| more[i].saturating_sub(least[i]).div_ceil(count as u64))
     };
-    let row = each(working(2 * rows, 0), rows);
-    let listed = each(working(rows, pages), pages);
-    let rest = [0, 1].map(|i| least[i].saturating_sub(rows * row[i]));
+    let row = one(working(2 * DRAFT_ROWS, 0), DRAFT_ROWS);
+    let table = one(working(DRAFT_ROWS, SOME_PAGES), SOME_PAGES);
+    let rest = [0, 1].map(|i| least[i].saturating_sub(DRAFT_ROWS as u64 * row[i]));
     let weights = shape.weight_bytes();
     let on = |bytes: u64| if home == Tier::Device { (bytes, 0) } else { (0, bytes) };
     let split = |own: u64, ram: u64| {
@@ -345,7 +346,7 @@ fn place(
         home,
         pass_seconds: pass_seconds(&shape, &footprint, profile, format),
         bytes: split(weights + shape.vector_bytes + own + rest[0], rest[1]),
-        page_bytes: split(page + listed[0], listed[1]),
+        page_bytes: split(page + table[0], table[1]),
         row_bytes: split(row[0], row[1]),
     })
 }

@@ -1,7 +1,7 @@
 //! Drafts from what the sequence itself has: what followed its last tokens earlier on. No model, no time.
 
 use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, GrowthPlan};
-use crate::speculate::{Lookup, LookupTrust, Tree};
+use crate::speculate::{LOOKUP_BYTES, Lookup, LookupTrust, Tree};
 use std::collections::HashMap;
 
 /// Children of a node.
@@ -16,6 +16,9 @@ pub struct DraftLookup {
 }
 
 impl DraftLookup {
+    /// Bytes of memory for each position of a sequence, at most.
+    pub const POSITION_BYTES: u64 = LOOKUP_BYTES;
+
     /// One that has seen nothing.
     pub fn new() -> DraftLookup {
         DraftLookup::default()

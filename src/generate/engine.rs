@@ -378,6 +378,9 @@ impl<'t> Engine<'t> {
             let mut newest = self.active.pop().expect("a sequence is asking");
             self.pool.release(&mut newest.pages);
             newest.start_over();
+            if let Some(speculation) = &mut self.speculation {
+                speculation.forget(newest.key);
+            }
             self.waiting.push_front(newest);
             self.stats.preemptions += 1;
             if self.active.len() == index {

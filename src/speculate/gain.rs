@@ -62,8 +62,9 @@ impl GainCurve {
             let added = ranks.iter().filter(|rank| (before..1 << at).contains(*rank)).count();
             // Gains are about linear in the logarithm of nodes.
             let part = (tree.size() as f64 / before as f64).log2().min(1.0);
-            self.trees[at] = self.trees[at] * DECAY + part;
-            self.added[at] = self.added[at] * DECAY + added as f64;
+            let decay = DECAY.powf(part);
+            self.trees[at] = self.trees[at] * decay + part;
+            self.added[at] = self.added[at] * decay + added as f64;
         }
     }
 

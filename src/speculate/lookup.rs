@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-/// Bytes that a position of a sequence takes at most: its token, and in each of two chains a link and an
-/// entry of a table, all in storage that doubles as it grows.
+/// Bytes that a position of a sequence takes at most, but for moments in which a table grows: its token, and
+/// in each of two chains a link and an entry of a table, all in storage that doubles.
 pub const LOOKUP_BYTES: u64 = 2 * (4 + 2 * (4 + 20));
 
 /// Tokens of a match that are told apart; longer ones count as this long.

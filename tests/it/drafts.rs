@@ -69,7 +69,7 @@ fn large_trees_have_room_in_the_cache_of_the_draft() {
     let Some(path) = model_path("smollm2-135m") else { return };
     let dir = tempfile::tempdir().unwrap();
     let (input, told) = (dir.path().join("in.jsonl"), dir.path().join("summary.json"));
-    fs::write(&input, "{\"prompt\":\"One, two, three, four, five,\",\"max_tokens\":24}\n").unwrap();
+    fs::write(&input, "{\"prompt\":\"One, two, three, four, five,\",\"max_tokens\":96}\n").unwrap();
     let path = path.to_str().unwrap();
     let mut command = run_on("cpu", path, &input, &dir.path().join("out.jsonl"));
     command.env("XDG_CACHE_HOME", dir.path()).args(["--draft", path, "--speculate", "256"]);

@@ -2,7 +2,7 @@
 
 use crate::fixture::{Case, GIB, MIB, desktop, llama, processor, speculation, workload};
 use crate::laws::random_case;
-use forebay_planner::{Change, Draft, PlanError, Speculation, Split, Tier, plan, predict};
+use forebay_planner::{Change, Draft, Plan, PlanError, Speculation, Split, Tier, plan, predict};
 
 /// Rounding to segments and layers, and a choice between finalists that the event clock decides.
 const ROUNDING: f64 = 1.02;
@@ -66,12 +66,14 @@ fn a_batch_that_fills_the_pass_grows_none() {
 }
 
 #[test]
-fn lookup_needs_no_memory() {
+fn lookup_takes_no_time_and_memory_by_positions() {
     let mut case = medium([300 * MIB, 8 * GIB, 0], 1);
     of(&mut case).drafts.clear();
+    of(&mut case).lookup_bytes = 100;
     let grown = plan(&case.inputs()).unwrap();
     assert!(grown.policy.tree_budget > 0 && grown.policy.draft.is_none());
-    assert_eq!((grown.terms.draft, grown.memory.draft.total()), (0.0, 0));
+    let bytes = 100 * (grown.policy.pages * case.model.page_positions) as u64;
+    assert_eq!((grown.terms.draft, grown.memory.draft), (0.0, Split::all(Tier::Ram, bytes)));
     assert_eq!(predict(&case.inputs(), &grown.policy).unwrap().seconds(), grown.seconds());
 }
 
@@ -190,13 +192,14 @@ fn more_memory_or_gain_is_never_slower_and_trees_are_no_loss() {
     for seed in 0..24 {
         let mut case = random_speculation(seed);
         let Ok(planned) = plan(&case.inputs()) else { continue };
-        let seconds = planned.seconds();
+        let fastest = |planned: &Plan| {
+            let seconds = planned.by_budget.iter().map(|&(_, seconds)| seconds);
+            seconds.fold(f64::INFINITY, f64::min)
+        };
+        let seconds = fastest(&planned);
         let better = |case: &Case, what: &str| {
-            let with = plan(&case.inputs()).unwrap().seconds();
-            assert!(
-                with <= seconds * ROUNDING * ROOM,
-                "seed {seed}: {with} after {seconds}: {what}"
-            );
+            let with = fastest(&plan(&case.inputs()).unwrap());
+            assert!(with <= seconds * ROUNDING, "seed {seed}: {with} after {seconds}: {what}");
         };
         let budgets = case.budgets;
         for tier in Tier::ALL {
@@ -213,8 +216,9 @@ fn more_memory_or_gain_is_never_slower_and_trees_are_no_loss() {
         case.workload.speculation = None;
         let without = plan(&case.inputs()).unwrap().seconds();
         assert!(
-            seconds <= without * 1.0001,
-            "seed {seed}: {seconds} with trees, {without} without"
+            planned.seconds() <= without * 1.0001,
+            "seed {seed}: {} with trees, {without} without",
+            planned.seconds()
         );
     }
 }
