@@ -43,7 +43,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     let narrowed = narrowed(&search.trees, &found);
     found.extend(tighter(&mut search, &narrowed));
     search.polish(&mut found);
-    found.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+    found.sort_by(Priced::by_seconds);
     found.dedup_by(|a, b| a.policy == b.policy);
     let by_budget = by_budget(&found);
     let best = choose(&mut found);
@@ -60,14 +60,13 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
 /// Trees to try where the inputs differ a little: none, and the budget that was the best so far.
 fn narrowed(trees: &Trees, found: &[Priced]) -> Trees {
     let with = found.iter().filter(|priced| priced.setting.tree_budget > 0);
-    let best = with.min_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+    let best = with.min_by(|a, b| a.by_seconds(b));
     let budgets = best.map(|best| best.setting.tree_budget).into_iter().collect();
     Trees { budgets, ..trees.clone() }
 }
 
-/// Sorts what was found and takes the policy to choose out of it.
+/// Takes the policy to choose out of `found`, which is sorted by seconds and not empty.
 fn choose(found: &mut Vec<Priced>) -> Priced {
-    found.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
     let known: Vec<_> = found.iter().map(|p| (p.setting.tree_budget, p.seconds())).collect();
     found.remove(roomiest(&known))
 }
@@ -273,8 +272,9 @@ fn binding(inputs: &Inputs<'_>, policy: &Policy, memory: &Memory) -> Vec<Tier> {
 fn what_ifs(search: &mut Search<'_>, seconds: f64, trees: &Trees) -> Vec<(Change, f64)> {
     let inputs = search.inputs;
     let mut best_seconds = |inputs: Inputs<'_>| {
-        let found = again(search, inputs, trees, FINALISTS_IF).ok();
-        found.map(|mut found| choose(&mut found).seconds())
+        let mut found = again(search, inputs, trees, FINALISTS_IF).ok()?;
+        found.sort_by(Priced::by_seconds);
+        Some(choose(&mut found).seconds())
     };
     let mut found = Vec::new();
     let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..2] } else { &Tier::ALL[..2] };

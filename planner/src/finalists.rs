@@ -21,7 +21,7 @@ impl Search<'_> {
     /// Looks around the best policies with trees by the event clock: waiting for drafts makes times
     /// less smooth than the program takes them to be.
     pub(crate) fn polish(&mut self, priced: &mut Vec<Priced>) {
-        priced.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+        priced.sort_by(Priced::by_seconds);
         let Some(best) = priced.first().map(Priced::seconds) else { return };
         let like = |setting: &Setting| Group::like(&Setting { tree_budget: 1, ..*setting });
         let mut starts: Vec<(Setting, f64)> = Vec::new();
@@ -56,7 +56,7 @@ impl Search<'_> {
             priced.extend(placed.and_then(|placed| self.realise(&placed)));
         }
         let better = priced[known..].iter().filter(|p| p.seconds() < seconds * PRUNE);
-        let best = better.min_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+        let best = better.min_by(|a, b| a.by_seconds(b));
         best.map(|best| (best.setting, best.seconds()))
     }
 
@@ -122,7 +122,7 @@ impl Search<'_> {
         };
         // What does not fit with one ring does not with a larger one.
         let rings = RINGS.into_iter().map_while(with_ring);
-        rings.min_by(|a, b| a.seconds().total_cmp(&b.seconds()))
+        rings.min_by(|a, b| a.by_seconds(b))
     }
 
     /// Prices a policy over the passes of job number `job`.

@@ -6,6 +6,7 @@ use crate::passes::Pass;
 use crate::pipeline::Stream;
 use crate::plan::Terms;
 use crate::policy::{Policy, Tier};
+use std::cmp::Ordering;
 
 /// A policy with its price.
 #[derive(Clone, Debug)]
@@ -23,6 +24,11 @@ pub(crate) struct Priced {
 impl Priced {
     pub(crate) fn seconds(&self) -> f64 {
         self.prefill_seconds + self.decode_seconds
+    }
+
+    /// The faster is less.
+    pub(crate) fn by_seconds(&self, other: &Priced) -> Ordering {
+        self.seconds().total_cmp(&other.seconds())
     }
 }
 

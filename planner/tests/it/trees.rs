@@ -43,8 +43,8 @@ fn a_streamed_model_with_one_sequence_grows_large_trees() {
     assert!(off.0 == 0 && off.1 > 2.0 * grown.seconds(), "{:?}", grown.by_budget);
     let least = grown.by_budget.iter().map(|&(_, seconds)| seconds).fold(f64::INFINITY, f64::min);
     assert!(grown.seconds() <= ROOM * least, "{:?}", grown.by_budget);
-    let larger = grown.by_budget.iter().filter(|(budget, _)| *budget > policy.tree_budget);
-    assert!(larger.clone().all(|&(_, seconds)| seconds > ROOM * least), "{:?}", grown.by_budget);
+    let mut larger = grown.by_budget.iter().filter(|(budget, _)| *budget > policy.tree_budget);
+    assert!(larger.all(|&(_, seconds)| seconds > ROOM * least), "{:?}", grown.by_budget);
     // Rows up to N* are free, and beyond they cost.
     let rows = grown.curve.iter().map(|&(rows, _)| rows).collect::<Vec<_>>();
     assert!(rows[0] == 1 && rows[rows.len() - 1] == policy.rows(), "{rows:?}");
