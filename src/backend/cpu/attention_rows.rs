@@ -2,12 +2,10 @@
 //! other, with a running maximum and sum of weights (streaming softmax).
 
 use super::attention::{Attention, ROWS, Unit};
+use super::attention_places::Side;
 use super::simd::{LANES, Simd, Task, sum};
 use crate::kernel::{AttentionRow, PAGE_LEN};
 use std::ops::Range;
-
-/// Bytes that memory gives at a time.
-const CACHE_LINE: usize = 64;
 
 /// Units of an attention call.
 pub(super) struct Rows<'a> {
@@ -26,8 +24,10 @@ impl Task for Rows<'_> {
         let outputs = queries.wrapping_add(heads * stride);
         let weights = outputs.wrapping_add(heads * padded).cast::<[f32; LANES]>();
         let states = weights.wrapping_add(heads);
+        let (call, [keys, values]) =
+            (self.call, [false, true].map(|values| Side::of(self.call.layout, values)));
         let work =
-            Work { call: self.call, padded, stride, tiles, queries, outputs, weights, states };
+            Work { call, padded, stride, keys, values, tiles, queries, outputs, weights, states };
         for unit in self.units {
             // SAFETY: scratch has the size of `Attention::scratch` and belongs to this thread.
             unsafe {
@@ -46,6 +46,8 @@ pub(super) struct Work<'a> {
     pub(super) call: &'a Attention,
     pub(super) padded: usize,
     pub(super) stride: usize,
+    pub(super) keys: Side,
+    pub(super) values: Side,
     /// `[head of the unit][PAGE_LEN][stride]`.
     pub(super) tiles: *mut f32,
     pub(super) queries: *mut f32,
@@ -175,19 +177,19 @@ impl Work<'_> {
         union: Range<usize>,
         heads: &Range<usize>,
     ) {
-        let next = base / PAGE_LEN + 1;
+        let tile = base / PAGE_LEN;
         let places = self.call.group() * heads.len();
         // SAFETY: within this thread's scratch.
         unsafe {
             let slots = self.slots(row, base, union.clone());
             if !HALVES {
-                self.widen::<S>(&slots, union.clone(), heads, false);
+                self.widen::<S>(&slots, union.clone(), heads, &self.keys);
                 self.turn(base, union.clone(), heads.len());
             }
             for (head, places, seen) in self.queries(first, seen, heads.len()) {
-                self.prefetch::<S>(row, next, heads.start + head, false);
-                let keys = self.vectors::<HALVES>(&slots, heads.start, head, false);
-                self.multiply::<S, HALVES, false>(&keys, places, seen);
+                let ahead = self.ahead::<HALVES>(row, tile, (heads.start + head, heads), false);
+                let keys = self.vectors::<HALVES>(&slots, heads.start, head, &self.keys);
+                self.multiply::<S, HALVES, false>(&keys, ahead, places, seen);
             }
             for (index, seen) in seen.iter().enumerate().filter(|(_, seen)| !seen.is_empty()) {
                 for query in (first + index) * places..(first + index + 1) * places {
@@ -195,12 +197,12 @@ impl Work<'_> {
                 }
             }
             if !HALVES {
-                self.widen::<S>(&slots, union, heads, true);
+                self.widen::<S>(&slots, union, heads, &self.values);
             }
             for (head, places, seen) in self.queries(first, seen, heads.len()) {
-                self.prefetch::<S>(row, next, heads.start + head, true);
-                let values = self.vectors::<HALVES>(&slots, heads.start, head, true);
-                self.multiply::<S, HALVES, true>(&values, places, seen);
+                let ahead = self.ahead::<HALVES>(row, tile, (heads.start + head, heads), true);
+                let values = self.vectors::<HALVES>(&slots, heads.start, head, &self.values);
+                self.multiply::<S, HALVES, true>(&values, ahead, places, seen);
             }
         }
     }
@@ -227,30 +229,6 @@ impl Work<'_> {
         })
     }
 
-    /// Asks for a head's keys or values of a tile that lies in the row's pages as a whole: they are strewn
-    /// over memory, and come too late for who waits for each.
-    #[inline(always)]
-    unsafe fn prefetch<S: Simd>(&self, row: &AttentionRow, tile: usize, head: usize, values: bool) {
-        if (tile + 1) * PAGE_LEN > row.prefix as usize {
-            return;
-        }
-        let (layout, cache) = (self.call.layout, self.call.cache);
-        // SAFETY: the span of pages checks the tile; a prefetch may name any address.
-        unsafe {
-            let page = self.call.pages.slice::<u32>(row.page_start as usize + tile, 1)[0] as usize;
-            for slot in page * PAGE_LEN..(page + 1) * PAGE_LEN {
-                let (from, bytes) = match values {
-                    true => (layout.value_at(slot), layout.value_bytes()),
-                    false => (layout.key_at(slot), layout.key_bytes()),
-                };
-                let vector = cache.at::<u8>(0, 0).wrapping_add(from + head * bytes);
-                for at in (0..bytes).step_by(CACHE_LINE) {
-                    S::prefetch(vector.wrapping_add(at));
-                }
-            }
-        }
-    }
-
     /// Writes the output of a row and key/value head.
     #[inline(always)]
     unsafe fn finish<S: Simd>(&self, unit: &Unit, row: usize, head: usize) {
@@ -268,31 +246,5 @@ impl Work<'_> {
                 }
             }
         }
-    }
-
-    /// Cache slots of the seen positions of the tile at `base`.
-    #[inline(always)]
-    unsafe fn slots(
-        &self,
-        map: &AttentionRow,
-        base: usize,
-        seen: Range<usize>,
-    ) -> [usize; PAGE_LEN] {
-        let mut slots = [0; PAGE_LEN];
-        let prefix = map.prefix as usize;
-        // SAFETY: nobody writes pages or path while calls run; bounds are checked.
-        unsafe {
-            for at in seen {
-                let position = base + at;
-                slots[at] = if position < prefix {
-                    let page = map.page_start as usize + position / PAGE_LEN;
-                    self.call.pages.slice::<u32>(page, 1)[0] as usize * PAGE_LEN + at
-                } else {
-                    let node = map.path_start as usize + position - prefix;
-                    self.call.path.slice::<u32>(node, 1)[0] as usize
-                };
-            }
-        }
-        slots
     }
 }

@@ -1,5 +1,6 @@
 //! What attention does to a tile of keys or values: scores it, weighs the scores, blends its values.
 
+use super::attention_places::{Ahead, Side, Slots, Vectors};
 use super::attention_rows::Work;
 use super::math::exp;
 use super::simd::{LANES, Simd};
@@ -8,6 +9,9 @@ use std::ops::Range;
 
 /// Keys, or vectors of an output, that are in registers at a time where there is room.
 const STRIP: usize = 4;
+
+/// Keys of a tile that are summed up together.
+const QUARTER: usize = PAGE_LEN / 4;
 
 impl Work<'_> {
     /// The tile of the unit's `head`-th head.
@@ -20,25 +24,15 @@ impl Work<'_> {
     #[inline(always)]
     pub(super) fn vectors<const HALVES: bool>(
         &self,
-        slots: &[usize; PAGE_LEN],
+        slots: &Slots,
         first: usize,
         head: usize,
-        values: bool,
+        side: &Side,
     ) -> Vectors<HALVES> {
-        let mut at = [std::ptr::null(); PAGE_LEN];
-        let (layout, cache) = (self.call.layout, self.call.cache);
-        for (index, at) in at.iter_mut().enumerate() {
-            if !HALVES {
-                *at = self.tile(head).wrapping_add(index * self.stride).cast();
-                continue;
-            }
-            let (from, bytes) = match values {
-                true => (layout.value_at(slots[index]), layout.value_bytes()),
-                false => (layout.key_at(slots[index]), layout.key_bytes()),
-            };
-            *at = cache.at::<u8>(from + (first + head) * bytes, bytes);
+        match HALVES {
+            true => Vectors::find(self.call.cache, side, slots, first + head),
+            false => Vectors::widened(self.tile(head), self.stride),
         }
-        Vectors { at }
     }
 
     /// Multiplies keys with query heads at `places`, or `VALUES` with their weights, a few heads at a time.
@@ -46,19 +40,25 @@ impl Work<'_> {
     pub(super) unsafe fn multiply<S: Simd, const HALVES: bool, const VALUES: bool>(
         &self,
         vectors: &Vectors<HALVES>,
+        mut ahead: Ahead,
         mut places: Range<usize>,
         seen: &Range<usize>,
     ) {
         // SAFETY: passed on.
         unsafe {
+            // As alike as they can be: each share takes all keys or values in again.
+            let share = places.len().div_ceil(places.len().div_ceil(S::HEADS));
             while !places.is_empty() {
                 let place = places.start;
-                places.start += match places.len() {
-                    4.. => self.some::<S, 4, HALVES, VALUES>(vectors, place, seen),
-                    3 => self.some::<S, 3, HALVES, VALUES>(vectors, place, seen),
-                    2 => self.some::<S, 2, HALVES, VALUES>(vectors, place, seen),
-                    _ => self.some::<S, 1, HALVES, VALUES>(vectors, place, seen),
+                places.start += match share.min(places.len()) {
+                    6.. => self.some::<S, 6, HALVES, VALUES>(vectors, &ahead, place, seen),
+                    5 => self.some::<S, 5, HALVES, VALUES>(vectors, &ahead, place, seen),
+                    4 => self.some::<S, 4, HALVES, VALUES>(vectors, &ahead, place, seen),
+                    3 => self.some::<S, 3, HALVES, VALUES>(vectors, &ahead, place, seen),
+                    2 => self.some::<S, 2, HALVES, VALUES>(vectors, &ahead, place, seen),
+                    _ => self.some::<S, 1, HALVES, VALUES>(vectors, &ahead, place, seen),
                 };
+                ahead = Ahead::NOTHING;
             }
         }
     }
@@ -68,14 +68,15 @@ impl Work<'_> {
     unsafe fn some<S: Simd, const Q: usize, const HALVES: bool, const VALUES: bool>(
         &self,
         vectors: &Vectors<HALVES>,
+        ahead: &Ahead,
         place: usize,
         seen: &Range<usize>,
     ) -> usize {
         // SAFETY: passed on.
         unsafe {
             match VALUES {
-                true => self.blend::<S, Q, HALVES>(vectors, place, seen),
-                false => self.score::<S, Q, HALVES>(vectors, place, seen),
+                true => self.blend::<S, Q, HALVES>(vectors, ahead, place, seen),
+                false => self.score::<S, Q, HALVES>(vectors, ahead, place, seen),
             }
         }
         Q
@@ -86,19 +87,20 @@ impl Work<'_> {
     unsafe fn score<S: Simd, const Q: usize, const HALVES: bool>(
         &self,
         keys: &Vectors<HALVES>,
+        ahead: &Ahead,
         place: usize,
         seen: &Range<usize>,
     ) {
         // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
-            let mut dots = [[S::splat(0.0); PAGE_LEN]; Q];
+            let mut dots = [[S::splat(0.0); QUARTER]; Q];
             if S::SUMS < 4 * STRIP {
-                self.products::<S, Q, 1, HALVES>(keys, place, &mut dots);
+                self.products::<S, Q, 1, HALVES>(keys, ahead, place, &mut dots);
             } else {
-                self.products::<S, Q, STRIP, HALVES>(keys, place, &mut dots);
+                self.products::<S, Q, STRIP, HALVES>(keys, ahead, place, &mut dots);
             }
             for (q, dots) in dots.iter().enumerate() {
-                let scaled = S::mul(S::sum_rows(dots), S::splat(self.call.scale));
+                let scaled = S::mul(S::sum_parts(dots), S::splat(self.call.scale));
                 let scores = self.weights.add(place + q);
                 S::store(scores.cast(), scaled);
                 if *seen != (0..PAGE_LEN) {
@@ -109,32 +111,43 @@ impl Work<'_> {
         }
     }
 
-    /// Products of `Q` queries with the keys, `N` keys at a time, each in lanes.
+    /// Products of `Q` queries with the keys, `N` keys at a time, each in lanes: those of every fourth key
+    /// are summed up in part as soon as they are there, which keeps them in registers.
     #[inline(always)]
     unsafe fn products<S: Simd, const Q: usize, const N: usize, const HALVES: bool>(
         &self,
         keys: &Vectors<HALVES>,
+        ahead: &Ahead,
         place: usize,
-        dots: &mut [[S::F; PAGE_LEN]; Q],
+        dots: &mut [[S::F; QUARTER]; Q],
     ) {
         // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
-            for first in (0..PAGE_LEN).step_by(N) {
-                let mut sums = [[S::splat(0.0); N]; Q];
-                for d in (0..self.stride).step_by(LANES) {
-                    let mut some = [S::splat(0.0); N];
-                    for (at, key) in some.iter_mut().enumerate() {
-                        *key = keys.load::<S>(first + at, d);
-                    }
-                    for (q, sums) in sums.iter_mut().enumerate() {
-                        let query = S::load(self.queries.add((place + q) * self.stride + d));
-                        for (sum, key) in sums.iter_mut().zip(some) {
-                            *sum = S::fma(query, key, *sum);
+            for part in 0..QUARTER {
+                let mut rows = [[S::splat(0.0); QUARTER]; Q];
+                for key in 0..QUARTER {
+                    ahead.ask::<S>(part * QUARTER + key);
+                }
+                for first in (0..QUARTER).step_by(N) {
+                    let mut sums = [[S::splat(0.0); N]; Q];
+                    for d in (0..self.stride).step_by(LANES) {
+                        let mut some = [S::splat(0.0); N];
+                        for (at, key) in some.iter_mut().enumerate() {
+                            *key = keys.load::<S>(part + (first + at) * QUARTER, d);
+                        }
+                        for (q, sums) in sums.iter_mut().enumerate() {
+                            let query = S::load(self.queries.add((place + q) * self.stride + d));
+                            for (sum, key) in sums.iter_mut().zip(some) {
+                                *sum = S::fma(query, key, *sum);
+                            }
                         }
                     }
+                    for (rows, sums) in rows.iter_mut().zip(sums) {
+                        rows[first..first + N].copy_from_slice(&sums);
+                    }
                 }
-                for (dots, sums) in dots.iter_mut().zip(sums) {
-                    dots[first..first + N].copy_from_slice(&sums);
+                for (dots, rows) in dots.iter_mut().zip(rows) {
+                    dots[part] = S::sum_in_part(rows);
                 }
             }
         }
@@ -177,18 +190,21 @@ impl Work<'_> {
     unsafe fn blend<S: Simd, const Q: usize, const HALVES: bool>(
         &self,
         values: &Vectors<HALVES>,
+        ahead: &Ahead,
         place: usize,
         seen: &Range<usize>,
     ) {
         // SAFETY: within this thread's scratch, or checked vectors of the cache.
         unsafe {
-            let mut d = 0;
+            let (mut d, mut ahead) = (0, *ahead);
             while S::SUMS >= 4 * STRIP && d + STRIP * LANES <= self.padded {
-                self.strip::<S, Q, STRIP, HALVES>(values, place, seen.clone(), d);
+                self.strip::<S, Q, STRIP, HALVES>(values, &ahead, place, seen.clone(), d);
+                ahead = Ahead::NOTHING;
                 d += STRIP * LANES;
             }
             while d < self.padded {
-                self.strip::<S, Q, 1, HALVES>(values, place, seen.clone(), d);
+                self.strip::<S, Q, 1, HALVES>(values, &ahead, place, seen.clone(), d);
+                ahead = Ahead::NOTHING;
                 d += LANES;
             }
         }
@@ -198,6 +214,7 @@ impl Work<'_> {
     unsafe fn strip<S: Simd, const Q: usize, const N: usize, const HALVES: bool>(
         &self,
         values: &Vectors<HALVES>,
+        ahead: &Ahead,
         place: usize,
         seen: Range<usize>,
         d: usize,
@@ -213,6 +230,7 @@ impl Work<'_> {
                 }
             }
             for at in seen {
+                ahead.ask::<S>(at);
                 let mut value = [S::splat(0.0); N];
                 for (i, value) in value.iter_mut().enumerate() {
                     *value = values.load::<S>(at, d + i * LANES);
@@ -228,25 +246,6 @@ impl Work<'_> {
                 for (i, sum) in sums.iter().enumerate() {
                     S::store(out.add(q * self.padded + i * LANES), *sum);
                 }
-            }
-        }
-    }
-}
-
-/// Keys or values of one head at the positions of a tile.
-pub(super) struct Vectors<const HALVES: bool> {
-    at: [*const u8; PAGE_LEN],
-}
-
-impl<const HALVES: bool> Vectors<HALVES> {
-    /// Sixteen elements of the one at `position`, from `d` on.
-    #[inline(always)]
-    unsafe fn load<S: Simd>(&self, position: usize, d: usize) -> S::F {
-        // SAFETY: the maker gave vectors of whole lanes.
-        unsafe {
-            match HALVES {
-                true => S::load_f16(self.at[position].cast::<u16>().add(d)),
-                false => S::load(self.at[position].cast::<f32>().add(d)),
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Keys and values of a tile as f32, where they are not multiplied as they lie in the cache.
 
+use super::attention_places::{Side, Slots};
 use super::attention_rows::Work;
 use super::simd::{LANES, Simd};
-use crate::kernel::PAGE_LEN;
 use crate::quant::{GROUP, scale_bytes};
 use std::ops::Range;
 
@@ -11,32 +11,26 @@ impl Work<'_> {
     #[inline(always)]
     pub(super) unsafe fn widen<S: Simd>(
         &self,
-        slots: &[usize; PAGE_LEN],
+        slots: &Slots,
         seen: Range<usize>,
         heads: &Range<usize>,
-        values: bool,
+        side: &Side,
     ) {
-        let layout = self.call.layout;
-        let (bits, bytes) = match values {
-            true => (layout.format.value_bits(), layout.value_bytes()),
-            false => (layout.format.key_bits(), layout.key_bytes()),
-        };
+        let dim = self.call.layout.head_dim;
         for at in seen {
-            let slot = slots[at];
-            let from = if values { layout.value_at(slot) } else { layout.key_at(slot) };
             for (index, head) in heads.clone().enumerate() {
-                let from = from + head * bytes;
+                let from = side.at(slots.get(at), head);
                 // SAFETY: the span checks the slot; tiles have `stride` floats per position.
                 unsafe {
                     let to = self.tile(index).add(at * self.stride);
-                    if bits == 16 {
-                        widen_f16::<S>(self.call.cache.slice(from / 2, bytes / 2), to);
+                    if side.bits == 16 {
+                        widen_f16::<S>(self.call.cache.slice(from / 2, side.bytes / 2), to);
                         continue;
                     }
-                    let head = self.call.cache.slice::<u8>(from, bytes);
-                    match bits {
-                        8 => widen_codes::<S, 8>(head, scale_bytes(layout.head_dim, 8), to),
-                        _ => widen_codes::<S, 4>(head, scale_bytes(layout.head_dim, 4), to),
+                    let head = self.call.cache.slice::<u8>(from, side.bytes);
+                    match side.bits {
+                        8 => widen_codes::<S, 8>(head, scale_bytes(dim, 8), to),
+                        _ => widen_codes::<S, 4>(head, scale_bytes(dim, 4), to),
                     }
                 }
             }
@@ -99,10 +93,7 @@ unsafe fn widen_codes<S: Simd, const BITS: usize>(head: &[u8], scale_bytes: usiz
                 let to = to.add((first * LANES / each + i) * GROUP);
                 let [low, high] = match BITS {
                     8 => [S::load_i8(codes.as_ptr()), S::load_i8(codes.as_ptr().add(LANES))],
-                    _ => {
-                        let [low, high] = S::load_halves(codes.as_ptr());
-                        [S::sub(low, S::splat(8.0)), S::sub(high, S::splat(8.0))]
-                    }
+                    _ => S::load_halves(codes.as_ptr()),
                 };
                 S::store(to, S::mul(low, S::splat(scales[0])));
                 S::store(to.add(LANES), S::mul(high, S::splat(scales[each - 1])));

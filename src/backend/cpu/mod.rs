@@ -4,6 +4,7 @@
 
 mod activations;
 mod attention;
+mod attention_places;
 mod attention_rows;
 mod attention_tile;
 mod attention_widen;

@@ -97,10 +97,15 @@ pub(super) trait Simd: Copy + 'static {
     const BYTE_BIAS: u8;
     /// Vectors of sums that stay in registers beside what is multiplied.
     const SUMS: usize;
+    /// Query heads, up to 6, whose sums stay in registers beside keys or values: sixteen vectors each where
+    /// [`Simd::SUMS`] has that many.
+    const HEADS: usize;
 
     /// Asks the second-level cache for the line of an address, which need not be valid. The first level has
     /// too few misses under way at a time for the bandwidth of memory.
     unsafe fn prefetch(p: *const u8);
+    /// Asks the first-level cache.
+    unsafe fn prefetch_near(p: *const u8);
     unsafe fn splat(v: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
     unsafe fn store(p: *mut f32, v: Self::F);
@@ -110,7 +115,7 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn store_f16(p: *mut u16, v: Self::F);
     /// Sixteen i8.
     unsafe fn load_i8(p: *const u8) -> Self::F;
-    /// The low halves of sixteen bytes, and the high halves: 0 to 15.
+    /// The low halves of sixteen bytes, and the high halves, less 8: -8 to 7.
     unsafe fn load_halves(p: *const u8) -> [Self::F; 2];
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
@@ -126,8 +131,12 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn pow2(n: Self::F) -> Self::F;
     /// The largest lane, if none is NaN.
     unsafe fn max_lane(v: Self::F) -> f32;
-    /// Lane `i` of the result is the sum of `rows[i]`, by halves: lanes `j` and `j + 8` first.
-    unsafe fn sum_rows(rows: &[Self::F; LANES]) -> Self::F;
+    /// Sums of four lanes of each row, of which [`Simd::sum_parts`] knows the places: lanes `j` and `j + 8`
+    /// are added first, then those four apart.
+    unsafe fn sum_in_part(rows: [Self::F; 4]) -> Self::F;
+    /// Lane `i` of the result is the sum of row `i`: the fourth part of `parts[i % 4]`, which
+    /// [`Simd::sum_in_part`] made of rows `i % 4`, and 4, 8 and 12 after it. Sums two apart are added first.
+    unsafe fn sum_parts(parts: &[Self::F; 4]) -> Self::F;
 
     unsafe fn splat_i32(v: i32) -> Self::I;
     unsafe fn to_f32(v: Self::I) -> Self::F;
@@ -149,7 +158,7 @@ pub(super) trait Simd: Copy + 'static {
     ) -> [Self::I; R];
 }
 
-/// Sum of the lanes, in the order of [`Simd::sum_rows`].
+/// Sum of the lanes, in the order of [`Simd::sum_parts`].
 #[inline(always)]
 pub(super) unsafe fn sum<S: Simd>(v: S::F) -> f32 {
     let mut lanes = [0.0f32; LANES];

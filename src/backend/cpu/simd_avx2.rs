@@ -1,6 +1,6 @@
 //! AVX2, FMA and F16C: pairs of eight lanes; with or without integer dot products (AVX-VNNI).
 
-use super::simd::{LANES, Simd, Task};
+use super::simd::{Simd, Task};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -30,10 +30,15 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type W = I;
     const BYTE_BIAS: u8 = if VNNI { 0x80 } else { 0 };
     const SUMS: usize = 4;
+    const HEADS: usize = 4;
 
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_near(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn splat(v: f32) -> F {
@@ -80,8 +85,9 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe {
             let bytes = |at: usize| _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(at).cast()));
             let (near, far, mask) = (bytes(0), bytes(8), _mm256_set1_epi32(15));
-            let low = |bytes| _mm256_cvtepi32_ps(_mm256_and_si256(bytes, mask));
-            let high = |bytes| _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(bytes));
+            let less = |code| _mm256_cvtepi32_ps(_mm256_sub_epi32(code, _mm256_set1_epi32(8)));
+            let low = |bytes| less(_mm256_and_si256(bytes, mask));
+            let high = |bytes| less(_mm256_srli_epi32::<4>(bytes));
             [[low(near), low(far)], [high(near), high(far)]]
         }
     }
@@ -134,19 +140,25 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    unsafe fn sum_rows(v: &[F; LANES]) -> F {
+    unsafe fn sum_in_part(v: [F; 4]) -> F {
         unsafe {
-            // Vectors of 4, 2 and 1 partial sums per row.
-            let mut by4 = [_mm256_setzero_ps(); 8];
+            // Rows 0 and 2, then 1 and 3.
+            let mut by4 = [_mm256_setzero_ps(); 2];
             for (i, to) in by4.iter_mut().enumerate() {
                 let a = _mm256_add_ps(v[i][0], v[i][1]);
-                let b = _mm256_add_ps(v[i + 8][0], v[i + 8][1]);
+                let b = _mm256_add_ps(v[i + 2][0], v[i + 2][1]);
                 let low = _mm256_permute2f128_ps::<0x20>(a, b);
                 *to = _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b));
             }
+            by4
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum_parts(by4: &[F; 4]) -> F {
+        unsafe {
             let mut by2 = [_mm256_setzero_ps(); 4];
-            for (i, to) in by2.iter_mut().enumerate() {
-                let (a, b) = (_mm256_castps_pd(by4[i]), _mm256_castps_pd(by4[i + 4]));
+            for (to, [a, b]) in by2.iter_mut().zip(by4) {
+                let (a, b) = (_mm256_castps_pd(*a), _mm256_castps_pd(*b));
                 let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
                 *to = _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
             }

@@ -1,6 +1,6 @@
 //! AVX-512 with VNNI.
 
-use super::simd::{LANES, Simd, Task, dots_by_group};
+use super::simd::{Simd, Task, dots_by_group};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -20,10 +20,15 @@ impl Simd for Avx512 {
     type W = __m512i;
     const BYTE_BIAS: u8 = 0x80;
     const SUMS: usize = 16;
+    const HEADS: usize = 6;
 
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_near(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn splat(v: f32) -> __m512 {
@@ -56,8 +61,13 @@ impl Simd for Avx512 {
     unsafe fn load_halves(p: *const u8) -> [__m512; 2] {
         unsafe {
             let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
-            let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
-            [_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(bytes))]
+            // Looked up by the low four bits of each lane.
+            let floats = _mm512_setr_ps(
+                -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0,
+                7.0,
+            );
+            let high = _mm512_srli_epi32::<4>(bytes);
+            [_mm512_permutexvar_ps(bytes, floats), _mm512_permutexvar_ps(high, floats)]
         }
     }
     #[inline(always)]
@@ -100,21 +110,23 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_max_ps(v) }
     }
     #[inline(always)]
-    unsafe fn sum_rows(v: &[__m512; LANES]) -> __m512 {
+    unsafe fn sum_in_part(v: [__m512; 4]) -> __m512 {
         unsafe {
-            // Vectors of 8, 4 and 2 partial sums per row.
-            let mut by8 = [_mm512_setzero_ps(); 8];
+            // Vectors of 8 sums per row: rows 0 and 2, then 1 and 3.
+            let mut by8 = [_mm512_setzero_ps(); 2];
             for (i, to) in by8.iter_mut().enumerate() {
-                let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(v[i], v[i + 8]);
-                let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(v[i], v[i + 8]);
+                let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(v[i], v[i + 2]);
+                let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(v[i], v[i + 2]);
                 *to = _mm512_add_ps(low, high);
             }
-            let mut by4 = [_mm512_setzero_ps(); 4];
-            for (i, to) in by4.iter_mut().enumerate() {
-                let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(by8[i], by8[i + 4]);
-                let high = _mm512_shuffle_f32x4::<0b11_01_11_01>(by8[i], by8[i + 4]);
-                *to = _mm512_add_ps(low, high);
-            }
+            let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(by8[0], by8[1]);
+            let high = _mm512_shuffle_f32x4::<0b11_01_11_01>(by8[0], by8[1]);
+            _mm512_add_ps(low, high)
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum_parts(by4: &[__m512; 4]) -> __m512 {
+        unsafe {
             let mut by2 = [_mm512_setzero_ps(); 2];
             for (i, to) in by2.iter_mut().enumerate() {
                 let (a, b) = (_mm512_castps_pd(by4[i]), _mm512_castps_pd(by4[i + 2]));

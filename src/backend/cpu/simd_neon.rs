@@ -69,11 +69,18 @@ impl Simd for Neon {
     type W = W;
     const BYTE_BIAS: u8 = 0;
     const SUMS: usize = 4;
+    const HEADS: usize = 4;
 
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe {
             asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_near(p: *const u8) {
+        unsafe {
+            asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly));
         }
     }
     #[inline(always)]
@@ -131,7 +138,8 @@ impl Simd for Neon {
     unsafe fn load_halves(p: *const u8) -> [F; 2] {
         unsafe {
             let bytes = vld1q_u8(p);
-            [floats(vandq_u8(bytes, vdupq_n_u8(15))), floats(vshrq_n_u8::<4>(bytes))]
+            let halves = [vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes)];
+            halves.map(|codes| Self::sub(floats(codes), Self::splat(8.0)))
         }
     }
     #[inline(always)]
@@ -195,25 +203,25 @@ impl Simd for Neon {
         unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(v[0], v[1]), vmaxq_f32(v[2], v[3]))) }
     }
     #[inline(always)]
-    unsafe fn sum_rows(v: &[F; LANES]) -> F {
+    unsafe fn sum_in_part(v: [F; 4]) -> F {
+        unsafe { v.map(|row| vaddq_f32(vaddq_f32(row[0], row[2]), vaddq_f32(row[1], row[3]))) }
+    }
+    #[inline(always)]
+    unsafe fn sum_parts(by4: &[F; 4]) -> F {
         unsafe {
-            // Vectors of 4 partial sums per row, then of 2 for two rows.
-            let mut by2 = [vdupq_n_f32(0.0); LANES / 2];
-            for (to, rows) in by2.iter_mut().zip(v.as_chunks::<2>().0) {
-                let mut by4 = [*to; 2];
-                for (to, row) in by4.iter_mut().zip(rows) {
-                    *to = vaddq_f32(vaddq_f32(row[0], row[2]), vaddq_f32(row[1], row[3]));
+            let mut sums = [vdupq_n_f32(0.0); 4];
+            for (i, to) in sums.iter_mut().enumerate() {
+                // Two sums of rows 4 i and the next, then of the two after them.
+                let mut by2 = [*to; 2];
+                for (pair, to) in by2.iter_mut().enumerate() {
+                    let (a, b) = (by4[2 * pair][i], by4[2 * pair + 1][i]);
+                    let (a, b) = (vreinterpretq_f64_f32(a), vreinterpretq_f64_f32(b));
+                    let low = vreinterpretq_f32_f64(vzip1q_f64(a, b));
+                    *to = vaddq_f32(low, vreinterpretq_f32_f64(vzip2q_f64(a, b)));
                 }
-                let (a, b) = (vreinterpretq_f64_f32(by4[0]), vreinterpretq_f64_f32(by4[1]));
-                let low = vreinterpretq_f32_f64(vzip1q_f64(a, b));
-                *to = vaddq_f32(low, vreinterpretq_f32_f64(vzip2q_f64(a, b)));
+                *to = vpaddq_f32(by2[0], by2[1]);
             }
-            [
-                vpaddq_f32(by2[0], by2[1]),
-                vpaddq_f32(by2[2], by2[3]),
-                vpaddq_f32(by2[4], by2[5]),
-                vpaddq_f32(by2[6], by2[7]),
-            ]
+            sums
         }
     }
     #[inline(always)]

@@ -20,9 +20,12 @@ impl Simd for Portable {
     type W = [[u8; 4]; LANES];
     const BYTE_BIAS: u8 = 0x80;
     const SUMS: usize = 16;
+    const HEADS: usize = 4;
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
+    unsafe fn prefetch_near(_: *const u8) {}
     #[inline(always)]
     unsafe fn splat(v: f32) -> F {
         [v; LANES]
@@ -52,7 +55,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_halves(p: *const u8) -> [F; 2] {
         let bytes = unsafe { p.cast::<[u8; LANES]>().read_unaligned() };
-        [bytes.map(|byte| f32::from(byte & 15)), bytes.map(|byte| f32::from(byte >> 4))]
+        [bytes.map(|byte| f32::from(byte & 15) - 8.0), bytes.map(|byte| f32::from(byte >> 4) - 8.0)]
     }
     #[inline(always)]
     unsafe fn add(a: F, b: F) -> F {
@@ -91,8 +94,18 @@ impl Simd for Portable {
         v.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
     #[inline(always)]
-    unsafe fn sum_rows(rows: &[F; LANES]) -> F {
-        rows.map(|row| unsafe { super::simd::sum::<Portable>(row) })
+    unsafe fn sum_in_part(rows: [F; 4]) -> F {
+        std::array::from_fn(|i| {
+            let (row, j) = (&rows[i / 4], i % 4);
+            (row[j] + row[j + 8]) + (row[j + 4] + row[j + 12])
+        })
+    }
+    #[inline(always)]
+    unsafe fn sum_parts(parts: &[F; 4]) -> F {
+        std::array::from_fn(|i| {
+            let four = &parts[i % 4][i / 4 * 4..];
+            (four[0] + four[2]) + (four[1] + four[3])
+        })
     }
     #[inline(always)]
     unsafe fn splat_i32(v: i32) -> [i32; LANES] {
