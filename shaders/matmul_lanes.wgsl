@@ -1,25 +1,12 @@
 // Quantized linear layer without workgroup memory, for software adapters. An invocation owns four
-// consecutive outputs and eight rows of x: one load of weights serves eight rows. Each of the eight
-// invocations loads x for one of the rows and the subgroup shares it: on llvmpipe a load costs the
-// same whether its lanes read one address or eight.
+// consecutive outputs, as many 32 further on, and eight rows of x: one load of weights serves eight rows.
+// Each of the eight invocations loads x for one of the rows and the subgroup shares it: on llvmpipe a
+// load costs the same whether its lanes read one address or eight.
 //!import matmul_params
 //!import matmul_bindings
 //!import weight
-//!import dot
+//!import lane_sums
 //!import store_quad
-
-// One plane of 32 columns of x.
-struct Block { a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32> }
-struct Weights { a: Pairs, b: Pairs, c: Pairs, d: Pairs }
-
-fn plane_sum(w: Weights, x: Block, f: Affine) -> vec4<i32> {
-    return dot_step(w.a, x.a, f) + dot_step(w.b, x.b, f) + dot_step(w.c, x.c, f)
-        + dot_step(w.d, x.d, f);
-}
-
-fn add(f: Affine, i: vec4<i32>, scale: vec2<f32>, sum: vec4<f32>) -> vec4<f32> {
-    return fma(block_value(f, i, scale.y), vec4(scale.x), sum);
-}
 
 @compute @workgroup_size(8)
 fn main(
@@ -28,81 +15,137 @@ fn main(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let quads = (p.slab_outs + 3u) / 4u;
-    let index = group.x * 8u + local;
-    let quad_index = min(index, quads - 1u);
-    let tile = quad_index / 4u * p.tile;
-    let quad = quad_index % 4u;
+    let near = group.x * 16u + local;
+    let far = near + 8u;
+    let near_quad = min(near, quads - 1u);
+    let far_quad = min(far, quads - 1u);
+    let near_tile = near_quad / 4u * p.tile;
+    let far_tile = far_quad / 4u * p.tile;
     let blocks = p.cols / 32u;
     let row = p.row_first + group.y * 8u;
     // Rows past the end repeat the last one and are not stored.
     let at = min(row + lane, p.rows - 1u) * blocks;
     var f0 = vec4(0.0);
+    var g0 = vec4(0.0);
     var f1 = vec4(0.0);
+    var g1 = vec4(0.0);
     var f2 = vec4(0.0);
+    var g2 = vec4(0.0);
     var f3 = vec4(0.0);
+    var g3 = vec4(0.0);
     var f4 = vec4(0.0);
+    var g4 = vec4(0.0);
     var f5 = vec4(0.0);
+    var g5 = vec4(0.0);
     var f6 = vec4(0.0);
+    var g6 = vec4(0.0);
     var f7 = vec4(0.0);
+    var g7 = vec4(0.0);
     for (var b = 0u; b < blocks; b++) {
-        let f = affine(tile, b, quad);
-        let high = extra(tile, b, quad);
-        let w = Weights(pairs(words(tile, b, 0u, quad, high)), pairs(words(tile, b, 1u, quad, high)),
-                        pairs(words(tile, b, 2u, quad, high)), pairs(words(tile, b, 3u, quad, high)));
+        let n = affine(near_tile, b, near_quad % 4u);
+        let m = affine(far_tile, b, far_quad % 4u);
+        let near_high = extra(near_tile, b, near_quad % 4u);
+        let far_high = extra(far_tile, b, far_quad % 4u);
         let s = x_scales[at + b];
-        var i0 = vec4(0);
-        var i1 = vec4(0);
-        var i2 = vec4(0);
-        var i3 = vec4(0);
-        var i4 = vec4(0);
-        var i5 = vec4(0);
-        var i6 = vec4(0);
-        var i7 = vec4(0);
-        for (var plane = 0u; plane < 2u; plane++) {
-            let start = ((at + b) * 2u + plane) * 4u;
-            let v = Block(x[start], x[start + 1u], x[start + 2u], x[start + 3u]);
-            let x0 = Block(subgroupBroadcast(v.a, 0u), subgroupBroadcast(v.b, 0u),
-                           subgroupBroadcast(v.c, 0u), subgroupBroadcast(v.d, 0u));
-            i0 = i0 * 128 + plane_sum(w, x0, f);
-            let x1 = Block(subgroupBroadcast(v.a, 1u), subgroupBroadcast(v.b, 1u),
-                           subgroupBroadcast(v.c, 1u), subgroupBroadcast(v.d, 1u));
-            i1 = i1 * 128 + plane_sum(w, x1, f);
-            let x2 = Block(subgroupBroadcast(v.a, 2u), subgroupBroadcast(v.b, 2u),
-                           subgroupBroadcast(v.c, 2u), subgroupBroadcast(v.d, 2u));
-            i2 = i2 * 128 + plane_sum(w, x2, f);
-            let x3 = Block(subgroupBroadcast(v.a, 3u), subgroupBroadcast(v.b, 3u),
-                           subgroupBroadcast(v.c, 3u), subgroupBroadcast(v.d, 3u));
-            i3 = i3 * 128 + plane_sum(w, x3, f);
-            let x4 = Block(subgroupBroadcast(v.a, 4u), subgroupBroadcast(v.b, 4u),
-                           subgroupBroadcast(v.c, 4u), subgroupBroadcast(v.d, 4u));
-            i4 = i4 * 128 + plane_sum(w, x4, f);
-            let x5 = Block(subgroupBroadcast(v.a, 5u), subgroupBroadcast(v.b, 5u),
-                           subgroupBroadcast(v.c, 5u), subgroupBroadcast(v.d, 5u));
-            i5 = i5 * 128 + plane_sum(w, x5, f);
-            let x6 = Block(subgroupBroadcast(v.a, 6u), subgroupBroadcast(v.b, 6u),
-                           subgroupBroadcast(v.c, 6u), subgroupBroadcast(v.d, 6u));
-            i6 = i6 * 128 + plane_sum(w, x6, f);
-            let x7 = Block(subgroupBroadcast(v.a, 7u), subgroupBroadcast(v.b, 7u),
-                           subgroupBroadcast(v.c, 7u), subgroupBroadcast(v.d, 7u));
-            i7 = i7 * 128 + plane_sum(w, x7, f);
+        var i0 = vec4(0.0);
+        var j0 = vec4(0.0);
+        var i1 = vec4(0.0);
+        var j1 = vec4(0.0);
+        var i2 = vec4(0.0);
+        var j2 = vec4(0.0);
+        var i3 = vec4(0.0);
+        var j3 = vec4(0.0);
+        var i4 = vec4(0.0);
+        var j4 = vec4(0.0);
+        var i5 = vec4(0.0);
+        var j5 = vec4(0.0);
+        var i6 = vec4(0.0);
+        var j6 = vec4(0.0);
+        var i7 = vec4(0.0);
+        var j7 = vec4(0.0);
+        // A loop: unrolled, its instructions would not fit the processor's first cache.
+        for (var k = 0u; k < 4u; k++) {
+            let v = step(near_tile, b, k, near_quad % 4u, near_high, n);
+            let w = step(far_tile, b, k, far_quad % 4u, far_high, m);
+            let x4 = x[(at + b) * 4u + k];
+            let y = first_half(x4);
+            let z = second_half(x4);
+            let y0 = subgroupBroadcast(y, 0u);
+            let z0 = subgroupBroadcast(z, 0u);
+            i0 = add_step(v, y0, z0, i0);
+            j0 = add_step(w, y0, z0, j0);
+            let y1 = subgroupBroadcast(y, 1u);
+            let z1 = subgroupBroadcast(z, 1u);
+            i1 = add_step(v, y1, z1, i1);
+            j1 = add_step(w, y1, z1, j1);
+            let y2 = subgroupBroadcast(y, 2u);
+            let z2 = subgroupBroadcast(z, 2u);
+            i2 = add_step(v, y2, z2, i2);
+            j2 = add_step(w, y2, z2, j2);
+            let y3 = subgroupBroadcast(y, 3u);
+            let z3 = subgroupBroadcast(z, 3u);
+            i3 = add_step(v, y3, z3, i3);
+            j3 = add_step(w, y3, z3, j3);
+            let y4 = subgroupBroadcast(y, 4u);
+            let z4 = subgroupBroadcast(z, 4u);
+            i4 = add_step(v, y4, z4, i4);
+            j4 = add_step(w, y4, z4, j4);
+            let y5 = subgroupBroadcast(y, 5u);
+            let z5 = subgroupBroadcast(z, 5u);
+            i5 = add_step(v, y5, z5, i5);
+            j5 = add_step(w, y5, z5, j5);
+            let y6 = subgroupBroadcast(y, 6u);
+            let z6 = subgroupBroadcast(z, 6u);
+            i6 = add_step(v, y6, z6, i6);
+            j6 = add_step(w, y6, z6, j6);
+            let y7 = subgroupBroadcast(y, 7u);
+            let z7 = subgroupBroadcast(z, 7u);
+            i7 = add_step(v, y7, z7, i7);
+            j7 = add_step(w, y7, z7, j7);
         }
-        f0 = add(f, i0, subgroupBroadcast(s, 0u), f0);
-        f1 = add(f, i1, subgroupBroadcast(s, 1u), f1);
-        f2 = add(f, i2, subgroupBroadcast(s, 2u), f2);
-        f3 = add(f, i3, subgroupBroadcast(s, 3u), f3);
-        f4 = add(f, i4, subgroupBroadcast(s, 4u), f4);
-        f5 = add(f, i5, subgroupBroadcast(s, 5u), f5);
-        f6 = add(f, i6, subgroupBroadcast(s, 6u), f6);
-        f7 = add(f, i7, subgroupBroadcast(s, 7u), f7);
+        let s0 = subgroupBroadcast(s, 0u);
+        f0 = add_block(n, i0, s0, f0);
+        g0 = add_block(m, j0, s0, g0);
+        let s1 = subgroupBroadcast(s, 1u);
+        f1 = add_block(n, i1, s1, f1);
+        g1 = add_block(m, j1, s1, g1);
+        let s2 = subgroupBroadcast(s, 2u);
+        f2 = add_block(n, i2, s2, f2);
+        g2 = add_block(m, j2, s2, g2);
+        let s3 = subgroupBroadcast(s, 3u);
+        f3 = add_block(n, i3, s3, f3);
+        g3 = add_block(m, j3, s3, g3);
+        let s4 = subgroupBroadcast(s, 4u);
+        f4 = add_block(n, i4, s4, f4);
+        g4 = add_block(m, j4, s4, g4);
+        let s5 = subgroupBroadcast(s, 5u);
+        f5 = add_block(n, i5, s5, f5);
+        g5 = add_block(m, j5, s5, g5);
+        let s6 = subgroupBroadcast(s, 6u);
+        f6 = add_block(n, i6, s6, f6);
+        g6 = add_block(m, j6, s6, g6);
+        let s7 = subgroupBroadcast(s, 7u);
+        f7 = add_block(n, i7, s7, f7);
+        g7 = add_block(m, j7, s7, g7);
     }
-    if index < quads {
-        store_quad(row, index * 4u, f0);
-        store_quad(row + 1u, index * 4u, f1);
-        store_quad(row + 2u, index * 4u, f2);
-        store_quad(row + 3u, index * 4u, f3);
-        store_quad(row + 4u, index * 4u, f4);
-        store_quad(row + 5u, index * 4u, f5);
-        store_quad(row + 6u, index * 4u, f6);
-        store_quad(row + 7u, index * 4u, f7);
+    if near < quads {
+        store_quad(row, near * 4u, f0);
+        store_quad(row + 1u, near * 4u, f1);
+        store_quad(row + 2u, near * 4u, f2);
+        store_quad(row + 3u, near * 4u, f3);
+        store_quad(row + 4u, near * 4u, f4);
+        store_quad(row + 5u, near * 4u, f5);
+        store_quad(row + 6u, near * 4u, f6);
+        store_quad(row + 7u, near * 4u, f7);
+    }
+    if far < quads {
+        store_quad(row, far * 4u, g0);
+        store_quad(row + 1u, far * 4u, g1);
+        store_quad(row + 2u, far * 4u, g2);
+        store_quad(row + 3u, far * 4u, g3);
+        store_quad(row + 4u, far * 4u, g4);
+        store_quad(row + 5u, far * 4u, g5);
+        store_quad(row + 6u, far * 4u, g6);
+        store_quad(row + 7u, far * 4u, g7);
     }
 }

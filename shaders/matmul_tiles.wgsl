@@ -57,7 +57,7 @@ fn half_sum(w: Half, at: u32) -> vec4<i32> {
 fn add_row(row: u32, f: Affine, first: Half, second: Half, sum: vec4<f32>) -> vec4<f32> {
     let s = row_scales[row];
     let i = f.first * half_sum(first, row) + f.second * half_sum(second, row + 64u);
-    return fma(block_value(f, i, s.y), vec4(s.x), sum);
+    return fma(block_value(f, vec4<f32>(i), s.y), vec4(s.x), sum);
 }
 
 @compute @workgroup_size(256)

@@ -1,8 +1,8 @@
-// matmul_lanes for one row: the same sums in the same order. Each invocation loads a part of x.
+// matmul_lanes for one row: the same sums in the same order. Four invocations load what there is of x.
 //!import matmul_params
 //!import matmul_bindings
 //!import weight
-//!import dot
+//!import lane_sums
 //!import store_quad
 
 @compute @workgroup_size(8)
@@ -22,19 +22,19 @@ fn main(
     for (var b = 0u; b < blocks; b++) {
         let f = affine(tile, b, quad);
         let high = extra(tile, b, quad);
-        // Lanes 0 to 3 load the high plane, 4 to 7 the low one.
-        let v = x[(row * blocks + b) * 8u + lane % 8u];
-        let w0 = pairs(words(tile, b, 0u, quad, high));
-        let w1 = pairs(words(tile, b, 1u, quad, high));
-        let w2 = pairs(words(tile, b, 2u, quad, high));
-        let w3 = pairs(words(tile, b, 3u, quad, high));
-        let top = dot_step(w0, subgroupBroadcast(v, 0u), f) + dot_step(w1, subgroupBroadcast(v, 1u), f)
-            + dot_step(w2, subgroupBroadcast(v, 2u), f) + dot_step(w3, subgroupBroadcast(v, 3u), f);
-        let low = dot_step(w0, subgroupBroadcast(v, 4u), f) + dot_step(w1, subgroupBroadcast(v, 5u), f)
-            + dot_step(w2, subgroupBroadcast(v, 6u), f) + dot_step(w3, subgroupBroadcast(v, 7u), f);
-        let i = top * 128 + low;
-        let s = x_scales[row * blocks + b];
-        sum = fma(block_value(f, i, s.y), vec4(s.x), sum);
+        let v = x[(row * blocks + b) * 4u + lane % 4u];
+        let y = first_half(v);
+        let z = second_half(v);
+        var block = vec4(0.0);
+        block = add_step(step(tile, b, 0u, quad, high, f), subgroupBroadcast(y, 0u),
+                         subgroupBroadcast(z, 0u), block);
+        block = add_step(step(tile, b, 1u, quad, high, f), subgroupBroadcast(y, 1u),
+                         subgroupBroadcast(z, 1u), block);
+        block = add_step(step(tile, b, 2u, quad, high, f), subgroupBroadcast(y, 2u),
+                         subgroupBroadcast(z, 2u), block);
+        block = add_step(step(tile, b, 3u, quad, high, f), subgroupBroadcast(y, 3u),
+                         subgroupBroadcast(z, 3u), block);
+        sum = add_block(f, block, x_scales[row * blocks + b], sum);
     }
     if index < quads {
         store_quad(row, index * 4u, sum);

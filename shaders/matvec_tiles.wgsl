@@ -40,7 +40,7 @@ fn add_block(b: u32, row: u32, tile: u32, quad: u32, sums: Sums) -> Sums {
         let at = row_at(row, r) * (p.cols / 32u) + b;
         let i = f.first * half_sum(first, at * 4u) + f.second * half_sum(second, at * 4u + 1u);
         let s = x_scales[at];
-        out[r] = fma(block_value(f, i, s.y), vec4(s.x), out[r]);
+        out[r] = fma(block_value(f, vec4<f32>(i), s.y), vec4(s.x), out[r]);
     }
     return out;
 }

@@ -1,5 +1,4 @@
-// Rounds x to 15 bits per block of 32 columns: scale = largest / STEPS, nearest, ties to even. A quant
-// is 128 * high + low, two planes of 8 bits for dot products of integers.
+// Rounds x to 15 bits per block of 32 columns: scale = largest / STEPS, nearest, ties to even.
 //!import flat
 struct Params { blocks: u32 }
 const STEPS = 16256.0; // 127 * 128
@@ -34,14 +33,10 @@ fn main(
     let inverse = select(0.0, STEPS / top, top > 1e-30);
     var sum = 0;
     for (var j = 0u; j < 4u; j++) {
-        let low = vec4<i32>(round(x[b * 8u + j] * inverse));
-        let high = vec4<i32>(round(x[b * 8u + j + 4u] * inverse));
-        sum += total(low) + total(high);
-        // Nearest, so that the low plane has seven bits with their sign.
-        let low_top = (low + vec4(64)) >> vec4(7u);
-        let high_top = (high + vec4(64)) >> vec4(7u);
-        store_step(b * 2u, j, low_top, high_top);
-        store_step(b * 2u + 1u, j, low - low_top * 128, high - high_top * 128);
+        let first = vec4<i32>(round(x[b * 8u + j] * inverse));
+        let second = vec4<i32>(round(x[b * 8u + j + 4u] * inverse));
+        sum += total(first) + total(second);
+        store_step(b, j, first, second);
     }
     scales[b] = vec2(scale, f32(sum));
 }

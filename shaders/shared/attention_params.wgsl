@@ -14,7 +14,6 @@ struct Params {
 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> q: array<vec2<f32>>;
-@group(0) @binding(1) var<storage, read> cache: array<u32>;
 // AttentionRow: page_start, prefix, path_start, length.
 @group(0) @binding(2) var<storage, read> map: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> pages: array<u32>;

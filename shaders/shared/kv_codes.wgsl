@@ -1,4 +1,5 @@
 // Heads of codes, as quant/groups.rs makes them: 16-bit scales, two to a word, then blocks of 32 codes.
+@group(0) @binding(1) var<storage, read> cache: array<u32>;
 
 // A block of 8-bit codes has one scale and is 8 words, element after element.
 fn pair_8(head: u32, i: u32) -> vec2<f32> {

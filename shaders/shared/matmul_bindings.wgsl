@@ -1,5 +1,5 @@
 @group(0) @binding(0) var<storage, read> weights: array<vec4<u32>>;
-// [rows][cols / 32][high plane, low plane] quantized blocks; see quantize_rows.
+// [rows][cols / 32] quantized blocks of four vectors; see quantize_rows, pack_bytes and pack_halves.
 @group(0) @binding(1) var<storage, read> x: array<vec4<u32>>;
 // [rows][cols / 32] scale of the block and exact sum of its quants.
 @group(0) @binding(2) var<storage, read> x_scales: array<vec2<f32>>;

@@ -4,6 +4,6 @@ fn affine(tile: u32, b: u32, quad: u32) -> Affine {
     return Affine(low_half(v), high_half(v), vec4(1), vec4(1));
 }
 
-fn block_value(a: Affine, sum: vec4<i32>, xsum: f32) -> vec4<f32> {
-    return fma(a.low, vec4(xsum), a.scale * vec4<f32>(sum));
+fn block_value(a: Affine, sum: vec4<f32>, xsum: f32) -> vec4<f32> {
+    return fma(a.low, vec4(xsum), a.scale * sum);
 }

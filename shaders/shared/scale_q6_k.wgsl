@@ -1,4 +1,4 @@
-// Q6_K: an i8 scale per half block, times f16 d. The scaled sums stay exact in 32 bits.
+// Q6_K: an i8 scale per half block, times f16 d.
 fn affine(tile: u32, b: u32, quad: u32) -> Affine {
     let h = halves(weights[tile + p.scales + b * 2u + quad / 2u], quad);
     let pairs = vec4(h.x << 16u, h.x, h.y << 16u, h.y);
@@ -7,6 +7,6 @@ fn affine(tile: u32, b: u32, quad: u32) -> Affine {
                   vec4<i32>(pairs) >> vec4(24u));
 }
 
-fn block_value(a: Affine, sum: vec4<i32>, xsum: f32) -> vec4<f32> {
-    return a.scale * vec4<f32>(sum);
+fn block_value(a: Affine, sum: vec4<f32>, xsum: f32) -> vec4<f32> {
+    return a.scale * sum;
 }

@@ -4,6 +4,6 @@ fn affine(tile: u32, b: u32, quad: u32) -> Affine {
     return Affine(half_floats(v, quad), vec4(0.0), vec4(1), vec4(1));
 }
 
-fn block_value(a: Affine, sum: vec4<i32>, xsum: f32) -> vec4<f32> {
-    return a.scale * vec4<f32>(sum);
+fn block_value(a: Affine, sum: vec4<f32>, xsum: f32) -> vec4<f32> {
+    return a.scale * sum;
 }

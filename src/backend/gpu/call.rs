@@ -1,12 +1,12 @@
 //! Calls as dispatches.
 
 use super::device::Parts;
-use super::kernels::{Family, Kernel};
+use super::kernels::{Family, Kernel, VECTORS_MAX};
 use super::linear::{Scratch, linear};
 use super::params;
 use super::pipelines::Dispatch;
 use crate::backend::DeviceError;
-use crate::kernel::{Activation, Buffer, CacheLayout, Call, RopeStyle, rotation_block};
+use crate::kernel::{Activation, Buffer, CacheLayout, Call, KvFormat, RopeStyle, rotation_block};
 use crate::quant::GROUP;
 
 /// Workgroups per dimension that every adapter allows.
@@ -209,6 +209,11 @@ fn attention(parts: &mut Parts, call: &Call, list: &mut Vec<Dispatch>) {
     let mut buffers = vec![q, cache, map, pages, path, out];
     buffers.extend(key_bias.iter().flat_map(|bias| [bias.terms, bias.turns]));
     let blocks: Vec<_> = buffers.iter().map(|b| parts.memory.buffer(*b)).collect();
+    let whole = layout.head_dim.is_multiple_of(8) && layout.head_dim <= VECTORS_MAX;
+    let kernel = match (parts.family, layout.format, key_bias) {
+        (Family::Lanes, KvFormat::F16, None) if whole => Kernel::AttentionVectors,
+        (family, format, bias) => Kernel::Attention(family, format, bias.is_some()),
+    };
     let row_cost = (16 * heads * layout.head_dim * ASSUMED_LENGTH) as f64;
     let most = ((parts.cost_max / row_cost) as usize).max(1);
     for first in (0..rows).step_by(most) {
@@ -231,7 +236,7 @@ fn attention(parts: &mut Parts, call: &Call, list: &mut Vec<Dispatch>) {
         };
         list.push(parts.pipelines.dispatch(
             &parts.context.device,
-            Kernel::Attention(parts.family, layout.format, key_bias.is_some()),
+            kernel,
             &blocks,
             &params,
             fold(groups as u64),

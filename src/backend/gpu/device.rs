@@ -196,7 +196,7 @@ impl Device for GpuDevice {
     }
 
     fn working_bytes(&self, calls: &[Call]) -> u64 {
-        linear::working_bytes(self.parts.family, calls)
+        linear::working_bytes(calls)
     }
 
     fn reserve(&mut self, calls: &[Call]) -> Result<(), DeviceError> {

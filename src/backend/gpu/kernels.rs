@@ -11,17 +11,17 @@ macro_rules! shaders {
 }
 
 pub(super) const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "append_codes" "attention"
-    "attention_lanes" "bias_terms" "gate" "gather" "matmul_float_lanes" "matmul_float_tiles" "matmul_lanes"
-    "matmul_tiles" "matvec_float_lanes" "matvec_float_tiles" "matvec_lanes" "matvec_tiles" "move" "quantize_rows"
-    "rms_norm" "rms_norm_lanes" "rope" "rotate" "rotate_lanes");
+    "attention_lanes" "attention_vectors" "bias_terms" "gate" "gather" "matmul_float_lanes"
+    "matmul_float_tiles" "matmul_lanes" "matmul_tiles" "matvec_float_lanes" "matvec_float_tiles"
+    "matvec_lanes" "matvec_tiles" "move" "quantize_rows" "rms_norm" "rms_norm_lanes" "rope" "rotate"
+    "rotate_lanes");
 
-pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_params" "bias_none" "bias_terms"
-    "bits_4" "bits_5" "bits_6" "bits_8" "bytes" "dot_pairs_4" "dot_pairs_6" "dot_pairs_8" "flat" "float_bf16"
-    "float_bindings" "float_f16" "float_f32" "kv_codes" "kv_f16" "kv_k8v4" "kv_q4" "matmul_bindings"
-    "matmul_params" "pack_bytes" "pack_pairs" "pairs" "rows_1"
-    "rows_4" "scale_k" "scale_min" "scale_q6_k" "scale_single"
-    "segment" "store_quad" "weight_q4_0" "weight_q4_1" "weight_q4_k" "weight_q5_0" "weight_q5_1" "weight_q5_k"
-    "weight_q6_k" "weight_q8_0" "words");
+pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_four" "attention_params"
+    "bias_none" "bias_terms" "bits_4" "bits_5" "bits_6" "bits_8" "bytes" "flat" "float_bf16"
+    "float_bindings" "float_f16" "float_f32" "kv_codes" "kv_f16" "kv_k8v4" "kv_q4" "lane_sums"
+    "matmul_bindings" "matmul_params" "pack_bytes" "pack_halves" "rows_1" "rows_4" "scale_k" "scale_min"
+    "scale_q6_k" "scale_single" "segment" "store_quad" "weight_q4_0" "weight_q4_1" "weight_q4_k"
+    "weight_q5_0" "weight_q5_1" "weight_q5_k" "weight_q6_k" "weight_q8_0" "words");
 
 /// Which kernels a device runs where there are two of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,9 @@ pub enum Family {
     Tiles,
 }
 
+/// Elements of a head that [`Kernel::AttentionVectors`] has registers for.
+pub(super) const VECTORS_MAX: usize = 128;
+
 /// A compute pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kernel {
@@ -40,6 +43,8 @@ pub(super) enum Kernel {
     AppendCodes,
     /// Whether keys lack their bias.
     Attention(Family, KvFormat, bool),
+    /// Keys and values of 16 bits, of `Lanes`: heads of whole vectors up to [`VECTORS_MAX`] elements.
+    AttentionVectors,
     BiasTerms,
     /// Several rows of x, few enough for the weights to be what takes time; quantized, of `Tiles`.
     Few(DType),
@@ -89,6 +94,9 @@ impl Kernel {
                 writes: if biased { &[R, R, R, R, R, W, R, R] } else { &[R, R, R, R, R, W] },
                 params: size_of::<params::Attention>(),
             },
+            Kernel::AttentionVectors => {
+                spec("attention_vectors", &[R, R, R, R, R, W], size_of::<params::Attention>())
+            }
             Kernel::BiasTerms => spec("bias_terms", &[R, R, W], size_of::<params::Terms>()),
             Kernel::Few(dtype) => product(dtype, "matvec_tiles", "rows_4"),
             Kernel::Gate => spec("gate", &[W, R, W], PAIRWISE),
@@ -115,7 +123,7 @@ impl Kernel {
             ),
             Kernel::Move => spec("move", &[R, W], size_of::<params::Move>()),
             Kernel::Quantize(family) => Spec {
-                bound: vec![("pack", if family == Lanes { "pack_pairs" } else { "pack_bytes" })],
+                bound: vec![("pack", if family == Lanes { "pack_halves" } else { "pack_bytes" })],
                 ..spec("quantize_rows", &[R, W, W], COUNT)
             },
             Kernel::RmsNorm(Lanes) => spec("rms_norm_lanes", &[W, R, W], NORM),
@@ -130,7 +138,13 @@ impl Kernel {
     #[cfg(test)]
     pub(super) fn all() -> Vec<Kernel> {
         let mut all = vec![Kernel::Add, Kernel::Append, Kernel::AppendCodes, Kernel::BiasTerms];
-        all.extend([Kernel::Gate, Kernel::Gather, Kernel::Move, Kernel::Rope]);
+        all.extend([
+            Kernel::AttentionVectors,
+            Kernel::Gate,
+            Kernel::Gather,
+            Kernel::Move,
+            Kernel::Rope,
+        ]);
         for family in [Family::Lanes, Family::Tiles] {
             all.extend([Kernel::Quantize(family), Kernel::RmsNorm(family), Kernel::Rotate(family)]);
             for format in KvFormat::ALL {
@@ -184,14 +198,9 @@ fn bias(biased: bool) -> &'static str {
 
 /// A linear layer's kernel.
 fn product(dtype: DType, file: &'static str, rows: &'static str) -> Spec {
-    let dot = match dtype {
-        DType::Q8_0 => "dot_pairs_8",
-        DType::Q6K => "dot_pairs_6",
-        _ => "dot_pairs_4",
-    };
     Spec {
         file,
-        bound: vec![("weight", weight(dtype)), ("dot", dot), ("rows", rows)],
+        bound: vec![("weight", weight(dtype)), ("rows", rows)],
         writes: if dtype.is_float() { &[R, R, R, W] } else { &[R, R, R, R, W] },
         params: size_of::<params::Matmul>(),
     }

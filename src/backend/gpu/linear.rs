@@ -17,14 +17,9 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes room for `blocks` blocks of 32 columns of `quant_bytes` each.
-    fn reserve(
-        &mut self,
-        parts: &mut Parts,
-        blocks: u64,
-        quant_bytes: u64,
-    ) -> Result<(&Block, &Block), DeviceError> {
-        grow(&mut self.quants, parts, blocks * quant_bytes)?;
+    /// Makes room for `blocks` blocks of 32 columns.
+    fn reserve(&mut self, parts: &mut Parts, blocks: u64) -> Result<(&Block, &Block), DeviceError> {
+        grow(&mut self.quants, parts, blocks * QUANT_BYTES)?;
         grow(&mut self.scales, parts, blocks * 8)?;
         match (&self.quants, &self.scales) {
             (Some(quants), Some(scales)) => Ok((quants, scales)),
@@ -45,13 +40,8 @@ fn grow(slot: &mut Option<Block>, parts: &mut Parts, bytes: u64) -> Result<(), D
     Ok(())
 }
 
-/// Bytes of the rounded quants of 32 columns: two planes.
-fn quant_bytes(family: Family) -> u64 {
-    match family {
-        Family::Lanes => 128,
-        Family::Tiles => 64,
-    }
-}
+/// Bytes of the rounded quants of 32 columns.
+const QUANT_BYTES: u64 = 64;
 
 /// Blocks of 32 columns that the largest of these calls rounds.
 fn blocks_max(calls: &[Call]) -> u64 {
@@ -63,8 +53,8 @@ fn blocks_max(calls: &[Call]) -> u64 {
 }
 
 /// Bytes that [`Scratch`] grows to for these calls.
-pub(super) fn working_bytes(family: Family, calls: &[Call]) -> u64 {
-    blocks_max(calls) * (quant_bytes(family) + 8)
+pub(super) fn working_bytes(calls: &[Call]) -> u64 {
+    blocks_max(calls) * (QUANT_BYTES + 8)
 }
 
 /// Grows [`Scratch`] to what these calls need.
@@ -75,8 +65,7 @@ pub(super) fn reserve(
 ) -> Result<(), DeviceError> {
     let blocks = blocks_max(calls);
     if blocks > 0 {
-        let quant_bytes = quant_bytes(parts.family);
-        scratch.reserve(parts, blocks, quant_bytes)?;
+        scratch.reserve(parts, blocks)?;
     }
     Ok(())
 }
@@ -97,7 +86,7 @@ pub(super) fn linear(
     let family = parts.family;
     let blocks = (rows * cols / 32) as u64;
     let operands = if rounded {
-        let (quants, scales) = scratch.reserve(parts, blocks, quant_bytes(family))?;
+        let (quants, scales) = scratch.reserve(parts, blocks)?;
         list.push(parts.pipelines.dispatch(
             &parts.context.device,
             Kernel::Quantize(family),
@@ -202,7 +191,8 @@ fn shape(family: Family, dtype: DType, rows: usize) -> Shape {
     let matmul = Kernel::Matmul(family, dtype);
     match (family, rows) {
         (Family::Lanes, 1) => Shape { kernel: matvec, outs: 32, rows: 1 },
-        (Family::Lanes, _) => Shape { kernel: matmul, outs: 32, rows: 8 },
+        (Family::Lanes, _) if dtype.is_float() => Shape { kernel: matmul, outs: 32, rows: 8 },
+        (Family::Lanes, _) => Shape { kernel: matmul, outs: 64, rows: 8 },
         (Family::Tiles, 1) => Shape { kernel: matvec, outs: 16, rows: 1 },
         (Family::Tiles, 2..=4) if dtype.is_float() => Shape { kernel: matvec, outs: 16, rows: 1 },
         (Family::Tiles, 2..=FEW) if !dtype.is_float() => {
