@@ -182,7 +182,7 @@ def identity(grid: DraftGrid, report: Report) -> None:
             run = grid.run(grid.target, prompts, [*options, "--batch", 1, *RESIDENT, *OFF],
                            limit=IDENTITY_SECONDS_MAX)
             plain[tokens] = grid.answers()
-            report.row(f"plain decoding, {tokens} tokens", run, seconds=run.seconds())
+            report.row(f"plain decoding, {tokens} tokens", run)
         with report.case(name):
             weights = RESIDENT if place == "resident" else grid.streamed
             trees = ["--batch", batch, *weights, *grid.draft(budget, draft)]
@@ -191,7 +191,7 @@ def identity(grid: DraftGrid, report: Report) -> None:
             told = {"note": "differ: " + " ".join(different[:8])} if different else {}
             report.row(name, run, differing=len(different), requests=len(plain[tokens]), tokens=tokens,
                        draft=draft if budget else None, budget=budget, batch=batch, place=place,
-                       seconds=run.seconds(), **(figures(run) | told))
+                       **(figures(run) | told))
     counts = [int(row["differing"]) for row in report.rows if "differing" in row]
     report.bar(f"requests that differ in {len(counts)} combinations", sum(counts), "<=", 0)
 
