@@ -29,10 +29,11 @@ class DraftGrid(Grid):
 
     def __init__(self, args, folder: Path) -> None:
         super().__init__(args, folder)
-        # In a hurry a model drafts for itself.
-        self.target, self.small = (TINY, TINY) if args.quick else (TARGET, SMALL)
+        # In a hurry, or on another device, a tiny model drafts for itself.
+        tiny = args.quick or args.device != "cpu"
+        self.target, self.small = (TINY, TINY) if tiny else (TARGET, SMALL)
         # The head stays where it is computed with, and is more of a tiny model.
-        self.streamed = ["--weights", "ram=45%" if args.quick else "ram=22%"]
+        self.streamed = ["--weights", "ram=45%" if tiny else "ram=22%"]
         self.args = args
         self.forget_acceptance()
 
@@ -168,25 +169,27 @@ def identity(grid: DraftGrid, report: Report) -> None:
 
     Goes on where an earlier one stopped: what the CSV has is not run again."""
     args = grid.args
+    on = "" if args.device == "cpu" else f", {grid.target} on {args.device}"
     prompts = identity_prompts(grid)
     report.rows += [row for row in report.earlier() if "differing" in row]
     done = {row["what"] for row in report.rows}
     plain: dict[int, dict] = {}
     for place, batch, budget, draft in identity_cases(args, grid.quick):
-        name = f"{draft + ', ' if budget else ''}{budget} nodes, batch {batch}, {place}"
+        name = f"{draft + ', ' if budget else ''}{budget} nodes, batch {batch}, {place}{on}"
         if name in done:
             continue
         tokens = 4 if grid.quick else identity_tokens(budget // batch, draft)
         options = ["--max-tokens", tokens]
         if tokens not in plain:
-            run = grid.run(grid.target, prompts, [*options, "--batch", 1, *RESIDENT, *OFF],
+            run = grid.run(grid.target, prompts, [*options, "--batch", 1, *RESIDENT, *OFF], args.device,
                            limit=IDENTITY_SECONDS_MAX)
             plain[tokens] = grid.answers()
-            report.row(f"plain decoding, {tokens} tokens", run)
+            report.row(f"plain decoding, {tokens} tokens{on}", run)
         with report.case(name):
             weights = RESIDENT if place == "resident" else grid.streamed
             trees = ["--batch", batch, *weights, *grid.draft(budget, draft)]
-            run = grid.run(grid.target, prompts, [*options, *trees], limit=IDENTITY_SECONDS_MAX)
+            run = grid.run(grid.target, prompts, [*options, *trees], args.device,
+                           limit=IDENTITY_SECONDS_MAX)
             different = differing(grid.answers(), plain[tokens])
             told = {"note": "differ: " + " ".join(different[:8])} if different else {}
             report.row(name, run, differing=len(different), requests=len(plain[tokens]), tokens=tokens,
@@ -198,8 +201,9 @@ def identity(grid: DraftGrid, report: Report) -> None:
 
 def identity_cases(args, quick: bool) -> list[tuple[str, int, int, str]]:
     """Place, batch, budget and draft; those with the fewest nodes for a sequence first."""
-    drafts = args.drafts or (["small", "random", "lookup"] if quick else DRAFTS)
-    budgets = args.budgets or ([0, 4] if quick else [0, 1, 16, 128, 1024])
+    few = args.device != "cpu"
+    drafts = args.drafts or (["target", "random", "lookup"] if quick or few else DRAFTS)
+    budgets = args.budgets or ([0, 4] if quick else [0, 1, 16] if few else [0, 1, 16, 128, 1024])
     cases = itertools.product(args.places or PLACES, args.batches or [1, 8], budgets, drafts)
     # Without nodes there is no draft.
     cases = [case for case in cases if case[2] or case[3] == drafts[0]]
@@ -212,7 +216,7 @@ def identity_tokens(nodes: int, draft: str) -> int:
         return 16
     if draft == "random":
         return 4
-    return 6 if nodes > 256 else 16
+    return 6 if nodes > 256 else 8
 
 
 def identity_prompts(grid: DraftGrid) -> Path:
@@ -220,7 +224,7 @@ def identity_prompts(grid: DraftGrid) -> Path:
     texts = sorted((problem["prompt"] for problem in human_eval_prompts.problems()), key=len)
     lines = map(json.loads, (ROOT / "examples/prompts.jsonl").read_text().splitlines())
     others = [prompt for line in lines if isinstance(prompt := line.get("body", line).get("prompt"), str)]
-    code, other = (2, 1) if grid.quick else (20, 12)
+    code, other = (2, 1) if grid.quick else (20, 12) if grid.args.device == "cpu" else (6, 4)
     return grid.requests([
         (f"{index}-{temperature:g}", {"prompt": text, "temperature": temperature, "seed": index,
                                       "top_p": 0.9 if temperature else 1.0, "ignore_eos": False})
