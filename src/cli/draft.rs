@@ -202,6 +202,14 @@ impl Drafting {
         if self.places.get().is_some() {
             return Ok(());
         }
+        if profile.shares_ram && self.home == Some(Tier::Device) {
+            return Err(CliError::Usage(format!(
+                "--draft-home gpu: {} computes in RAM and has no memory of its own; say ram, or leave it \
+                 out",
+                device.info().name
+            ))
+            .into());
+        }
         let mut places = Vec::new();
         let near = if profile.shares_ram { Tier::Ram } else { Tier::Device };
         if self.home.is_none_or(|home| home == near) {

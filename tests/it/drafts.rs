@@ -121,6 +121,8 @@ fn a_draft_that_does_not_fit_is_refused_with_bytes() {
     let (code, text) = run(&[&small[..], &["--speculate", "64"]].concat());
     assert_eq!(code, 4, "{text}");
     assert!(text.contains("MiB"), "{text}");
+    let (code, text) = run(&["--draft", &target, "--draft-home", "gpu"]);
+    assert!(code == 2 && text.contains("no memory of its own"), "{code} {text}");
     // Left to itself, the plan does without.
     let (code, text) = run(&small);
     assert_eq!(code, 0, "{text}");
