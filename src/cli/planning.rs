@@ -3,11 +3,12 @@
 use super::budget::Amounts;
 use super::engine::Model;
 use super::exit::CliError;
-use crate::backend::Device;
+use crate::backend::{Device, DeviceKind};
 use crate::exec::{ExecutorConfig, ExecutorFootprint, model_shape};
 use crate::generate::EngineConfig;
 use crate::job::Survey;
 use crate::kernel::{KvFormat, PAGE_LEN};
+use crate::quant::SEGMENT_BYTES_MAX;
 use crate::sample::sampling_bytes;
 use crate::schedule::{Homes, Matrices, RingSizes, StreamPlan};
 use crate::store::{ModelFiles, StoreError};
@@ -19,6 +20,9 @@ use std::path::PathBuf;
 
 /// RAM for what no account lists: stacks, the job's lines, the allocator's own.
 const SLACK_BYTES: u64 = 24 << 20;
+
+/// Segments that may have been read and not yet uploaded to a device that shares memory.
+const LANDING_SEGMENTS: usize = 4;
 
 /// Everything a plan is made from but the device.
 #[derive(Clone)]
@@ -50,6 +54,9 @@ pub(super) struct Asked<'a> {
     /// What every policy takes: what this process holds already, and the device's own buffers. Looked
     /// at once: what planning takes meanwhile is gone before anything is allocated.
     base: Split,
+    /// RAM that reads land in, for a device that shares memory and yet takes nothing from where it lies: what
+    /// is read is uploaded from there. The base has it, too.
+    landing: usize,
 }
 
 /// A plan and what an engine is made with to follow it.
@@ -74,12 +81,21 @@ pub(super) fn workload(survey: &Survey) -> Workload {
 
 impl<'a> Question<'a> {
     pub(super) fn ask(&'a self, device: &dyn Device) -> Result<Asked<'a>, StoreError> {
+        let shares_ram = self.profile.shares_ram;
+        let landing = match device.info().kind {
+            DeviceKind::Cpu => 0,
+            _ if !shares_ram => 0,
+            _ => LANDING_SEGMENTS * SEGMENT_BYTES_MAX,
+        };
+        let mut base = base(device, shares_ram, self.model.files.spec().vocab);
+        base.ram += landing as u64;
         Ok(Asked {
             shape: model_shape(&self.model.files, self.pins.host_attention == Some(true))?,
             workload: Workload { speculation: self.speculation.clone(), ..workload(self.survey) },
             budgets: self.amounts.resolve(device.info(), &self.folder),
             formats: [self.kv_format.name().to_string()],
-            base: base(device, self.profile.shares_ram, self.model.files.spec().vocab),
+            base,
+            landing,
             question: self,
         })
     }
@@ -166,7 +182,8 @@ impl Asked<'_> {
         let context_len = self.question.context_len;
         let engine = EngineConfig { batch, prefill_chunk, context_len, tree_budget };
         let shares_ram = self.question.profile.shares_ram;
-        let executor = executor_config(&self.question.model.files, policy, shares_ram)?;
+        let files = &self.question.model.files;
+        let executor = executor_config(files, policy, shares_ram, self.landing)?;
         let readers = self.question.profile.disk.queue_depth.clamp(1, 8);
         let kv_format = self.question.kv_format;
         let executor = ExecutorConfig { readers, kv_format, positions: context_len, ..executor };
@@ -188,6 +205,7 @@ fn executor_config(
     files: &ModelFiles,
     policy: &Policy,
     shares_ram: bool,
+    landing: usize,
 ) -> Result<ExecutorConfig, StoreError> {
     let spec = files.spec();
     let host_attention = policy.host_attention;
@@ -195,9 +213,12 @@ fn executor_config(
     // Where the device computes in RAM, what is there is at hand.
     let home = |&tier: &Tier| if shares_ram && tier == Tier::Ram { Tier::Device } else { tier };
     let homes = Homes::from_list(&matrices, policy.homes.iter().flatten().map(home));
-    let least = StreamPlan::rings_min(spec, &matrices, &homes, shares_ram);
+    let least = StreamPlan::rings_min(spec, &matrices, &homes, shares_ram && landing == 0);
+    let streams = policy.ring.ram > 0;
     let planned = match shares_ram {
-        true => RingSizes { device: policy.ring.ram as usize, host: 0 },
+        true => {
+            RingSizes { device: policy.ring.ram as usize, host: if streams { landing } else { 0 } }
+        }
         false => RingSizes { device: policy.ring.device as usize, host: policy.ring.ram as usize },
     };
     let cache_homes: Vec<Tier> = match host_attention {

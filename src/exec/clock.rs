@@ -172,8 +172,8 @@ impl StepCosts for Costs<'_> {
                 let floats = self.clock.shape.layers[layer].query_len();
                 seconds(self.floats(micro, floats), profile.upload_bytes_per_sec)
             }
-            Step::LoadRows { micro } => self.rows(micro) / profile.upload_bytes_per_sec,
-            Step::StoreRows { micro } => self.rows(micro) / profile.download_bytes_per_sec,
+            Step::LoadRows { micro } => seconds(self.rows(micro), profile.upload_bytes_per_sec),
+            Step::StoreRows { micro } => seconds(self.rows(micro), profile.download_bytes_per_sec),
             _ => 0.0,
         }
     }
@@ -189,7 +189,7 @@ impl StepCosts for Costs<'_> {
     }
 
     fn upload_seconds(&self, bytes: usize) -> f64 {
-        bytes as f64 / self.clock.profile.upload_bytes_per_sec
+        seconds(bytes as f64, self.clock.profile.upload_bytes_per_sec)
     }
 
     fn upload_overlap(&self) -> f64 {
@@ -218,10 +218,10 @@ impl StepCosts for Costs<'_> {
         let disk = if on_disk { (pages * stride(layout.page_bytes())) as f64 } else { 0.0 };
         let bytes = if self.plan.shares_ram { 0.0 } else { (pages * layout.page_bytes()) as f64 };
         let link = match step {
-            Step::AwaitPages { .. } => bytes / profile.upload_bytes_per_sec,
+            Step::AwaitPages { .. } => seconds(bytes, profile.upload_bytes_per_sec),
             Step::StorePages { .. } if bytes > 0.0 => {
                 let wait = if on_disk { profile.device.pass_seconds } else { 0.0 };
-                bytes / profile.download_bytes_per_sec + wait
+                seconds(bytes, profile.download_bytes_per_sec) + wait
             }
             _ => 0.0,
         };

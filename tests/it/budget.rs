@@ -71,6 +71,33 @@ fn device_memory_stays_within_its_budget() {
     assert!((3..5).contains(&planned), "{planned} budgets had a plan");
 }
 
+/// An integrated GPU or a software adapter takes nothing from where it lies in RAM: what is read is uploaded.
+#[test]
+fn weights_stream_to_devices_that_share_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    prompts(folder.path());
+    let model = fixture("fixtures/tiny/llama/model.gguf");
+    let output = folder.path().join("out.jsonl");
+    let devices = ["reference".to_string()].into_iter().chain(adapter().map(|found| found.name));
+    for device in devices {
+        let run = |weights: &str| {
+            let input = folder.path().join("in.jsonl");
+            let mut command = cli::run_on(&device, model.to_str().unwrap(), &input, &output);
+            command.env("FOREBAY_PROFILE", fixture("fixtures/profiles/cpu.json"));
+            command.args(["--overwrite", "--max-model-len", "64", "--max-tokens", "4"]);
+            command.args(["--weights", weights, "--disk-dir"]).arg(folder.path().join("disk"));
+            let done = command.output().unwrap();
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(said.contains("answered") && !said.contains("NaN"), "{device}: {said}");
+            (cli::results(&output), said)
+        };
+        let (expected, _) = run("ram=100%");
+        let (answers, said) = run("disk=100%");
+        assert_eq!(answers, expected, "{device}");
+        assert!(said.contains("uploaded"), "{device}: {said}");
+    }
+}
+
 /// Answers end long before `max_tokens`: there is another plan for what is left, and the same tokens.
 #[test]
 fn a_plan_follows_the_lengths_of_answers() {
