@@ -41,22 +41,18 @@ fn scores(heads: vec4<u32>, k: vec4<u32>, lane: u32) -> Scores {
     let half = p.head_dim / 2u;
     var s = Scores();
     for (var i = 0u; i < half; i += 8u) {
-        // Past the end of a head: any key times nothing.
-        let mine = i + lane;
-        let x = four(heads, min(mine, half - 1u));
-        let even = select(vec4(0.0), x.even, mine < half);
-        let odd = select(vec4(0.0), x.odd, mine < half);
+        let x = four(heads, i + lane);
         let n = vec4(i, i + 1u, i + 2u, i + 3u);
         let m = min(n, vec4(half - 1u));
         let o = min(n + 4u, vec4(half - 1u));
-        s = add_pair(s, subgroupBroadcast(even, 0u), subgroupBroadcast(odd, 0u), k, m.x);
-        s = add_pair(s, subgroupBroadcast(even, 1u), subgroupBroadcast(odd, 1u), k, m.y);
-        s = add_pair(s, subgroupBroadcast(even, 2u), subgroupBroadcast(odd, 2u), k, m.z);
-        s = add_pair(s, subgroupBroadcast(even, 3u), subgroupBroadcast(odd, 3u), k, m.w);
-        s = add_pair(s, subgroupBroadcast(even, 4u), subgroupBroadcast(odd, 4u), k, o.x);
-        s = add_pair(s, subgroupBroadcast(even, 5u), subgroupBroadcast(odd, 5u), k, o.y);
-        s = add_pair(s, subgroupBroadcast(even, 6u), subgroupBroadcast(odd, 6u), k, o.z);
-        s = add_pair(s, subgroupBroadcast(even, 7u), subgroupBroadcast(odd, 7u), k, o.w);
+        s = add_pair(s, subgroupBroadcast(x.even, 0u), subgroupBroadcast(x.odd, 0u), k, m.x);
+        s = add_pair(s, subgroupBroadcast(x.even, 1u), subgroupBroadcast(x.odd, 1u), k, m.y);
+        s = add_pair(s, subgroupBroadcast(x.even, 2u), subgroupBroadcast(x.odd, 2u), k, m.z);
+        s = add_pair(s, subgroupBroadcast(x.even, 3u), subgroupBroadcast(x.odd, 3u), k, m.w);
+        s = add_pair(s, subgroupBroadcast(x.even, 4u), subgroupBroadcast(x.odd, 4u), k, o.x);
+        s = add_pair(s, subgroupBroadcast(x.even, 5u), subgroupBroadcast(x.odd, 5u), k, o.y);
+        s = add_pair(s, subgroupBroadcast(x.even, 6u), subgroupBroadcast(x.odd, 6u), k, o.z);
+        s = add_pair(s, subgroupBroadcast(x.even, 7u), subgroupBroadcast(x.odd, 7u), k, o.w);
     }
     return s;
 }
@@ -87,53 +83,36 @@ fn main(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let index = flat(group, groups, 0u, 1u);
-    let packs = (p.group + 3u) / 4u;
-    let row_packs = packs * (p.heads / p.group);
-    if index >= p.rows * row_packs { return; }
-    let row = p.row_first + index / row_packs;
-    let kv = index % row_packs / packs;
-    let first_head = index % packs * 4u;
-    let count = min(p.group - first_head, 4u);
+    if index >= p.rows * row_packs() { return; }
+    let h = heads_of(index);
     let half = p.head_dim / 2u;
-    let picked = min(vec4(0u, 1u, 2u, 3u), vec4(count - 1u)) + (kv * p.group + first_head);
-    let heads = (vec4(row * p.heads) + picked) * half;
-    let m = map[row];
+    let m = map[h.row];
     let seen = first_seen(m.w);
     var top = vec4(LOWEST);
     var total = vec4(0.0);
     for (var t = seen / 32u * 32u; t < m.w; t += 32u) {
         let at = t + lane;
-        let positions = min(vec4(at, at + 8u, at + 16u, at + 24u), vec4(m.w - 1u));
-        let slot = vec4(slot_of(m, positions.x), slot_of(m, positions.y),
-                        slot_of(m, positions.z), slot_of(m, positions.w));
-        let k = vec4(key_at(slot.x, kv), key_at(slot.y, kv), key_at(slot.z, kv), key_at(slot.w, kv));
-        var s = scores(heads, k, lane);
-        if BIASED { s = lacking(s, heads, positions); }
-        s.a = seen_only(s.a, at, seen, m.w);
-        s.b = seen_only(s.b, at + 8u, seen, m.w);
-        s.c = seen_only(s.c, at + 16u, seen, m.w);
-        s.d = seen_only(s.d, at + 24u, seen, m.w);
-        let new_top = max(top, subgroupMax(max(max(s.a, s.b), max(s.c, s.d))));
-        let keep = select(exp(top - new_top), vec4(0.0), top == vec4(LOWEST));
-        let w = Scores(weigh(s.a, new_top), weigh(s.b, new_top), weigh(s.c, new_top),
-                       weigh(s.d, new_top));
-        total = fma(total, keep, subgroupAdd((w.a + w.b) + (w.c + w.d)));
+        let positions = positions_of(m, at);
+        let slot = slots_of(m, positions);
+        var s = scores(h.at, keys_at(slot, h.kv), lane);
+        if BIASED { s = lacking(s, h.at, positions); }
         let fresh = top.x == LOWEST;
-        top = new_top;
-        let v = vec4(value_at(slot.x, kv), value_at(slot.y, kv),
-                     value_at(slot.z, kv), value_at(slot.w, kv));
+        let soft = soften(s, at, seen, m.w, top, total);
+        top = soft.top;
+        total = soft.total;
+        let v = values_at(slot, h.kv);
         for (var i = 0u; i < half; i += 8u) {
             // Every invocation takes part in the broadcasts, also past the end of a head.
             let mine = min(i + lane, half - 1u);
             var y = Sums();
-            if !fresh { y = load(heads, mine, keep); }
-            y = add_eight(y, v.x, mine, w.a);
-            y = add_eight(y, v.y, mine, w.b);
-            y = add_eight(y, v.z, mine, w.c);
-            y = add_eight(y, v.w, mine, w.d);
-            if i + lane < half { store(heads, count, mine, y); }
+            if !fresh { y = load(h.at, mine, soft.keep); }
+            y = add_eight(y, v.x, mine, soft.w.a);
+            y = add_eight(y, v.y, mine, soft.w.b);
+            y = add_eight(y, v.z, mine, soft.w.c);
+            y = add_eight(y, v.w, mine, soft.w.d);
+            if i + lane < half { store(h.at, h.count, mine, y); }
         }
     }
     let inverse = 1.0 / total;
-    for (var i = lane; i < half; i += 8u) { store(heads, count, i, load(heads, i, inverse)); }
+    for (var i = lane; i < half; i += 8u) { store(h.at, h.count, i, load(h.at, i, inverse)); }
 }

@@ -60,11 +60,7 @@ fn scores(heads: vec4<u32>, k: vec4<u32>, lane: u32) -> Scores {
     let half = p.head_dim / 2u;
     var s = Scores();
     for (var i = 0u; i < half; i += 8u) {
-        // Past the end of a head: any key times nothing.
-        let mine = i + lane;
-        let found = four(heads, min(mine, half - 1u));
-        let x = Sums(select(vec4(0.0), found.even, mine < half),
-                     select(vec4(0.0), found.odd, mine < half));
+        let x = four(heads, i + lane);
         let first = k + vec4(i / 4u);
         let a = cache[first.x];
         let b = cache[first.y];
@@ -102,17 +98,10 @@ fn main(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let index = flat(group, groups, 0u, 1u);
-    let packs = (p.group + 3u) / 4u;
-    let row_packs = packs * (p.heads / p.group);
-    if index >= p.rows * row_packs { return; }
-    let row = p.row_first + index / row_packs;
-    let kv = index % row_packs / packs;
-    let first_head = index % packs * 4u;
-    let count = min(p.group - first_head, 4u);
+    if index >= p.rows * row_packs() { return; }
+    let h = heads_of(index);
     let half = p.head_dim / 2u;
-    let picked = min(vec4(0u, 1u, 2u, 3u), vec4(count - 1u)) + (kv * p.group + first_head);
-    let heads = (vec4(row * p.heads) + picked) * half;
-    let m = map[row];
+    let m = map[h.row];
     let seen = first_seen(m.w);
     let vectors = half / 4u;
     let near = min(lane, vectors - 1u);
@@ -123,33 +112,22 @@ fn main(
     var z = Eight();
     for (var t = seen / 32u * 32u; t < m.w; t += 32u) {
         let at = t + lane;
-        let positions = min(vec4(at, at + 8u, at + 16u, at + 24u), vec4(m.w - 1u));
-        let slot = vec4(slot_of(m, positions.x), slot_of(m, positions.y),
-                        slot_of(m, positions.z), slot_of(m, positions.w));
-        let k = vec4(key_at(slot.x, kv), key_at(slot.y, kv), key_at(slot.z, kv), key_at(slot.w, kv));
-        var s = scores(heads, k / 4u, lane);
-        s.a = seen_only(s.a, at, seen, m.w);
-        s.b = seen_only(s.b, at + 8u, seen, m.w);
-        s.c = seen_only(s.c, at + 16u, seen, m.w);
-        s.d = seen_only(s.d, at + 24u, seen, m.w);
-        let new_top = max(top, subgroupMax(max(max(s.a, s.b), max(s.c, s.d))));
-        let keep = select(exp(top - new_top), vec4(0.0), top == vec4(LOWEST));
-        let w = Scores(weigh(s.a, new_top), weigh(s.b, new_top), weigh(s.c, new_top),
-                       weigh(s.d, new_top));
-        total = fma(total, keep, subgroupAdd((w.a + w.b) + (w.c + w.d)));
-        top = new_top;
-        let v = vec4(value_at(slot.x, kv), value_at(slot.y, kv),
-                     value_at(slot.z, kv), value_at(slot.w, kv)) / 4u;
-        y = scaled(y, keep);
-        y = add_values(add_values(y, v.x, near, w.a), v.y, near, w.b);
-        y = add_values(add_values(y, v.z, near, w.c), v.w, near, w.d);
+        let slot = slots_of(m, positions_of(m, at));
+        let s = scores(h.at, keys_at(slot, h.kv) / 4u, lane);
+        let soft = soften(s, at, seen, m.w, top, total);
+        top = soft.top;
+        total = soft.total;
+        let v = values_at(slot, h.kv) / 4u;
+        y = scaled(y, soft.keep);
+        y = add_values(add_values(y, v.x, near, soft.w.a), v.y, near, soft.w.b);
+        y = add_values(add_values(y, v.z, near, soft.w.c), v.w, near, soft.w.d);
         if vectors > 8u {
-            z = scaled(z, keep);
-            z = add_values(add_values(z, v.x, far, w.a), v.y, far, w.b);
-            z = add_values(add_values(z, v.z, far, w.c), v.w, far, w.d);
+            z = scaled(z, soft.keep);
+            z = add_values(add_values(z, v.x, far, soft.w.a), v.y, far, soft.w.b);
+            z = add_values(add_values(z, v.z, far, soft.w.c), v.w, far, soft.w.d);
         }
     }
     let inverse = 1.0 / total;
-    if lane < vectors { store_eight(heads, count, lane * 4u, scaled(y, inverse)); }
-    if lane + 8u < vectors { store_eight(heads, count, (lane + 8u) * 4u, scaled(z, inverse)); }
+    if lane < vectors { store_eight(h.at, h.count, lane * 4u, scaled(y, inverse)); }
+    if lane + 8u < vectors { store_eight(h.at, h.count, (lane + 8u) * 4u, scaled(z, inverse)); }
 }

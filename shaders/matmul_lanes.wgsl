@@ -8,6 +8,22 @@
 //!import lane_sums
 //!import store_quad
 
+// Sums of the near and of the far outputs.
+struct Both { near: vec4<f32>, far: vec4<f32> }
+
+fn add_steps(near: Step, far: Step, first: vec4<f32>, second: vec4<f32>, sum: Both) -> Both {
+    return Both(add_step(near, first, second, sum.near), add_step(far, first, second, sum.far));
+}
+
+fn add_blocks(near: Affine, far: Affine, block: Both, s: vec2<f32>, sum: Both) -> Both {
+    return Both(add_block(near, block.near, s, sum.near), add_block(far, block.far, s, sum.far));
+}
+
+fn store_both(row: u32, near: u32, quads: u32, sum: Both) {
+    if near < quads { store_quad(row, near * 4u, sum.near); }
+    if near + 8u < quads { store_quad(row, near * 4u + 32u, sum.far); }
+}
+
 @compute @workgroup_size(8)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -16,53 +32,36 @@ fn main(
 ) {
     let quads = (p.slab_outs + 3u) / 4u;
     let near = group.x * 16u + local;
-    let far = near + 8u;
     let near_quad = min(near, quads - 1u);
-    let far_quad = min(far, quads - 1u);
+    let far_quad = min(near + 8u, quads - 1u);
     let near_tile = near_quad / 4u * p.tile;
     let far_tile = far_quad / 4u * p.tile;
     let blocks = p.cols / 32u;
     let row = p.row_first + group.y * 8u;
     // Rows past the end repeat the last one and are not stored.
     let at = min(row + lane, p.rows - 1u) * blocks;
-    var f0 = vec4(0.0);
-    var g0 = vec4(0.0);
-    var f1 = vec4(0.0);
-    var g1 = vec4(0.0);
-    var f2 = vec4(0.0);
-    var g2 = vec4(0.0);
-    var f3 = vec4(0.0);
-    var g3 = vec4(0.0);
-    var f4 = vec4(0.0);
-    var g4 = vec4(0.0);
-    var f5 = vec4(0.0);
-    var g5 = vec4(0.0);
-    var f6 = vec4(0.0);
-    var g6 = vec4(0.0);
-    var f7 = vec4(0.0);
-    var g7 = vec4(0.0);
+    var f0 = Both();
+    var f1 = Both();
+    var f2 = Both();
+    var f3 = Both();
+    var f4 = Both();
+    var f5 = Both();
+    var f6 = Both();
+    var f7 = Both();
     for (var b = 0u; b < blocks; b++) {
         let n = affine(near_tile, b, near_quad % 4u);
         let m = affine(far_tile, b, far_quad % 4u);
         let near_high = extra(near_tile, b, near_quad % 4u);
         let far_high = extra(far_tile, b, far_quad % 4u);
         let s = x_scales[at + b];
-        var i0 = vec4(0.0);
-        var j0 = vec4(0.0);
-        var i1 = vec4(0.0);
-        var j1 = vec4(0.0);
-        var i2 = vec4(0.0);
-        var j2 = vec4(0.0);
-        var i3 = vec4(0.0);
-        var j3 = vec4(0.0);
-        var i4 = vec4(0.0);
-        var j4 = vec4(0.0);
-        var i5 = vec4(0.0);
-        var j5 = vec4(0.0);
-        var i6 = vec4(0.0);
-        var j6 = vec4(0.0);
-        var i7 = vec4(0.0);
-        var j7 = vec4(0.0);
+        var i0 = Both();
+        var i1 = Both();
+        var i2 = Both();
+        var i3 = Both();
+        var i4 = Both();
+        var i5 = Both();
+        var i6 = Both();
+        var i7 = Both();
         // A loop: unrolled, its instructions would not fit the processor's first cache.
         for (var k = 0u; k < 4u; k++) {
             let v = step(near_tile, b, k, near_quad % 4u, near_high, n);
@@ -70,82 +69,30 @@ fn main(
             let x4 = x[(at + b) * 4u + k];
             let y = first_half(x4);
             let z = second_half(x4);
-            let y0 = subgroupBroadcast(y, 0u);
-            let z0 = subgroupBroadcast(z, 0u);
-            i0 = add_step(v, y0, z0, i0);
-            j0 = add_step(w, y0, z0, j0);
-            let y1 = subgroupBroadcast(y, 1u);
-            let z1 = subgroupBroadcast(z, 1u);
-            i1 = add_step(v, y1, z1, i1);
-            j1 = add_step(w, y1, z1, j1);
-            let y2 = subgroupBroadcast(y, 2u);
-            let z2 = subgroupBroadcast(z, 2u);
-            i2 = add_step(v, y2, z2, i2);
-            j2 = add_step(w, y2, z2, j2);
-            let y3 = subgroupBroadcast(y, 3u);
-            let z3 = subgroupBroadcast(z, 3u);
-            i3 = add_step(v, y3, z3, i3);
-            j3 = add_step(w, y3, z3, j3);
-            let y4 = subgroupBroadcast(y, 4u);
-            let z4 = subgroupBroadcast(z, 4u);
-            i4 = add_step(v, y4, z4, i4);
-            j4 = add_step(w, y4, z4, j4);
-            let y5 = subgroupBroadcast(y, 5u);
-            let z5 = subgroupBroadcast(z, 5u);
-            i5 = add_step(v, y5, z5, i5);
-            j5 = add_step(w, y5, z5, j5);
-            let y6 = subgroupBroadcast(y, 6u);
-            let z6 = subgroupBroadcast(z, 6u);
-            i6 = add_step(v, y6, z6, i6);
-            j6 = add_step(w, y6, z6, j6);
-            let y7 = subgroupBroadcast(y, 7u);
-            let z7 = subgroupBroadcast(z, 7u);
-            i7 = add_step(v, y7, z7, i7);
-            j7 = add_step(w, y7, z7, j7);
+            i0 = add_steps(v, w, subgroupBroadcast(y, 0u), subgroupBroadcast(z, 0u), i0);
+            i1 = add_steps(v, w, subgroupBroadcast(y, 1u), subgroupBroadcast(z, 1u), i1);
+            i2 = add_steps(v, w, subgroupBroadcast(y, 2u), subgroupBroadcast(z, 2u), i2);
+            i3 = add_steps(v, w, subgroupBroadcast(y, 3u), subgroupBroadcast(z, 3u), i3);
+            i4 = add_steps(v, w, subgroupBroadcast(y, 4u), subgroupBroadcast(z, 4u), i4);
+            i5 = add_steps(v, w, subgroupBroadcast(y, 5u), subgroupBroadcast(z, 5u), i5);
+            i6 = add_steps(v, w, subgroupBroadcast(y, 6u), subgroupBroadcast(z, 6u), i6);
+            i7 = add_steps(v, w, subgroupBroadcast(y, 7u), subgroupBroadcast(z, 7u), i7);
         }
-        let s0 = subgroupBroadcast(s, 0u);
-        f0 = add_block(n, i0, s0, f0);
-        g0 = add_block(m, j0, s0, g0);
-        let s1 = subgroupBroadcast(s, 1u);
-        f1 = add_block(n, i1, s1, f1);
-        g1 = add_block(m, j1, s1, g1);
-        let s2 = subgroupBroadcast(s, 2u);
-        f2 = add_block(n, i2, s2, f2);
-        g2 = add_block(m, j2, s2, g2);
-        let s3 = subgroupBroadcast(s, 3u);
-        f3 = add_block(n, i3, s3, f3);
-        g3 = add_block(m, j3, s3, g3);
-        let s4 = subgroupBroadcast(s, 4u);
-        f4 = add_block(n, i4, s4, f4);
-        g4 = add_block(m, j4, s4, g4);
-        let s5 = subgroupBroadcast(s, 5u);
-        f5 = add_block(n, i5, s5, f5);
-        g5 = add_block(m, j5, s5, g5);
-        let s6 = subgroupBroadcast(s, 6u);
-        f6 = add_block(n, i6, s6, f6);
-        g6 = add_block(m, j6, s6, g6);
-        let s7 = subgroupBroadcast(s, 7u);
-        f7 = add_block(n, i7, s7, f7);
-        g7 = add_block(m, j7, s7, g7);
+        f0 = add_blocks(n, m, i0, subgroupBroadcast(s, 0u), f0);
+        f1 = add_blocks(n, m, i1, subgroupBroadcast(s, 1u), f1);
+        f2 = add_blocks(n, m, i2, subgroupBroadcast(s, 2u), f2);
+        f3 = add_blocks(n, m, i3, subgroupBroadcast(s, 3u), f3);
+        f4 = add_blocks(n, m, i4, subgroupBroadcast(s, 4u), f4);
+        f5 = add_blocks(n, m, i5, subgroupBroadcast(s, 5u), f5);
+        f6 = add_blocks(n, m, i6, subgroupBroadcast(s, 6u), f6);
+        f7 = add_blocks(n, m, i7, subgroupBroadcast(s, 7u), f7);
     }
-    if near < quads {
-        store_quad(row, near * 4u, f0);
-        store_quad(row + 1u, near * 4u, f1);
-        store_quad(row + 2u, near * 4u, f2);
-        store_quad(row + 3u, near * 4u, f3);
-        store_quad(row + 4u, near * 4u, f4);
-        store_quad(row + 5u, near * 4u, f5);
-        store_quad(row + 6u, near * 4u, f6);
-        store_quad(row + 7u, near * 4u, f7);
-    }
-    if far < quads {
-        store_quad(row, far * 4u, g0);
-        store_quad(row + 1u, far * 4u, g1);
-        store_quad(row + 2u, far * 4u, g2);
-        store_quad(row + 3u, far * 4u, g3);
-        store_quad(row + 4u, far * 4u, g4);
-        store_quad(row + 5u, far * 4u, g5);
-        store_quad(row + 6u, far * 4u, g6);
-        store_quad(row + 7u, far * 4u, g7);
-    }
+    store_both(row, near, quads, f0);
+    store_both(row + 1u, near, quads, f1);
+    store_both(row + 2u, near, quads, f2);
+    store_both(row + 3u, near, quads, f3);
+    store_both(row + 4u, near, quads, f4);
+    store_both(row + 5u, near, quads, f5);
+    store_both(row + 6u, near, quads, f6);
+    store_both(row + 7u, near, quads, f7);
 }

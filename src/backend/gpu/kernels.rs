@@ -16,8 +16,8 @@ pub(super) const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "append_
     "matvec_lanes" "matvec_tiles" "move" "quantize_rows" "rms_norm" "rms_norm_lanes" "rope" "rotate"
     "rotate_lanes");
 
-pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_four" "attention_params"
-    "bias_none" "bias_terms" "bits_4" "bits_5" "bits_6" "bits_8" "bytes" "flat" "float_bf16"
+pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_four" "attention_heads"
+    "attention_params" "bias_none" "bias_terms" "bits_4" "bits_5" "bits_6" "bits_8" "bytes" "flat" "float_bf16"
     "float_bindings" "float_f16" "float_f32" "kv_codes" "kv_f16" "kv_k8v4" "kv_q4" "lane_sums"
     "matmul_bindings" "matmul_params" "pack_bytes" "pack_halves" "rows_1" "rows_4" "scale_k" "scale_min"
     "scale_q6_k" "scale_single" "segment" "store_quad" "weight_q4_0" "weight_q4_1" "weight_q4_k"
