@@ -12,6 +12,7 @@ use crate::price::Priced;
 use crate::round;
 use crate::rows::Decoding;
 use crate::search::Search;
+use crate::speculation::Speculation;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -179,11 +180,18 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
         let why = "the policy's host attends, and not all of its cache is in RAM";
         return Err(PlanError::BadInput(why.into()));
     }
+    let draft = draft_of(inputs, policy)?;
+    let itself = inputs.workload.speculation.as_ref().and_then(Speculation::target_draft);
+    let away = |&home: &Tier| home != round::near(inputs);
+    if itself.is_some() && draft == itself && policy.kv_homes.iter().any(away) {
+        let why = "the policy drafts with the model itself, whose cache is not all where the device computes";
+        return Err(PlanError::BadInput(why.into()));
+    }
     let setting = Setting {
         batch: policy.batch,
         prefill_chunk: policy.prefill_chunk,
         tree_budget: policy.tree_budget,
-        draft: draft_of(inputs, policy)?,
+        draft,
         micro_batch: policy.micro_batch,
         format,
         kv_mode: if policy.host_attention { KvMode::Host } else { KvMode::Staged },

@@ -61,7 +61,8 @@ fn pages(workload: &Workload, model: &ModelShape, composition: Composition, peak
     let longest = model.pages(workload.longest_with_tree(tree_budget));
     // Lengths are estimates: a sixteenth more, unless that is more than the batch can ever have.
     let peak = (peak * 17.0 / 16.0).ceil() as usize;
-    peak.min(batch.saturating_mul(longest)).max(longest)
+    let pages = peak.min(batch.saturating_mul(longest)).max(longest);
+    workload.with_spare_pages(pages, tree_budget, model.page_positions)
 }
 
 /// By how much the sample's passes are repeated in the whole file.

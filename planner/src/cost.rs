@@ -13,6 +13,7 @@ use crate::passes::Pass;
 use crate::plan::Terms;
 use crate::policy::Tier;
 use crate::shape::{MatrixShape, Part};
+use crate::speculation::Speculation;
 
 /// Bytes of an f32.
 const FLOAT: f64 = 4.0;
@@ -57,11 +58,6 @@ pub(crate) struct Setting {
 impl Setting {
     pub(crate) fn rows(&self) -> usize {
         self.batch + self.tree_budget + self.prefill_chunk
-    }
-
-    /// Seconds that the draft takes in a pass.
-    pub(crate) fn draft_seconds(&self, pass: &Pass) -> f64 {
-        self.draft.map_or(0.0, |draft| pass.draft.get(draft).copied().unwrap_or(0.0))
     }
 
     /// The one tier that the cache lives on, where its way leaves no choice.
@@ -167,6 +163,8 @@ pub(crate) struct Costs<'a> {
     hidden: f64,
     vocab: f64,
     page_positions: f64,
+    /// Index of the draft that is the target itself.
+    target_draft: Option<usize>,
 }
 
 /// Time of two things of which the part `overlap` of the shorter runs beside the longer.
@@ -200,6 +198,7 @@ impl<'a> Costs<'a> {
             hidden: model.hidden as f64,
             vocab: model.vocab as f64,
             page_positions: model.page_positions as f64,
+            target_draft: inputs.workload.speculation.as_ref().and_then(Speculation::target_draft),
         };
         costs.head.0 = costs.dtype(&model.head.dtype);
         for layer in 0..model.layers.len() {
@@ -389,13 +388,37 @@ impl<'a> Costs<'a> {
         let device = self.linear(&self.linear, pass.rows(), setting.micro_batch)
             + touched * self.hardware.device.elementwise_seconds
             + self.head(pass);
-        let (fixed, draft) = (self.fixed(setting, pass), setting.draft_seconds(pass));
+        let fixed = self.fixed(setting, pass);
+        // What a target takes that drafts for itself depends on where its layers are.
+        let draft = match self.drafts_itself(setting.draft) {
+            true => 0.0,
+            false => self.draft_seconds(setting, pass, &[0.0; 3]),
+        };
         Terms { device, fixed, draft, ..Terms::default() }
+    }
+
+    /// Whether a draft is the target itself.
+    pub(crate) fn drafts_itself(&self, draft: Option<usize>) -> bool {
+        draft.is_some() && draft == self.target_draft
+    }
+
+    /// Seconds that the draft takes in a pass, with the layers' weights placed so.
+    pub(crate) fn draft_seconds(&self, setting: &Setting, pass: &Pass, layers: &Fractions) -> f64 {
+        let seconds = setting.draft.and_then(|draft| pass.draft.get(draft)).copied().unwrap_or(0.0);
+        if !self.drafts_itself(setting.draft) {
+            return seconds;
+        }
+        let at_hand = if self.hardware.shares_ram { layers[1] } else { layers[0] };
+        let part = at_hand * self.layer_bytes + self.head_bytes;
+        seconds * part / (self.layer_bytes + self.head_bytes)
     }
 
     /// The other terms; linear in the placement.
     pub(crate) fn placed(&self, setting: &Setting, pass: &Pass, at: &Placement) -> Terms {
         let mut terms = self.streaming(pass, at);
+        if self.drafts_itself(setting.draft) {
+            terms.draft = self.draft_seconds(setting, pass, &at.layers);
+        }
         for (kind, kv) in self.kinds.iter().zip(&at.kv) {
             let layer = self.kv_cost(kind, setting, pass, kv, at.activations, [0.0; 2]);
             terms += layer.terms * kind.layers.len() as f64;

@@ -2,13 +2,13 @@
 
 use crate::candidates::{CHUNKS, RINGS, batches, kv_modes, trees};
 use crate::composer::compose;
-use crate::cost::{Costs, Fractions, Placement, Setting};
+use crate::cost::{Costs, Fractions, KvMode, Placement, Setting};
 use crate::error::{Change, PlanError};
 use crate::inputs::{Inputs, PinnedSplit, Pins};
 use crate::passes::Composition;
 use crate::policy::{Policy, Split, Tier};
 use crate::round;
-
+use crate::speculation::Speculation;
 use crate::workload::Workload;
 use crate::{memory, plan::Memory};
 
@@ -68,7 +68,12 @@ fn settings(inputs: &Inputs<'_>) -> Vec<Setting> {
     let format =
         |f: &usize| pins.kv_format.as_ref().is_none_or(|pinned| *pinned == inputs.kv_formats[*f]);
     let formats = (0..inputs.kv_formats.len()).filter(format);
-    let modes = kv_modes(inputs);
+    let itself = inputs.workload.speculation.as_ref().and_then(Speculation::target_draft);
+    let modes = match itself.filter(|_| tree_budget > 0) {
+        // It computes over the target's cache.
+        Some(_) => vec![KvMode::Resident],
+        None => kv_modes(inputs),
+    };
     let batch = pins.batch.map_or(1, |_| batches(inputs)[0]);
     let ways = formats.flat_map(|format| modes.iter().map(move |&kv_mode| (format, kv_mode)));
     ways.flat_map(|(format, kv_mode)| {
@@ -93,7 +98,9 @@ fn settings(inputs: &Inputs<'_>) -> Vec<Setting> {
 fn pages(inputs: &Inputs<'_>, costs: &Costs<'_>, setting: &Setting) -> usize {
     let Setting { batch, prefill_chunk, tree_budget, .. } = *setting;
     if batch == 1 {
-        return inputs.model.pages(inputs.workload.longest_with_tree(tree_budget));
+        let pages = inputs.model.pages(inputs.workload.longest_with_tree(tree_budget));
+        let page_positions = inputs.model.page_positions;
+        return inputs.workload.with_spare_pages(pages, tree_budget, page_positions);
     }
     let composition = Composition { batch, prefill_chunk, tree_budget };
     compose(inputs.workload, inputs.model, composition, &costs.windows).pages

@@ -145,6 +145,13 @@ impl Inputs<'_> {
         if grown && speculation.is_none() {
             return Err(bad_input("draft trees are pinned, and nothing is known of them".into()));
         }
+        if grown
+            && pins.host_attention == Some(true)
+            && speculation.is_some_and(|s| s.target_draft().is_some())
+        {
+            let why = "the model drafts for itself over its own cache, where the device attends";
+            return Err(bad_input(format!("attention is to run on the host, and {why}")));
+        }
         let [device, ram, disk] = pins.weights.fractions();
         let (near, far) =
             if self.hardware.shares_ram { (ram, [device, disk]) } else { (device, [ram, disk]) };

@@ -1,7 +1,7 @@
 //! An event clock over one pass after another: streamed segments go through the rings while parts
 //! compute. The sums of [`Costs`] know how long each resource is busy; this knows when it waits.
 
-use crate::cost::{Costs, HALF_CALLS, LayerCost, Setting, beside};
+use crate::cost::{Costs, Fractions, HALF_CALLS, LayerCost, Placement, Setting, beside};
 use crate::inputs::Inputs;
 use crate::memory::streamed;
 use crate::passes::Pass;
@@ -18,6 +18,8 @@ pub(crate) struct Stream<'a> {
     parts: Vec<(usize, usize)>,
     /// Kind of each layer.
     kinds: Vec<usize>,
+    /// Where the layers' weights are.
+    layers: Fractions,
 }
 
 /// Seconds of one part of a pass besides its weights.
@@ -35,7 +37,13 @@ const WARM: usize = 2;
 const MEASURED: usize = 2;
 
 impl<'a> Stream<'a> {
-    pub(crate) fn new(inputs: &Inputs<'_>, costs: &'a Costs<'a>, policy: &'a Policy) -> Stream<'a> {
+    /// Of a policy that realises `placement`.
+    pub(crate) fn new(
+        inputs: &Inputs<'_>,
+        costs: &'a Costs<'a>,
+        policy: &'a Policy,
+        placement: &Placement,
+    ) -> Stream<'a> {
         let model = inputs.model;
         let mut segments = Vec::new();
         let mut parts = vec![None; 2 * model.layers.len() + 1];
@@ -54,7 +62,7 @@ impl<'a> Stream<'a> {
         for (i, kind) in costs.kinds.iter().enumerate() {
             kind.layers.iter().for_each(|&layer| kinds[layer] = i);
         }
-        Stream { costs, policy, segments, parts, kinds }
+        Stream { costs, policy, segments, parts, kinds, layers: placement.layers }
     }
 
     /// Seconds by which a pass takes longer than its busiest resource, since something is late.
@@ -68,7 +76,7 @@ impl<'a> Stream<'a> {
         let sum = |f: fn(&Load) -> f64| loads.iter().map(f).sum::<f64>();
         let uploads = if hw.shares_ram { 0.0 } else { bytes(false) / hw.upload_bytes_per_sec };
         let disk = sum(|l| l.disk) + bytes(true) / hw.disk.read_bytes_per_sec;
-        let draft = setting.draft_seconds(pass);
+        let draft = self.costs.draft_seconds(setting, pass, &self.layers);
         let busiest = (sum(|l| l.compute) + draft).max(sum(|l| l.link) + uploads).max(disk);
         let mut clock = Clock::new(self, &loads, draft);
         (0..WARM).for_each(|_| clock.pass());

@@ -41,7 +41,7 @@ pub(crate) fn price(
     passes: &[Pass],
 ) -> Priced {
     let placement = placement_of(inputs, costs, &policy);
-    let stream = Stream::new(inputs, costs, &policy);
+    let stream = Stream::new(inputs, costs, &policy, &placement);
     let (mut prefill_seconds, mut decode_seconds) = (0.0, 0.0);
     let (mut count, mut sum) = (0.0, Terms::default());
     for pass in passes {

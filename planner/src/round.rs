@@ -22,12 +22,11 @@ pub(crate) fn diffuse<'a>(items: impl IntoIterator<Item = (u64, &'a Fractions)>)
     let place = |(bytes, wanted): (u64, &Fractions)| {
         let bytes = bytes as f64;
         behind.iter_mut().zip(wanted).for_each(|(sum, part)| *sum += bytes * part);
-        let mut most = 0;
-        for tier in 1..3 {
-            if behind[tier] > behind[most] {
-                most = tier;
-            }
-        }
+        // What rounding left behind elsewhere goes to no tier that has no part of this item.
+        let most = (0..3)
+            .filter(|&tier| wanted[tier] > 0.0)
+            .reduce(|most, tier| if behind[tier] > behind[most] { tier } else { most });
+        let most = most.unwrap_or_default();
         behind[most] -= bytes;
         Tier::ALL[most]
     };
@@ -87,7 +86,8 @@ pub(crate) fn realise(
 ) -> Option<(Setting, Policy)> {
     // Rounding the cache up to a layer may not fit: then a layer less on one tier or another.
     let moves = [[0, 0], [1, 0], [0, 1], [1, 1], [0, -1]];
-    let tried = if setting.kv_mode == KvMode::Host { 1 } else { moves.len() };
+    let stays = setting.kv_mode == KvMode::Host || costs.drafts_itself(setting.draft);
+    let tried = if stays { 1 } else { moves.len() };
     for fewer in moves.into_iter().take(tried) {
         let layers = inputs.model.layers.len();
         let kv_homes = cache_homes(costs, layers, &wanted.kv, fewer);
@@ -215,15 +215,53 @@ fn move_down(
     left <= 0.5
 }
 
-fn weight_homes(inputs: &Inputs<'_>, layers: &Fractions, head: &Fractions) -> Vec<Vec<Tier>> {
+/// Homes of all segments. With `whole`, layers stay near or go away as a whole, but for one.
+fn weight_homes(
+    inputs: &Inputs<'_>,
+    (layers, head): (&Fractions, &Fractions),
+    whole: bool,
+) -> Vec<Vec<Tier>> {
     let model = inputs.model;
-    let last = 2 * model.layers.len();
-    let fractions = |part: usize| if part == last { head } else { layers };
+    let by_layer = match whole {
+        true => whole_layers(inputs, layers),
+        false => vec![*layers; model.layers.len()],
+    };
+    let fractions = |part: usize| by_layer.get(part / 2).unwrap_or(head);
     let segments = model
         .matrices_by_part()
         .flat_map(|(part, matrix)| matrix.segments.iter().map(move |&b| (b, fractions(part))));
     let mut flat = diffuse(segments).into_iter();
     model.matrices().map(|m| flat.by_ref().take(m.segments.len()).collect()).collect()
+}
+
+/// Where in a model the layers are that it misses least, as a part of its depth. Measured: without 7 of its 28
+/// layers around here qwen2.5-coder-1.5b says 4.2 of its own tokens for each pass with 16 nodes, without every
+/// fourth 3.7, without the last but 5 of them 2.2.
+const MISSED_LEAST: f64 = 0.43;
+
+/// Fractions of each layer with as much on each tier as `layers` says of all: the layers that are missed least
+/// go away one after the other.
+fn whole_layers(inputs: &Inputs<'_>, layers: &Fractions) -> Vec<Fractions> {
+    let model = inputs.model;
+    let halves: Vec<u64> = model.half_bytes().collect();
+    let bytes: Vec<f64> = halves.chunks(2).map(|layer| layer.iter().sum::<u64>() as f64).collect();
+    let near = near(inputs) as usize;
+    let away = 1.0 - layers[near];
+    let mut left = away * bytes.iter().sum::<f64>();
+    let mut order: Vec<usize> = (0..bytes.len()).collect();
+    let middle = MISSED_LEAST * bytes.len() as f64;
+    let missed = |&layer: &usize| (layer as f64 + 0.5 - middle).abs();
+    order.sort_by(|a, b| missed(a).total_cmp(&missed(b)));
+    let mut placed = vec![[0.0; 3]; bytes.len()];
+    for layer in order {
+        let part = (left / bytes[layer]).clamp(0.0, 1.0);
+        left -= part * bytes[layer];
+        for (tier, &fraction) in layers.iter().enumerate() {
+            let mixed = if away > 0.0 { part * fraction / away } else { 0.0 };
+            placed[layer][tier] = if tier == near { 1.0 - part } else { mixed };
+        }
+    }
+    placed
 }
 
 fn draft_home(inputs: &Inputs<'_>, setting: &Setting) -> Option<Tier> {
@@ -240,7 +278,8 @@ pub(crate) fn unfitted(
     placement: &Placement,
     kv_homes: &[Tier],
 ) -> Policy {
-    let mut homes = weight_homes(inputs, &placement.layers, &placement.head);
+    let whole = costs.drafts_itself(setting.draft);
+    let mut homes = weight_homes(inputs, (&placement.layers, &placement.head), whole);
     if setting.tree_budget > 0 {
         // Not even a segment of it may be away by rounding.
         homes.last_mut().expect("the head is the last").fill(near(inputs));

@@ -39,8 +39,9 @@ impl<'a> Decoding<'a> {
             mean.add(&sum);
         }
         let mean = if mean.count > 0.0 { mean.mean() } else { mean };
-        let stream = Stream::new(inputs, costs, policy);
-        Decoding { costs, setting, stream, placement: placement_of(inputs, costs, policy), mean }
+        let placement = placement_of(inputs, costs, policy);
+        let stream = Stream::new(inputs, costs, policy, &placement);
+        Decoding { costs, setting, stream, placement, mean }
     }
 
     /// A pass of so many rows: of that many sequences, and above the mean number of them, of their trees.

@@ -262,6 +262,9 @@ impl<'a> Search<'a> {
                         formats.iter().flat_map(|f| ways.iter().map(move |w| (f, w)))
                     {
                         let (kv_mode, kv_floor, weight_floor) = way;
+                        if self.costs.drafts_itself(draft) && kv_mode != KvMode::Resident {
+                            continue;
+                        }
                         let setting =
                             Setting { format, kv_mode, kv_floor, weight_floor, ..setting };
                         let bound = self.bound(&setting, job, &bases);

@@ -40,6 +40,9 @@ pub struct Speculation {
 pub struct Draft {
     /// Device, or RAM (computed by the host's processor, or by the device where it shares RAM).
     pub home: Tier,
+    /// Whether it is the target itself without the layers that have to be brought. It takes no memory and
+    /// reads no prompt; its passes take the part of [`Draft::pass_seconds`] of what it keeps.
+    pub is_target: bool,
     /// (rows, seconds) of one draft pass, ascending.
     pub pass_seconds: Vec<(usize, f64)>,
     /// Bytes by tier whatever the sizes: weights, vectors, working memory.
@@ -69,6 +72,11 @@ impl Speculation {
         } else {
             (tree_budget as f64 / sequences).min(self.nodes_max as f64)
         }
+    }
+
+    /// Index of the draft that is the target itself.
+    pub(crate) fn target_draft(&self) -> Option<usize> {
+        self.drafts.iter().position(|draft| draft.is_target)
     }
 
     /// Tokens that a sequence gains by a pass, with a tree of so many nodes.
@@ -132,6 +140,9 @@ impl Draft {
 
     /// Seconds of a prompt's rows, at the rate of the largest pass.
     pub(crate) fn prompt_seconds(&self, rows: f64, batch: usize) -> f64 {
+        if self.is_target {
+            return 0.0;
+        }
         let most = (DRAFT_ROWS + batch) as f64;
         self.seconds(most) * rows / most
     }
@@ -187,6 +198,7 @@ mod tests {
     fn a_draft_takes_seconds_by_rows_and_bytes_by_sizes() {
         let draft = Draft {
             home: Tier::Ram,
+            is_target: false,
             pass_seconds: vec![(2, 1.0), (4, 3.0)],
             bytes: Split::all(Tier::Ram, 1),
             page_bytes: Split::all(Tier::Ram, 10),

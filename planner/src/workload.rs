@@ -1,6 +1,6 @@
 //! What the job asks for.
 
-use crate::speculation::Speculation;
+use crate::speculation::{Draft, Speculation};
 
 /// Requests of the same lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,19 @@ impl Workload {
     pub fn longest_with_tree(&self, tree_budget: usize) -> usize {
         let nodes_max = self.speculation.as_ref().map_or(0, |s| s.nodes_max);
         self.longest() + tree_budget.min(nodes_max)
+    }
+
+    /// So many pages of the target's cache, and those for what a draft expands there and drops later.
+    pub(crate) fn with_spare_pages(
+        &self,
+        pages: usize,
+        tree_budget: usize,
+        page_positions: usize,
+    ) -> usize {
+        match self.speculation.as_ref().and_then(Speculation::target_draft) {
+            Some(_) => Draft::pages(pages, tree_budget, page_positions),
+            None => pages,
+        }
     }
 
     /// `count` (prompt, output) pairs spread evenly over the file; all of them if there are no more.

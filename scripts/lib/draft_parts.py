@@ -215,7 +215,7 @@ def identity_tokens(nodes: int, draft: str) -> int:
     if nodes < 64:
         return 16
     if draft == "random":
-        return 4
+        return 3 if nodes > 256 else 4
     return 6 if nodes > 256 else 8
 
 

@@ -128,7 +128,8 @@ pub(super) struct EngineArgs {
 #[command(next_help_heading = "Draft trees")]
 pub(super) struct DraftArgs {
     /// A smaller model with the same vocabulary, whose guesses the model checks by the tree, many in one
-    /// pass; or lookup: what followed the same tokens before, in the prompt or the answer
+    /// pass; or self: the model's own layers that need not be brought, best with three quarters of them or
+    /// more; or lookup: what followed the same tokens before, in the prompt or the answer
     #[arg(long, env = "FOREBAY_DRAFT", value_name = "MODEL")]
     pub(super) draft: Option<String>,
     /// Nodes of draft trees in a pass, over all sequences: a number, which is filled whether it pays or not;

@@ -6,33 +6,27 @@ use super::exit::CliError;
 use super::planning::Planned;
 use super::prepare::Setup;
 use super::progress::Display;
-use super::{cache, log, profiles};
+use super::{cache, draft_place, log, profiles};
+use crate::backend::Device;
 use crate::backend::cpu::CpuDevice;
-use crate::backend::{Device, DeviceKind};
-use crate::exec::{Executor, ExecutorConfig, ExecutorFootprint, Resources, model_shape};
+use crate::exec::{Executor, ExecutorConfig, Resources};
 use crate::generate::{
-    DraftLearned, DraftLookup, DraftModel, Drafter, Speculation, SpeculationConfig,
-    SpeculationStats, TREE_NODES_MAX, TreeShape,
+    DraftLearned, DraftLookup, DraftModel, Drafter, Speculation, SpeculationConfig, TREE_NODES_MAX,
+    TreeShape,
 };
-use crate::kernel::{KvFormat, PAGE_LEN};
-use forebay_planner::{
-    DRAFT_ROWS, Demand, Draft, Footprint, HEAD_ROWS, HardwareProfile, Inputs, Pins, Requests,
-    Split, Tier, Workload, resident_passes,
-};
-use serde_json::{Value, json};
+use crate::kernel::PAGE_LEN;
+use forebay_planner::{DRAFT_ROWS, Draft, HardwareProfile, Pins, Tier};
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// What `--draft` says for drafts without a model.
+/// What `--draft` says for drafts without a model, and for the model's own layers.
 const LOOKUP: &str = "lookup";
+const ITSELF: &str = "self";
 
 /// Nodes of draft trees that are tried where none are asked for.
 const BUDGETS: [usize; 9] = [4, 8, 16, 32, 64, 128, 256, 512, 1024];
-
-/// Positions that a draft's rows see, for its predicted time.
-const POSITIONS: usize = 512;
 
 /// `--speculate`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +56,8 @@ impl FromStr for Speculate {
 /// What grows trees.
 enum Source {
     Model(Box<Model>),
+    /// The model's own layers that are where it computes.
+    Itself,
     Lookup,
 }
 
@@ -87,6 +83,12 @@ impl Drafting {
         let source = match (args.draft.as_deref(), speculate) {
             (_, Speculate::Budget(0)) | (None, Speculate::Auto) => return Ok(None),
             (None | Some(LOOKUP), _) => Source::Lookup,
+            (Some(ITSELF), _) if args.draft_home != "auto" => {
+                let why = "the model drafts for itself where it is";
+                let text = format!("--draft-home {}: {why}; leave it out", args.draft_home);
+                return Err(CliError::Usage(text).into());
+            }
+            (Some(ITSELF), _) => Source::Itself,
             (Some(reference), _) => {
                 let draft = Model::open(reference)?;
                 same_vocabulary(model, &draft)?;
@@ -110,13 +112,14 @@ impl Drafting {
 
     /// Whether a model drafts, and not lookup.
     pub(super) fn is_model(&self) -> bool {
-        matches!(self.source, Source::Model(_))
+        matches!(self.source, Source::Model(_) | Source::Itself)
     }
 
     /// Its name for people.
     pub(super) fn name(&self) -> &str {
         match &self.source {
             Source::Model(model) => &model.name,
+            Source::Itself => ITSELF,
             Source::Lookup => LOOKUP,
         }
     }
@@ -132,6 +135,7 @@ impl Drafting {
     pub(super) fn remember(&mut self, model: &Model, noisy: bool) {
         let own = match &self.source {
             Source::Model(draft) => draft.files.fingerprint(),
+            Source::Itself => ITSELF.to_string(),
             Source::Lookup => LOOKUP.to_string(),
         };
         let key = (env!("CARGO_PKG_VERSION"), model.files.fingerprint(), own, noisy);
@@ -198,10 +202,17 @@ impl Drafting {
         device: &dyn Device,
         profile: &HardwareProfile,
     ) -> anyhow::Result<()> {
-        let Source::Model(draft) = &self.source else { return Ok(()) };
         if self.places.get().is_some() {
             return Ok(());
         }
+        let draft = match &self.source {
+            Source::Model(draft) => draft,
+            Source::Itself => {
+                let _ = self.places.set(vec![draft_place::itself(setup, (device, profile))?]);
+                return Ok(());
+            }
+            Source::Lookup => return Ok(()),
+        };
         if profile.shares_ram && self.home == Some(Tier::Device) {
             return Err(CliError::Usage(format!(
                 "--draft-home gpu: {} computes in RAM and has no memory of its own; say ram, or leave it \
@@ -213,7 +224,7 @@ impl Drafting {
         let mut places = Vec::new();
         let near = if profile.shares_ram { Tier::Ram } else { Tier::Device };
         if self.home.is_none_or(|home| home == near) {
-            places.push(place(draft, setup, near, (device, profile))?);
+            places.push(draft_place::place(draft, setup, near, (device, profile))?);
         }
         if !profile.shares_ram && self.home.is_none_or(|home| home == Tier::Ram) {
             let mut host = CpuDevice::new(setup.engine.threads)?;
@@ -221,18 +232,18 @@ impl Drafting {
             let file = Some(draft.files.path());
             let subject = profiles::Subject::new(&mut host, setup.engine.threads, folder, file)?;
             let rates = profiles::profile_for(subject, setup.kv_format, setup.quiet)?;
-            places.push(place(draft, setup, Tier::Ram, (&host, &rates))?);
+            places.push(draft_place::place(draft, setup, Tier::Ram, (&host, &rates))?);
             let _ = self.host.set(rates);
         }
         let _ = self.places.set(places);
         Ok(())
     }
 
-    /// A drafter at work, if the plan wants one.
+    /// A drafter at work beside what runs the model, if the plan wants one.
     pub(super) fn start(
         &self,
         setup: &Setup<'_>,
-        planned: &Planned,
+        (planned, target): (&Planned, &Executor),
         profile: &HardwareProfile,
         display: &mut Display,
     ) -> anyhow::Result<Option<Speculation>> {
@@ -240,8 +251,17 @@ impl Drafting {
         if policy.tree_budget == 0 {
             return Ok(None);
         }
+        let own = setup.model.tokenizer.vocab_len();
         let drafter: Box<dyn Drafter> = match &self.source {
             Source::Lookup => Box::new(DraftLookup::new()),
+            Source::Itself => {
+                let (kept, all) =
+                    (target.plan().resident_layers().len(), target.spec().layers.len());
+                if !setup.quiet {
+                    log::say(&format!("forebay: {kept} of the model's {all} layers draft"));
+                }
+                Box::new(DraftModel::of_target(own, true, &self.learned.borrow()))
+            }
             Source::Model(draft) => {
                 let on_host = policy.draft == Some(Tier::Ram) && !planned.shares_ram;
                 let (mut device, rates): (Box<dyn Device>, _) = match on_host {
@@ -262,7 +282,6 @@ impl Drafting {
                 };
                 let files = Arc::clone(&draft.files);
                 let executor = Executor::with(device, files, config, resources, &mut progress)?;
-                let own = setup.model.tokenizer.vocab_len();
                 let vocab = own.min(draft.tokenizer.vocab_len());
                 Box::new(DraftModel::new(executor, vocab, true, &self.learned.borrow()))
             }
@@ -306,120 +325,4 @@ fn same_vocabulary(model: &Model, draft: &Model) -> Result<(), CliError> {
         own.vocab_len(),
         own.token_text(id)
     )))
-}
-
-/// Pages whose tables tell what one takes in them.
-const SOME_PAGES: usize = 1024;
-
-/// What the draft takes in a place, and how long its passes are.
-fn place(
-    draft: &Model,
-    setup: &Setup<'_>,
-    home: Tier,
-    (device, profile): (&dyn Device, &HardwareProfile),
-) -> anyhow::Result<Draft> {
-    let files = &draft.files;
-    let (format, threads) = (setup.kv_format, setup.engine.threads);
-    let shape = model_shape(files, false)?;
-    // What a device of its own holds before anything is loaded.
-    let own = match device.info().kind {
-        DeviceKind::Cpu => CpuDevice::own_bytes(threads, &[]),
-        _ => device.memory().bytes,
-    };
-    let kv = (format, setup.context_len);
-    let footprint = ExecutorFootprint::new(files, device, Split::default(), kv, None)?;
-    let working = |rows: usize, pages: usize| {
-        let (batch, micro_rows, outputs) = (rows, rows, rows.min(HEAD_ROWS));
-        let demand = Demand { batch, rows, micro_rows, outputs, pages, ..Demand::default() };
-        let Split { device, ram, .. } = footprint.workspace(&demand);
-        [device + footprint.activations(&demand), ram]
-    };
-    let least = working(DRAFT_ROWS, 0);
-    // What one of `count` more rows or pages adds.
-    let one = |more: [u64; 2], count: usize| {
-        [0, 1].map(|i| more[i].saturating_sub(least[i]).div_ceil(count as u64))
-    };
-    let row = one(working(2 * DRAFT_ROWS, 0), DRAFT_ROWS);
-    let table = one(working(DRAFT_ROWS, SOME_PAGES), SOME_PAGES);
-    let rest = [0, 1].map(|i| least[i].saturating_sub(DRAFT_ROWS as u64 * row[i]));
-    let weights = shape.weight_bytes();
-    let on = |bytes: u64| if home == Tier::Device { (bytes, 0) } else { (0, bytes) };
-    let split = |own: u64, ram: u64| {
-        let (device, host) = on(own);
-        Split { device, ram: host + ram, disk: 0 }
-    };
-    let layers = 0..files.spec().layers.len();
-    let page: u64 = layers.map(|layer| footprint.page_bytes(layer, format.name())).sum();
-    Ok(Draft {
-        home,
-        pass_seconds: pass_seconds(&shape, &footprint, profile, format),
-        bytes: split(weights + shape.vector_bytes + own + rest[0], rest[1]),
-        page_bytes: split(page + table[0], table[1]),
-        row_bytes: split(row[0], row[1]),
-    })
-}
-
-fn pass_seconds(
-    shape: &forebay_planner::ModelShape,
-    footprint: &ExecutorFootprint<'_>,
-    profile: &HardwareProfile,
-    format: KvFormat,
-) -> Vec<(usize, f64)> {
-    let requests = vec![Requests { prompt: 1, output: 1, count: 1 }];
-    let workload = Workload { requests, ..Workload::default() };
-    let inputs = Inputs {
-        model: shape,
-        footprint,
-        hardware: profile,
-        workload: &workload,
-        budgets: Split::default(),
-        kv_formats: &[format.name().to_string()],
-        pins: &Pins::default(),
-    };
-    let rows: Vec<usize> = (0..=8).map(|power| 1 << power).collect();
-    resident_passes(&inputs, POSITIONS, &rows)
-}
-
-/// What a run says of its trees, for programs.
-pub(super) fn summary(stats: &SpeculationStats, name: &str) -> Value {
-    let trees = stats.trees.max(1) as f64;
-    json!({
-        "draft": name,
-        "passes": stats.passes,
-        "trees": stats.trees,
-        "nodes_per_tree": stats.nodes as f64 / trees,
-        "height": stats.heights as f64 / trees,
-        "tokens_per_pass": stats.tokens_per_tree(),
-        "tokens_per_pass_expected": 1.0 + stats.expected / trees,
-        "accepted_by_depth": stats.by_depth.iter().map(|&n| n as f64 / trees).collect::<Vec<_>>(),
-        "draft_seconds": stats.draft.as_secs_f64(),
-        "target_seconds": stats.target.as_secs_f64(),
-        "nodes_refused": stats.refused,
-        "failure": stats.failure,
-    })
-}
-
-/// Depths whose acceptance is said.
-const DEPTHS_SAID: usize = 12;
-
-/// The same for people, in two lines.
-pub(super) fn text(stats: &SpeculationStats, name: &str) -> String {
-    let trees = stats.trees.max(1) as f64;
-    let percent = |&accepted: &u64| format!("{:.0}", 100.0 * accepted as f64 / trees);
-    let by_depth: Vec<String> = stats.by_depth.iter().take(DEPTHS_SAID).map(percent).collect();
-    let mut text = format!(
-        "  draft trees of {name}: {:.2} tokens in a pass for each sequence (the draft expected {:.2}), {:.1} \
-         nodes, height {:.1}; draft {:.1} s, passes with trees {:.1} s\n  accepted at depth 1, 2, …: {} %",
-        stats.tokens_per_tree(),
-        1.0 + stats.expected / trees,
-        stats.nodes as f64 / trees,
-        stats.heights as f64 / trees,
-        stats.draft.as_secs_f64(),
-        stats.target.as_secs_f64(),
-        by_depth.join(" ")
-    );
-    if let Some(failure) = &stats.failure {
-        text += &format!("\n  draft trees ended before the job did: {failure}");
-    }
-    text
 }

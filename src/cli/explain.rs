@@ -59,8 +59,11 @@ pub(super) fn speculation(plan: &Plan) -> Vec<String> {
         _ if policy.tree_budget == 0 => "none".to_string(),
         draft => {
             let draft = draft.map(|home| {
-                let bytes = tiers(tier_bytes(plan.memory.draft));
-                format!(", draft model in {} ({bytes})", tier(home))
+                let bytes = plan.memory.draft;
+                match bytes.total() {
+                    0 => format!(" of the model's layers in {}", tier(home)),
+                    _ => format!(", draft model in {} ({})", tier(home), tiers(tier_bytes(bytes))),
+                }
             });
             let (nodes, gain) = (policy.tree_budget, plan.tokens_per_pass);
             let draft = draft.unwrap_or_default();

@@ -12,6 +12,8 @@ mod calibrate;
 mod device;
 mod devices;
 mod draft;
+mod draft_place;
+mod draft_said;
 mod engine;
 mod eval;
 mod exit;

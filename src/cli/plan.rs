@@ -147,6 +147,8 @@ fn pins(planned: &Planned) -> String {
         parts.collect::<Vec<_>>().join(",")
     };
     let draft = match policy.draft {
+        // The model itself drafts.
+        Some(_) if planned.plan.memory.draft.total() == 0 => "",
         Some(Tier::Device) => " --draft-home gpu",
         Some(_) if !planned.shares_ram => " --draft-home ram",
         _ => "",

@@ -221,7 +221,8 @@ impl Setup<'_> {
             let made = self.executor(&question, &planned, &profile, device, display);
             let started = made.and_then(|executor| {
                 let Some(draft) = &self.draft else { return Ok((executor, None)) };
-                Ok((executor, draft.start(self, &planned, &profile, display)?))
+                let speculation = draft.start(self, (&planned, &executor), &profile, display)?;
+                Ok((executor, speculation))
             });
             let error = match started {
                 Ok((executor, speculation)) => {

@@ -7,7 +7,7 @@ use super::explain::{self, Facts};
 use super::prepare::Setup;
 use super::progress::Display;
 use super::replan::Replanner;
-use super::{attention, draft, interrupt, kv, log, memory, planning};
+use super::{attention, draft_said, interrupt, kv, log, memory, planning};
 use crate::backend::DeviceInfo;
 use crate::job::{
     Clocks, Defaults, Input, InputFormat, Job, Manifest, MovedBytes, Outcome, Output,
@@ -202,14 +202,14 @@ impl Report<'_> {
         if let Some(facts) = facts {
             facts.fill(&mut summary);
             let trees = facts.trees();
-            summary.speculation = trees.map(|trees| draft::summary(trees, &self.draft));
+            summary.speculation = trees.map(|trees| draft_said::summary(trees, &self.draft));
         }
         if !self.quiet {
             log::say(&format!("forebay: {summary}"));
             if let Some(facts) = facts {
                 log::say(facts.text(&summary).trim_end());
                 if let Some(trees) = facts.trees() {
-                    log::say(&draft::text(trees, &self.draft));
+                    log::say(&draft_said::text(trees, &self.draft));
                 }
             }
         }

@@ -81,6 +81,17 @@ impl Clock {
         head + logits
     }
 
+    /// Seconds in which the device computes the steps of one micro-batch, nothing awaited.
+    pub(super) fn computing(&self, plan: &StreamPlan, steps: &[Step], micro: &[Batch]) -> f64 {
+        let device = &self.profile.device;
+        let (rows, outputs) = (micro[0].rows() as f64, micro[0].outputs.len());
+        let slices = steps.iter().filter(|step| matches!(step, Step::Gather { .. })).count();
+        let costs = Costs { clock: self, plan, micro, outputs: outputs.div_ceil(slices.max(1)) };
+        let computed: f64 = steps.iter().map(|&step| costs.compute_seconds(step)).sum();
+        let logits = (outputs * self.shape.vocab) as f64 * device.logit_seconds;
+        device.pass_seconds + rows * device.embed_seconds + computed + logits
+    }
+
     /// Lets time pass.
     pub(super) fn idle(&mut self, seconds: f64) {
         self.simulation.idle(seconds);

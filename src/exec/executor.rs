@@ -232,7 +232,7 @@ impl Executor {
         }
     }
 
-    fn play(&mut self, steps: &[Step], pass: &mut Pass<'_>) -> Result<(), ExecError> {
+    pub(super) fn play(&mut self, steps: &[Step], pass: &mut Pass<'_>) -> Result<(), ExecError> {
         for &step in steps {
             let start = Instant::now();
             self.step(step, pass)?;

@@ -13,6 +13,7 @@ mod mover;
 mod open;
 mod pager;
 mod reader;
+mod resident;
 mod resting;
 mod shape;
 mod streams;

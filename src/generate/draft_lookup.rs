@@ -1,6 +1,6 @@
 //! Drafts from what the sequence itself has: what followed its last tokens earlier on. No model, no time.
 
-use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, GrowthPlan};
+use super::drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, GrowthPlan, Target};
 use crate::speculate::{LOOKUP_BYTES, Lookup, LookupTrust, Tree};
 use std::collections::HashMap;
 
@@ -28,6 +28,7 @@ impl DraftLookup {
 impl Drafter for DraftLookup {
     fn grow(
         &mut self,
+        _: &mut Target<'_>,
         sequences: &[Draftable<'_>],
         plan: &GrowthPlan<'_>,
     ) -> Result<Vec<Tree>, DraftError> {

@@ -1,18 +1,16 @@
-//! A smaller model of the same vocabulary as a drafter: best-first growth with one pass of the draft for
-//! each round, over all sequences (SpecExec, arXiv 2406.02532, algorithm 1).
-//!
-//! The draft has a cache of its own. The so-many-th node of a tree that it computes lies behind the
-//! sequence's own positions; what is accepted of those moves to its place with the sequence's next pass,
-//! and what was accepted without being computed is computed then: the cache has no holes.
+//! A model of the same vocabulary as a drafter: best-first growth with one pass of the draft for each
+//! round, over all sequences (SpecExec, arXiv 2406.02532, algorithm 1). The draft is a smaller model
+//! (`draft_cache.rs`), or the layers of the target that are at hand (`draft_layers.rs`).
 
+use super::draft_cache::OwnCache;
+use super::draft_layers::TargetLayers;
 use super::drafter::{
-    DraftError, DraftWork, Draftable, Drafter, Followed, Growth, GrowthPlan, accepted,
+    DraftError, DraftWork, Draftable, Drafter, Followed, Growth, GrowthPlan, Target,
 };
 use super::learned::DraftLearned;
-use crate::exec::Executor;
-use crate::kernel::PAGE_LEN;
+use crate::exec::{ExecError, Executor};
 use crate::sample::{NoiseKey, SamplingParams, draft_scores, for_rows};
-use crate::schedule::{Batch, CacheMove, PagePool, Span, TreeSpan};
+use crate::schedule::{Batch, TreeSpan};
 use crate::speculate::{Expand, Forest, Node, PUBLISHED_ACCEPTANCE, Sharpness, Tree};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,37 +18,93 @@ use std::time::{Duration, Instant};
 /// Children that a node may have, and scores that sharpness is fitted to.
 pub(super) const WIDTH: usize = 16;
 
-/// What the draft has of one sequence.
-#[derive(Default)]
-struct Own {
-    pages: Vec<u32>,
-    /// Positions whose keys and values are in the cache.
-    computed: usize,
-    /// Rows of the cache to be moved before the next pass.
-    moves: Vec<CacheMove>,
-    /// Of each expansion of the tree under growth: the children it was given, or `None` where it could
-    /// not be computed.
-    expansions: Vec<Option<Vec<(u32, f32)>>>,
+/// Where a draft's passes run and the rows of its trees lie: the so-many-th node of a tree that it computes
+/// lies in a cache behind its sequence's positions.
+pub(super) trait DraftPasses {
+    /// Tokens that the draft has.
+    fn vocab(&self, target: &Target<'_>) -> usize;
+
+    /// Rows of a pass at most.
+    fn rows(&self, target: &Target<'_>) -> usize;
+
+    /// Positions of a sequence whose keys and values are there.
+    fn computed(&self, sequence: &Draftable<'_>) -> usize;
+
+    /// Gets ready to compute the root of a sequence in a pass, with what is missing before it; false if there
+    /// is no room. Returns the seconds of passes by the event clock besides.
+    fn catch_up(
+        &mut self,
+        target: &mut Target<'_>,
+        sequence: &Draftable<'_>,
+        all: &[Draftable<'_>],
+    ) -> Result<(bool, f64), ExecError>;
+
+    /// Gets pages for `end` positions of a sequence, if need be from those that take no part.
+    fn reserve(
+        &mut self,
+        target: &mut Target<'_>,
+        sequence: &Draftable<'_>,
+        end: usize,
+        all: &[Draftable<'_>],
+    ) -> bool;
+
+    /// Adds a sequence's root to a batch, with what is missing before it.
+    fn enter(&mut self, sequence: &Draftable<'_>, batch: &mut Batch);
+
+    /// The pages of a sequence.
+    fn pages(&self, sequence: &Draftable<'_>) -> &[u32];
+
+    /// Runs a pass; returns its seconds by the event clock.
+    fn run(
+        &mut self,
+        target: &mut Target<'_>,
+        batch: &Batch,
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<f64, ExecError>;
+
+    /// Says that all trees are grown.
+    fn grown(&mut self, target: &mut Target<'_>);
+
+    /// Says that of a tree, whose root was computed, these rows were accepted.
+    fn accepted(&mut self, what: &Followed<'_>, rows: &[usize]);
+
+    /// Says that a sequence has ended.
+    fn forget(&mut self, key: u64);
+
+    /// See [`Drafter::uses_target`].
+    fn uses_target(&self) -> bool {
+        false
+    }
 }
 
-impl Own {
-    fn expanded(&mut self, node: &Node, children: Option<Vec<(u32, f32)>>) {
+/// Of each expansion of a tree under growth: the children it was given, or `None` where it could not be
+/// computed.
+#[derive(Default)]
+struct Expansions(Vec<Option<Vec<(u32, f32)>>>);
+
+impl Expansions {
+    fn note(&mut self, node: &Node, children: Option<Vec<(u32, f32)>>) {
         let Some(at) = node.expansion else { return };
         let at = at as usize;
-        if self.expansions.len() <= at {
-            self.expansions.resize(at + 1, None);
+        if self.0.len() <= at {
+            self.0.resize(at + 1, None);
         }
-        self.expansions[at] = children;
+        self.0[at] = children;
+    }
+
+    /// The row of a node that was computed, and its children.
+    fn of(&self, node: &Node) -> Option<(usize, &[(u32, f32)])> {
+        let row = node.expansion? as usize;
+        Some((row, self.0.get(row)?.as_deref()?))
     }
 }
 
 /// See the module.
 pub struct DraftModel {
-    executor: Executor,
+    passes: Box<dyn DraftPasses>,
     /// Tokens that both models have: the first so many ids.
     vocab: usize,
-    pool: PagePool,
-    own: HashMap<u64, Own>,
+    expansions: HashMap<u64, Expansions>,
     greedy: Sharpness,
     noisy: Sharpness,
     /// Whether trees of sampled sequences are built on the noise that sampling will use.
@@ -81,14 +135,27 @@ impl DraftModel {
         shares_noise: bool,
         learned: &DraftLearned,
     ) -> DraftModel {
+        DraftModel::over(Box::new(OwnCache::new(executor)), vocab, shares_noise, learned)
+    }
+
+    /// A drafter that is the target itself, without the layers that are not at hand. It takes no memory.
+    pub fn of_target(vocab: usize, shares_noise: bool, learned: &DraftLearned) -> DraftModel {
+        DraftModel::over(Box::<TargetLayers>::default(), vocab, shares_noise, learned)
+    }
+
+    fn over(
+        passes: Box<dyn DraftPasses>,
+        vocab: usize,
+        shares_noise: bool,
+        learned: &DraftLearned,
+    ) -> DraftModel {
         let at_first = if shares_noise { Sharpness::noisy() } else { Sharpness::greedy() };
         let known = learned.sharpness.clone();
         let [greedy, noisy] = known.unwrap_or_else(|| [Sharpness::greedy(), at_first]);
         DraftModel {
-            vocab: vocab.min(executor.spec().vocab),
-            pool: PagePool::new(executor.config().pages),
-            executor,
-            own: HashMap::new(),
+            passes,
+            vocab,
+            expansions: HashMap::new(),
             greedy,
             noisy,
             shares_noise,
@@ -103,89 +170,42 @@ impl DraftModel {
 
     /// Positions that the draft has not computed of each sequence, on average.
     fn unseen(&self, sequences: &[Draftable<'_>]) -> usize {
-        let computed = |key: &u64| self.own.get(key).map_or(0, |own| own.computed);
-        let all = sequences.iter().map(|s| s.tokens.len().saturating_sub(computed(&s.key)));
-        all.sum::<usize>() / sequences.len().max(1)
-    }
-
-    /// Gets pages for `end` positions of a sequence, from sequences that take no part if need be.
-    fn reserve(&mut self, key: u64, end: usize, taking_part: &[Draftable<'_>]) -> bool {
-        let count = end.div_ceil(PAGE_LEN);
-        loop {
-            let own = self.own.entry(key).or_default();
-            if self.pool.grow(&mut own.pages, count) {
-                return true;
-            }
-            let other = |key: &&u64| taking_part.iter().all(|sequence| sequence.key != **key);
-            let Some(&idle) = self.own.keys().filter(other).min() else { return false };
-            self.forget(idle);
-        }
-    }
-
-    /// Brings a sequence's cache up to its root, but for the last pass's worth of rows, which is left for
-    /// the batch; false if there is no room.
-    fn catch_up(
-        &mut self,
-        sequence: &Draftable<'_>,
-        all: &[Draftable<'_>],
-    ) -> Result<bool, DraftError> {
-        let end = sequence.tokens.len();
-        let foreign = |&token: &u32| token as usize >= self.vocab;
-        if sequence.tokens.iter().any(foreign) {
-            return Ok(false);
-        }
-        if end > self.executor.config().positions || !self.reserve(sequence.key, end, all) {
-            return Ok(false);
-        }
-        let rows = self.executor.config().rows;
-        let own = self.own.entry(sequence.key).or_default();
-        // Its root is computed again where nothing came of the last tree.
-        own.computed = own.computed.min(end - 1);
-        while end - own.computed > rows {
-            let next = own.computed + rows;
-            let mut batch = Batch::default();
-            let tokens = &sequence.tokens[own.computed..next];
-            let (start, moves) = (own.computed, &own.moves[..]);
-            batch.push(Span { tokens, start, pages: &own.pages, logits: 0, moves });
-            self.executor.pass(&batch, &mut |_, _| {})?;
-            self.simulated += self.executor.simulated_seconds();
-            own.moves.clear();
-            own.computed = next;
-        }
-        Ok(true)
+        let missing = |s: &Draftable<'_>| s.tokens.len().saturating_sub(self.passes.computed(s));
+        sequences.iter().map(missing).sum::<usize>() / sequences.len().max(1)
     }
 
     /// One round: the children of `round`'s nodes, in as many passes as it takes.
     fn expand(
         &mut self,
+        target: &mut Target<'_>,
         sequences: &[Draftable<'_>],
         forest: &mut Forest,
         round: &[Expand],
     ) -> Result<(), DraftError> {
         let mut by_tree: Vec<Vec<Expand>> = vec![Vec::new(); sequences.len()];
         round.iter().for_each(|&at| by_tree[at.tree].push(at));
-        let mut asked = Vec::new();
+        let (mut asked, most) = (Vec::new(), self.passes.rows(target));
         self.batch.clear();
         for nodes in by_tree.into_iter().filter(|nodes| !nodes.is_empty()) {
             let sequence = &sequences[nodes[0].tree];
-            for nodes in nodes.chunks(self.executor.config().rows) {
+            for nodes in nodes.chunks(most) {
                 let rows = match sequence.depth {
                     // Its next token is its last.
                     0 => None,
-                    _ => self.rows_of(sequence, sequences, forest, nodes)?,
+                    _ => self.rows_of(target, sequence, sequences, forest, nodes)?,
                 };
                 let Some(rows) = rows else {
                     self.refuse(sequence, forest, nodes);
                     continue;
                 };
-                if self.batch.rows() + rows > self.executor.config().rows {
-                    self.run(sequences, forest, &mut asked)?;
+                if self.batch.rows() + rows > most {
+                    self.run(target, sequences, forest, &mut asked)?;
                 }
                 self.enter(sequence, forest, nodes);
                 asked.extend_from_slice(nodes);
             }
         }
-        self.run(sequences, forest, &mut asked)?;
+        self.run(target, sequences, forest, &mut asked)?;
         self.work.rounds += 1;
         self.work.rows += round.len() as u64;
         Ok(())
@@ -195,42 +215,39 @@ impl DraftModel {
     /// `None` where there is no room for them.
     fn rows_of(
         &mut self,
+        target: &mut Target<'_>,
         sequence: &Draftable<'_>,
         all: &[Draftable<'_>],
         forest: &Forest,
         nodes: &[Expand],
     ) -> Result<Option<usize>, DraftError> {
         if nodes[0].node == 0 {
-            let there = self.catch_up(sequence, all)?;
-            let computed = self.own.get(&sequence.key).map_or(0, |own| own.computed);
-            return Ok(there.then(|| sequence.tokens.len() - computed));
+            let common = self.vocab.min(self.passes.vocab(target));
+            if sequence.tokens.iter().any(|&token| token as usize >= common) {
+                return Ok(None);
+            }
+            let (there, simulated) = self.passes.catch_up(target, sequence, all)?;
+            self.simulated += simulated;
+            return Ok(there.then(|| sequence.tokens.len() - self.passes.computed(sequence)));
         }
         let last = nodes.iter().filter_map(|&at| forest.node(at).expansion).max().unwrap_or(0);
         let end = sequence.root() + last as usize + 1;
-        let there = self.reserve(sequence.key, end, all);
-        Ok(there.then_some(nodes.len()))
+        Ok(self.passes.reserve(target, sequence, end, all).then_some(nodes.len()))
     }
 
     /// Nodes that cannot be computed have no children.
     fn refuse(&mut self, sequence: &Draftable<'_>, forest: &mut Forest, nodes: &[Expand]) {
         self.work.refused += if sequence.depth > 0 { nodes.len() as u64 } else { 0 };
-        let own = self.own.entry(sequence.key).or_default();
+        let expansions = self.expansions.entry(sequence.key).or_default();
         for &at in nodes {
-            own.expanded(forest.node(at), None);
+            expansions.note(forest.node(at), None);
             forest.expand(at, &[]);
         }
     }
 
     fn enter(&mut self, sequence: &Draftable<'_>, forest: &Forest, nodes: &[Expand]) {
-        let own = self.own.entry(sequence.key).or_default();
-        let pages = &own.pages[..];
         if nodes[0].node == 0 {
-            let (tokens, start) = (&sequence.tokens[own.computed..], own.computed);
-            let moves = &own.moves[..];
-            self.batch.push(Span { tokens, start, pages, logits: 1, moves });
-            own.computed = sequence.tokens.len();
-            own.moves.clear();
-            return;
+            return self.passes.enter(sequence, &mut self.batch);
         }
         let tokens: Vec<u32> = nodes.iter().map(|&at| forest.node(at).token).collect();
         let path = |&at: &Expand| forest.path_expansions(at)[1..].to_vec();
@@ -241,7 +258,7 @@ impl DraftModel {
             tokens: &tokens,
             paths: &paths,
             start: sequence.root(),
-            pages,
+            pages: self.passes.pages(sequence),
             outputs: &outputs,
             moves: &[],
         });
@@ -250,6 +267,7 @@ impl DraftModel {
     /// Runs what was entered; gives each of `asked` its children.
     fn run(
         &mut self,
+        target: &mut Target<'_>,
         sequences: &[Draftable<'_>],
         forest: &mut Forest,
         asked: &mut Vec<Expand>,
@@ -257,11 +275,11 @@ impl DraftModel {
         if self.batch.rows() == 0 {
             return Ok(());
         }
-        let vocab = self.executor.spec().vocab;
-        let (shares_noise, common) = (self.shares_noise, self.vocab);
+        let vocab = self.passes.vocab(target);
+        let (shares_noise, common) = (self.shares_noise, self.vocab.min(vocab));
         let (mut scores, plain) = (Vec::with_capacity(asked.len()), SamplingParams::default());
-        let DraftModel { executor, batch, .. } = self;
-        executor.pass(batch, &mut |first, logits| {
+        let DraftModel { passes, batch, .. } = self;
+        self.simulated += passes.run(target, batch, &mut |first, logits| {
             let nodes = &asked[first..first + logits.len() / vocab];
             let items = nodes.iter().copied().zip(logits.chunks_exact(vocab)).collect();
             scores.extend(for_rows(items, |_, at: Expand, logits| {
@@ -274,7 +292,6 @@ impl DraftModel {
                 draft_scores(params, &logits[..common], noise, WIDTH)
             }));
         })?;
-        self.simulated += executor.simulated_seconds();
         for (&at, scores) in asked.iter().zip(scores) {
             let sequence = &sequences[at.tree];
             let raw: Vec<f32> = scores.iter().map(|&(_, score)| score).collect();
@@ -283,13 +300,43 @@ impl DraftModel {
             let deep = forest.node(at).depth as usize >= sequence.depth;
             let children: Vec<(u32, f32)> =
                 if deep { vec![] } else { tokens.zip(log_ps).collect() };
-            let own = self.own.entry(sequence.key).or_default();
-            own.expanded(forest.node(at), Some(scores));
+            let expansions = self.expansions.entry(sequence.key).or_default();
+            expansions.note(forest.node(at), Some(scores));
             forest.expand(at, &children);
         }
         self.batch.clear();
         asked.clear();
         Ok(())
+    }
+
+    /// Trees by `plan`, round by round.
+    fn search(
+        &mut self,
+        target: &mut Target<'_>,
+        sequences: &[Draftable<'_>],
+        plan: &GrowthPlan<'_>,
+    ) -> Result<Vec<Tree>, DraftError> {
+        let roots: Vec<u32> = sequences.iter().map(|s| s.tokens[s.root()]).collect();
+        let mut forest = plan.forest(&roots);
+        // The first round, whose roots come with all that the draft has not seen of their sequences.
+        let round = forest.next_round();
+        self.caught_up = self.unseen(sequences) > UNSEEN;
+        let start = Instant::now();
+        self.expand(target, sequences, &mut forest, &round)?;
+        let mut spent = if self.caught_up { self.round } else { start.elapsed() };
+        loop {
+            let round = forest.next_round();
+            let (expected, next) = (forest.expected(), forest.promise(&round));
+            let growth = Growth { expected, next, spent, round: self.round };
+            if round.is_empty() || !(plan.goes_on)(growth) {
+                return Ok(forest.finish());
+            }
+            let start = Instant::now();
+            self.expand(target, sequences, &mut forest, &round)?;
+            let took = start.elapsed();
+            spent += took;
+            self.round = if self.round.is_zero() { took } else { (3 * self.round + took) / 4 };
+        }
     }
 
     fn trust(&mut self, noisy: bool) -> &mut Sharpness {
@@ -300,47 +347,26 @@ impl DraftModel {
 impl Drafter for DraftModel {
     fn grow(
         &mut self,
+        target: &mut Target<'_>,
         sequences: &[Draftable<'_>],
         plan: &GrowthPlan<'_>,
     ) -> Result<Vec<Tree>, DraftError> {
         self.simulated = 0.0;
         self.batch.clear();
         for sequence in sequences {
-            self.own.entry(sequence.key).or_default().expansions.clear();
+            self.expansions.insert(sequence.key, Expansions::default());
         }
-        let roots: Vec<u32> = sequences.iter().map(|s| s.tokens[s.root()]).collect();
-        let mut forest = plan.forest(&roots);
-        // The first round, whose roots come with all that the draft has not seen of their sequences.
-        let round = forest.next_round();
-        self.caught_up = self.unseen(sequences) > UNSEEN;
-        let start = Instant::now();
-        self.expand(sequences, &mut forest, &round)?;
-        let mut spent = if self.caught_up { self.round } else { start.elapsed() };
-        loop {
-            let round = forest.next_round();
-            let (expected, next) = (forest.expected(), forest.promise(&round));
-            let growth = Growth { expected, next, spent, round: self.round };
-            if round.is_empty() || !(plan.goes_on)(growth) {
-                return Ok(forest.finish());
-            }
-            let start = Instant::now();
-            self.expand(sequences, &mut forest, &round)?;
-            let took = start.elapsed();
-            spent += took;
-            self.round = if self.round.is_zero() { took } else { (3 * self.round + took) / 4 };
-        }
+        let trees = self.search(target, sequences, plan);
+        self.passes.grown(target);
+        trees
     }
 
     fn followed(&mut self, what: &Followed<'_>) {
-        let Some(own) = self.own.get_mut(&what.key) else { return };
+        let Some(expansions) = self.expansions.get(&what.key) else { return };
         let nodes = what.tree.nodes();
-        let computed = |node: usize| {
-            let expansion = nodes[node].expansion?;
-            let known = own.expansions.get(expansion as usize)?;
-            known.as_ref().map(|scores| (expansion as usize, scores))
-        };
-        let rows: Vec<usize> =
-            what.path.iter().map_while(|&node| computed(node)).map(|(row, _)| row).collect();
+        let computed = |node: usize| expansions.of(&nodes[node]);
+        let rows = what.path.iter().map_while(|&node| computed(node));
+        let rows: Vec<usize> = rows.map(|(row, _)| row).collect();
         let tokens = what.path.iter().map(|&node| nodes[node].token).chain([what.next]);
         let from = [0].into_iter().chain(what.path.iter().copied());
         let mut outcomes = Vec::new();
@@ -350,9 +376,7 @@ impl Drafter for DraftModel {
             outcomes.push((raw, scores.iter().position(|&(child, _)| child == token)));
         }
         if computed(0).is_some() {
-            let (moves, end) = accepted(what.root, &rows);
-            (own.moves, own.computed) = (moves, what.root + 1 + rows.len());
-            self.pool.shrink(&mut own.pages, end.div_ceil(PAGE_LEN));
+            self.passes.accepted(what, &rows);
         }
         for rank in outcomes.iter().map(|(_, followed)| *followed) {
             rank.into_iter().for_each(|rank| self.ranks.0[rank] += 1.0);
@@ -363,9 +387,12 @@ impl Drafter for DraftModel {
     }
 
     fn forget(&mut self, key: u64) {
-        if let Some(mut own) = self.own.remove(&key) {
-            self.pool.release(&mut own.pages);
-        }
+        self.expansions.remove(&key);
+        self.passes.forget(key);
+    }
+
+    fn uses_target(&self) -> bool {
+        self.passes.uses_target()
     }
 
     fn caught_up(&self) -> bool {

@@ -1,8 +1,8 @@
 //! What grows draft trees for the sequences of a pass: a smaller model, or what a sequence said before.
 
-use crate::exec::ExecError;
+use crate::exec::{ExecError, Executor};
 use crate::sample::SamplingParams;
-use crate::schedule::CacheMove;
+use crate::schedule::{CacheMove, PagePool};
 use crate::speculate::{
     Forest, GrowthLimits, PUBLISHED_ACCEPTANCE, Sharpness, StaticTree, Tree, commit_moves,
 };
@@ -15,6 +15,10 @@ pub struct Draftable<'a> {
     pub key: u64,
     /// Prompt and output so far; the last is the root of its tree.
     pub tokens: &'a [u32],
+    /// Its pages in the target's cache, enough for the root, and how many positions are computed there.
+    pub pages: &'a [u32],
+    /// See above.
+    pub computed: usize,
     /// How its tokens are chosen.
     pub sampling: &'a SamplingParams,
     /// Its index among the choices of one prompt.
@@ -55,6 +59,14 @@ pub(super) fn accepted(root: usize, rows: &[usize]) -> (Vec<CacheMove>, usize) {
     let moves: Vec<CacheMove> = moves.collect();
     let moved = moves.iter().map(|&(from, _)| from as usize + 1).max();
     (moves, (root + 1 + rows.len()).max(moved.unwrap_or(0)))
+}
+
+/// What the target lends a drafter while trees grow.
+pub struct Target<'a> {
+    /// It runs the target.
+    pub executor: &'a mut Executor,
+    /// Pages of its cache.
+    pub pool: &'a mut PagePool,
 }
 
 /// How far a tree's growth has come.
@@ -100,9 +112,16 @@ pub trait Drafter {
     /// One tree for each sequence.
     fn grow(
         &mut self,
+        target: &mut Target<'_>,
         sequences: &[Draftable<'_>],
         plan: &GrowthPlan<'_>,
     ) -> Result<Vec<Tree>, DraftError>;
+
+    /// Whether it computes in the target's own cache: then what was accepted has to be in its place there, and
+    /// sequences of whose prompts a part is not computed have no trees.
+    fn uses_target(&self) -> bool {
+        false
+    }
 
     /// Says what came of a tree of the last [`Drafter::grow`].
     fn followed(&mut self, what: &Followed<'_>);

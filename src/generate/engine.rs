@@ -1,13 +1,13 @@
 //! Continuous batching: sequences enter and leave between passes.
 
-use super::drafter::{Draftable, Followed, accepted};
+use super::drafter::{Draftable, Followed, Target, accepted};
 use super::follow::{Choice, Follow, follow_all};
 use super::sequence::Sequence;
 use super::speculation::{Passed, Speculation, SpeculationStats};
 use super::{Completion, FinishReason, Request};
 use crate::exec::{ExecError, Executor};
 use crate::kernel::PAGE_LEN;
-use crate::schedule::{Batch, PagePool, Span, TreeSpan};
+use crate::schedule::{Batch, PagePool, Span, TreeSpan, moved_slots};
 use crate::speculate::Tree;
 use crate::tokenizer::Tokenizer;
 use std::collections::VecDeque;
@@ -258,25 +258,34 @@ impl<'t> Engine<'t> {
             return Ok(std::mem::take(&mut self.done));
         }
         let start = Instant::now();
-        let trees = self.draft(&shares);
+        let trees = self.draft(&shares)?;
         let ended = self.run_pass(&shares, &trees, start)?;
         Ok(self.collect(ended))
     }
 
     /// A draft tree for every share that completes its sequence's tokens, as far as the cache has room.
-    fn draft(&mut self, shares: &[Share]) -> Vec<Tree> {
-        let Engine { active, pool, config, .. } = self;
+    fn draft(&mut self, shares: &[Share]) -> Result<Vec<Tree>, EngineError> {
+        let Engine { active, pool, config, executor, .. } = self;
         let whole = || shares.iter().filter(|share| share.whole);
         let Some(speculation) = &mut self.speculation else {
-            return whole().map(|share| Tree::new(active[share.sequence].newest())).collect();
+            return Ok(whole().map(|s| Tree::new(active[s.sequence].newest())).collect());
         };
-        let sequences = whole().map(|share| active[share.sequence].draftable(config.context_len));
         let start = Instant::now();
-        let sequences: Vec<Draftable<'_>> = sequences.collect();
+        let in_target = speculation.uses_target();
+        if in_target {
+            settle(executor, active, shares)?;
+        }
+        let draftable = |share: &Share| {
+            let sequence = active[share.sequence].draftable(config.context_len);
+            let ready = !in_target || sequence.computed == sequence.root();
+            Draftable { depth: if ready { sequence.depth } else { 0 }, ..sequence }
+        };
+        let sequences: Vec<Draftable<'_>> = whole().map(draftable).collect();
         let rows: usize = shares.iter().map(|share| share.rows).sum();
-        let mut trees = speculation.grow(&sequences, rows - sequences.len());
-        self.executor.idle(speculation.last.1);
-        self.executor.note(start, || format!("grow {}", told(&trees)));
+        let mut target = Target { executor, pool };
+        let mut trees = speculation.grow(&mut target, &sequences, rows - sequences.len());
+        executor.idle(speculation.last.1);
+        executor.note(start, || format!("grow {}", told(&trees)));
         for (share, tree) in whole().zip(&mut trees) {
             let sequence = &mut active[share.sequence];
             let end = sequence.tokens.len();
@@ -288,7 +297,7 @@ impl<'t> Engine<'t> {
             let pages = (end + tree.size()).div_ceil(PAGE_LEN);
             assert!(pool.grow(&mut sequence.pages, pages), "trees are cut to what is free");
         }
-        trees
+        Ok(trees)
     }
 
     /// Puts the shares' rows into the batch; returns the way through each tree.
@@ -492,6 +501,21 @@ impl<'t> Engine<'t> {
         }
         completions
     }
+}
+
+/// Brings what was accepted of trees to its place at once, where it otherwise goes with the coming pass.
+fn settle(
+    executor: &mut Executor,
+    active: &mut [Sequence<'_>],
+    shares: &[Share],
+) -> Result<(), ExecError> {
+    let mut moves = Vec::new();
+    for share in shares {
+        let sequence = &mut active[share.sequence];
+        moves.extend(moved_slots(&sequence.pages, &sequence.moves));
+        sequence.moves.clear();
+    }
+    executor.move_rows(&moves)
 }
 
 /// Trees in a few words.

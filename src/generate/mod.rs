@@ -2,6 +2,8 @@
 //! In: [`Request`]s. Out: [`Completion`]s; or, for scoring, a perplexity.
 //! Must never know: files, text formats, device APIs.
 
+mod draft_cache;
+mod draft_layers;
 mod draft_lookup;
 mod draft_model;
 mod drafter;
@@ -17,7 +19,9 @@ mod stop;
 
 pub use draft_lookup::DraftLookup;
 pub use draft_model::DraftModel;
-pub use drafter::{DraftError, DraftWork, Draftable, Drafter, Followed, Growth, GrowthPlan};
+pub use drafter::{
+    DraftError, DraftWork, Draftable, Drafter, Followed, Growth, GrowthPlan, Target,
+};
 pub use engine::{Engine, EngineConfig, EngineError, EngineStats, Suspended};
 pub use learned::DraftLearned;
 pub use perplexity::{Perplexity, perplexity};

@@ -78,6 +78,8 @@ impl<'t> Sequence<'t> {
         Draftable {
             key: self.key,
             tokens: &self.tokens,
+            pages: &self.pages,
+            computed: self.computed,
             sampling: &self.request.sampling,
             choice: self.request.choice,
             depth: left.saturating_sub(1),

@@ -1,6 +1,6 @@
 //! Speculation in an engine: how large the trees of a pass are, what became of them, and what is learned.
 
-use super::drafter::{DraftError, Draftable, Drafter, Followed, Growth, GrowthPlan};
+use super::drafter::{DraftError, Draftable, Drafter, Followed, Growth, GrowthPlan, Target};
 use super::learned::DraftLearned;
 use super::pace::Pace;
 use crate::kernel::TREE_DEPTH_MAX;
@@ -118,6 +118,11 @@ impl Speculation {
         self.config.budget
     }
 
+    /// Whether trees grow in the target's own cache; see [`Drafter::uses_target`].
+    pub(super) fn uses_target(&self) -> bool {
+        self.drafter.as_ref().is_some_and(|drafter| drafter.uses_target())
+    }
+
     /// What was done so far.
     pub fn stats(&self) -> &SpeculationStats {
         &self.stats
@@ -138,14 +143,19 @@ impl Speculation {
 
     /// One tree for each sequence; where there is nothing to be had, of a root alone.
     /// The pass has `others` rows besides.
-    pub(super) fn grow(&mut self, sequences: &[Draftable<'_>], others: usize) -> Vec<Tree> {
+    pub(super) fn grow(
+        &mut self,
+        target: &mut Target<'_>,
+        sequences: &[Draftable<'_>],
+        others: usize,
+    ) -> Vec<Tree> {
         let start = Instant::now();
         self.grew = false;
         self.last = Default::default();
         let wanted = sequences.iter().any(|sequence| sequence.depth > 0);
         let on = self.pace.as_mut().is_none_or(Pace::speculates);
         let trees = match self.drafter.is_some() && wanted && on && self.config.budget > 0 {
-            true => self.try_to_grow(sequences, others),
+            true => self.try_to_grow(target, sequences, others),
             false => None,
         };
         let took = start.elapsed();
@@ -160,7 +170,12 @@ impl Speculation {
         }
     }
 
-    fn try_to_grow(&mut self, all: &[Draftable<'_>], others: usize) -> Option<Vec<Tree>> {
+    fn try_to_grow(
+        &mut self,
+        target: &mut Target<'_>,
+        all: &[Draftable<'_>],
+        others: usize,
+    ) -> Option<Vec<Tree>> {
         let budget = self.config.budget;
         let limits = GrowthLimits {
             budget,
@@ -176,7 +191,7 @@ impl Speculation {
         let before = drafter.work();
         let goes_on = |growth: Growth| self.goes_on(all.len(), others, growth);
         let shape = self.shape(all.len(), limits.depth, drafter.as_ref());
-        match drafter.grow(all, &GrowthPlan { limits, shape, goes_on: &goes_on }) {
+        match drafter.grow(target, all, &GrowthPlan { limits, shape, goes_on: &goes_on }) {
             Ok(trees) => {
                 let work = drafter.work();
                 let nodes = trees.iter().map(Tree::size).sum();

@@ -21,6 +21,11 @@ pub struct Span<'a> {
 /// `(from, to)`: what lies where position `from` of a sequence would is moved to where position `to` is.
 pub type CacheMove = (u32, u32);
 
+/// Cache slots `[from, to]` of moves in a sequence with these pages.
+pub fn moved_slots(pages: &[u32], moves: &[CacheMove]) -> Vec<[u32; 2]> {
+    moves.iter().map(|&(from, to)| [from, to].map(|row| slot(pages, row as usize))).collect()
+}
+
 /// Nodes of a draft tree that join a pass.
 ///
 /// Row `r` of a tree lies in the cache where position `start + r` of its sequence would, whatever the
@@ -217,8 +222,7 @@ impl Batch {
         let page_start = self.pages.len() as u32;
         self.pages.extend(&pages[..needed]);
         let row = self.tokens.len() as u32;
-        let slots = |&(from, to): &CacheMove| [from, to].map(|row| slot(pages, row as usize));
-        self.moves.extend(moves.iter().map(|pair| (row, slots(pair))));
+        self.moves.extend(moved_slots(pages, moves).into_iter().map(|slots| (row, slots)));
         page_start
     }
 

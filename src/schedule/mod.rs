@@ -14,11 +14,11 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Batch, CacheMove, Span, TreeSpan};
+pub use batch::{Batch, CacheMove, Span, TreeSpan, moved_slots};
 pub use check::{ScheduleFault, check};
 pub use pages::PagePool;
 pub use part::{Homes, Matrices, Part, head_tensor};
 pub use plan::{PartPlan, Piecework, RingSizes, Stream, StreamPlan};
 pub use ring::{Gate, Piece, Place, RingTooSmall, lay_out, ring_bytes_min};
 pub use simulate::{PageSeconds, Simulation, StepCosts};
-pub use step::{PassShape, Step, head_steps, pass_steps, prologue};
+pub use step::{PassShape, Step, head_steps, pass_steps, prologue, resident_steps};

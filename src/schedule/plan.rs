@@ -163,6 +163,16 @@ impl StreamPlan {
         self.rows_in_ram && micro_batches > 1
     }
 
+    /// Layers whose weights and cache are all where the device computes.
+    pub fn resident_layers(&self) -> Vec<usize> {
+        let here = |layer: &usize| {
+            let halves = &self.parts[2 * layer..2 * layer + 2];
+            let weights = halves.iter().all(|part| part.streams.is_empty());
+            weights && self.caches[*layer] == Tier::Device && !self.host_attention
+        };
+        (0..self.caches.len()).filter(here).collect()
+    }
+
     /// Bytes that one pass brings from `tier` to the device.
     pub fn bytes_from(&self, tier: Tier) -> u64 {
         self.streams.iter().filter(|s| s.home == tier).map(|s| s.bytes as u64).sum()

@@ -219,6 +219,17 @@ pub fn head_steps(plan: &StreamPlan, slices: usize) -> Vec<Step> {
     (0..slices).flat_map(slice).collect()
 }
 
+/// The steps of one micro-batch through the resident layers alone and the head, beside which streams go on
+/// arriving: the model as a draft of its own.
+///
+/// # Panics
+/// If the head streams.
+pub fn resident_steps(plan: &StreamPlan, slices: usize) -> Vec<Step> {
+    let halves = plan.resident_layers().into_iter().flat_map(|layer| [2 * layer, 2 * layer + 1]);
+    let runs = halves.map(|part| Step::Run { part, micro: 0 });
+    [Step::Embed { micro: 0 }].into_iter().chain(runs).chain(head_steps(plan, slices)).collect()
+}
+
 /// What is handed to the host after a micro-batch's turn on a part, and taken from it before.
 fn attention_beside(plan: &StreamPlan, part: usize, micro: usize) -> [Option<Step>; 2] {
     match plan.parts[part].part {

@@ -4,10 +4,13 @@ use crate::support::{Kind, Model, complete, device, greedy, real};
 use forebay::exec::{Executor, ExecutorConfig, Resources};
 use forebay::generate::{Engine, EngineConfig, Request};
 use forebay::kernel::{KvFormat, PAGE_LEN};
+use forebay::model::TensorId;
+use forebay::quant::Packing;
 use forebay::sample::SamplingParams;
 use forebay::schedule::{Homes, Matrices, StreamPlan};
 use forebay::tokenizer::Special;
 use forebay_planner::Tier;
+use std::iter;
 use std::sync::Arc;
 
 const TEXTS: [&str; 6] = [
@@ -29,6 +32,8 @@ pub(crate) struct Way {
     /// Of a hundred segments, how many live on the device, and how many of the rest in RAM.
     pub(crate) resident: usize,
     pub(crate) in_ram: usize,
+    /// Layers that have none of their segments on the device, whatever the above says.
+    pub(crate) away: &'static [u32],
     /// Rows of a micro-batch.
     pub(crate) micro_rows: usize,
     /// Bytes of rings beyond the smallest.
@@ -50,6 +55,7 @@ pub(crate) const WEIGHTS: Way = Way {
     work: [6, 12],
     resident: 0,
     in_ram: 0,
+    away: &[],
     micro_rows: 4,
     spare: 0,
     readers: 1,
@@ -64,8 +70,12 @@ pub(crate) fn config(model: &Model, shares_ram: bool, rows: usize, way: Way) -> 
     let spec = model.files.spec();
     let matrices = Matrices::new(spec, |id| model.files.packing(id)).unwrap();
     let matrices = matrices.attending_on_host(way.host);
-    let tiers = (0..).map(|i: usize| match (i * 37 % 100 < way.resident, i * 61 % 100) {
-        (true, _) => Tier::Device,
+    let layer =
+        |(id, _): (TensorId, Packing)| iter::repeat_n(id.layer, matrices.segments(id).len());
+    let layers = matrices.iter().flat_map(layer).enumerate();
+    let away = |layer: Option<u32>| layer.is_some_and(|layer| way.away.contains(&layer));
+    let tiers = layers.map(|(i, layer)| match (i * 37 % 100 < way.resident, i * 61 % 100) {
+        (true, _) if !away(layer) => Tier::Device,
         (false, x) if x < way.in_ram && !shares_ram => Tier::Ram,
         _ => Tier::Disk,
     });

@@ -5,7 +5,7 @@ use crate::support::{Kind, Model, complete, device, executor, fixture, greedy, o
 use forebay::exec::{Executor, Resources};
 use forebay::generate::{
     DraftError, DraftLookup, DraftModel, Draftable, Drafter, Engine, EngineConfig, Followed,
-    GrowthPlan, Request, Speculation, SpeculationConfig, SpeculationStats, TreeShape,
+    GrowthPlan, Request, Speculation, SpeculationConfig, SpeculationStats, Target, TreeShape,
 };
 use forebay::kernel::KvFormat;
 use forebay::sample::SamplingParams;
@@ -31,6 +31,8 @@ enum Draft {
     /// A model, with trees on the noise of sampling or without.
     Model(String, bool),
     Lookup,
+    /// Layers of the target that are at hand.
+    Layers,
     /// Trees of nonsense.
     Nonsense,
     /// The same until it fails.
@@ -53,6 +55,7 @@ impl Nonsense {
 impl Drafter for Nonsense {
     fn grow(
         &mut self,
+        _: &mut Target<'_>,
         sequences: &[Draftable<'_>],
         plan: &GrowthPlan<'_>,
     ) -> Result<Vec<Tree>, DraftError> {
@@ -111,6 +114,7 @@ const PLAIN: Run = Run {
 fn drafter(run: &Run, rows: usize, vocab: usize) -> Box<dyn Drafter> {
     match &run.draft {
         Draft::Lookup => Box::new(DraftLookup::new()),
+        Draft::Layers => Box::new(DraftModel::of_target(vocab, true, &Default::default())),
         Draft::Nonsense => Box::new(Nonsense { state: 7, vocab: vocab as u64 }),
         Draft::Failing => Box::new(Failing(Nonsense { state: 7, vocab: vocab as u64 }, 0)),
         Draft::Model(name, shares_noise) => {
@@ -272,6 +276,28 @@ fn trees_change_no_token_where_things_live_elsewhere() {
     assert_eq!(ids(&model, &Run { way: Some(host), ..run }, 0).unwrap().0, expected.0);
 }
 
+/// The target's own layers draft, those that are at hand, over the target's cache.
+#[test]
+fn resident_layers_change_no_token() {
+    let away =
+        |away, micro_rows| Some(Way { resident: 100, away, micro_rows, spare: 1 << 20, ..WEIGHTS });
+    for target in ["llama", "qwen2", "gemma3"] {
+        let run = |way, batch| Run { draft: Draft::Layers, budget: 24, way, batch, ..PLAIN };
+        // All layers are as good as the model itself, with no more said of a prompt than it knows.
+        let stats = check(target, &[run(None, 1), run(None, 8)]);
+        assert!(stats[0].tokens_per_tree() > 3.5, "{target}: {:?}", stats[0]);
+        let ways = [away(&[1], 64), away(&[0], 5), away(&[0, 1], 7)];
+        let runs = ways.into_iter().flat_map(|way| [run(way, 1), run(way, 8)]);
+        let more = [Run { kind: Kind::Gpu, ..run(away(&[1], 16), 8) }, run(None, 3)];
+        let compressed = Way { kv_format: KvFormat::Q4, ..away(&[1], 16).unwrap() };
+        let more =
+            more.into_iter().chain([Run { kv_format: KvFormat::Q4, ..run(Some(compressed), 8) }]);
+        check(target, &runs.chain(more).collect::<Vec<_>>());
+    }
+    let run = Run { draft: Draft::Layers, budget: 64, batch: 8, positions: 176, ..PLAIN };
+    check("llama", &[run]);
+}
+
 #[test]
 fn trees_give_way_where_the_cache_is_small() {
     for draft in [itself("llama"), Draft::Nonsense] {
@@ -287,13 +313,14 @@ struct Failing(Nonsense, usize);
 impl Drafter for Failing {
     fn grow(
         &mut self,
+        target: &mut Target<'_>,
         sequences: &[Draftable<'_>],
         plan: &GrowthPlan<'_>,
     ) -> Result<Vec<Tree>, DraftError> {
         self.1 += 1;
         match self.1 {
             3.. => Err(DraftError(forebay::exec::ExecError::ReaderGone)),
-            _ => self.0.grow(sequences, plan),
+            _ => self.0.grow(target, sequences, plan),
         }
     }
 

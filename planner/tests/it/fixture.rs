@@ -153,6 +153,7 @@ pub(crate) fn workload(requests: &[(usize, usize, usize)]) -> Workload {
 pub(crate) fn speculation(bytes: u64, seconds: f64, shares_ram: bool) -> Speculation {
     let draft = |home: Tier, seconds: f64| Draft {
         home,
+        is_target: false,
         pass_seconds: vec![(1, seconds), (32, seconds), (128, 2.0 * seconds)],
         bytes: Split::all(home, bytes),
         page_bytes: Split::all(home, bytes / 65536),

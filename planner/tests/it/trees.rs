@@ -2,7 +2,9 @@
 
 use crate::fixture::{Case, GIB, MIB, desktop, llama, processor, speculation, workload};
 use crate::laws::random_case;
-use forebay_planner::{Change, Draft, Plan, PlanError, Speculation, Split, Tier, plan, predict};
+use forebay_planner::{
+    Change, Draft, HardwareProfile, Plan, PlanError, Speculation, Split, Tier, plan, predict,
+};
 
 /// Rounding to segments and layers, and a choice between finalists that the event clock decides.
 const ROUNDING: f64 = 1.02;
@@ -91,6 +93,57 @@ fn a_draft_is_where_it_is_worth_most() {
     let pinned = plan(&case.inputs()).unwrap();
     assert_eq!((pinned.policy.draft, pinned.policy.tree_budget), (Some(Tier::Device), 48));
     assert!(pinned.memory.draft.device >= 500 * MIB);
+}
+
+/// A target with `share` percent of its weights near that drafts for itself.
+fn drafts_itself(share: u64, hardware: HardwareProfile) -> Case {
+    let near = if hardware.shares_ram { Tier::Ram } else { Tier::Device };
+    let mut case = Case { hardware, ..medium([0, 64 * GIB, 64 * GIB], 1) };
+    *case.budgets.on_mut(near) = case.model.weight_bytes() * share / 100 + 400 * MIB;
+    let nothing = Split::default();
+    let Draft { pass_seconds, .. } = of(&mut case).drafts[0].clone();
+    of(&mut case).drafts = vec![Draft {
+        home: near,
+        is_target: true,
+        pass_seconds,
+        bytes: nothing,
+        page_bytes: nothing,
+        row_bytes: nothing,
+    }];
+    case.pins.tree_budget = Some(16);
+    case
+}
+
+#[test]
+fn a_target_that_drafts_for_itself_keeps_whole_layers() {
+    for hardware in [desktop(), processor()] {
+        let mut case = drafts_itself(70, hardware);
+        let grown = plan(&case.inputs()).unwrap();
+        let (policy, near) = (&grown.policy, of(&mut case).drafts[0].home);
+        assert_eq!((policy.draft, grown.memory.draft), (Some(near), Split::default()));
+        assert!(policy.kv_homes.iter().all(|&home| home == near));
+        // Seven matrices to a layer, and the head behind them.
+        let layers = || policy.homes[..7 * 16].chunks(7).map(<[Vec<Tier>]>::concat);
+        let whole: Vec<bool> = layers().map(|l| l.iter().all(|&home| home == near)).collect();
+        let away = layers().filter(|layer| layer.iter().all(|&home| home != near)).count();
+        let kept = whole.iter().filter(|&&whole| whole).count();
+        assert!((6..16).contains(&kept) && kept + away >= 15, "{whole:?}, {away} away");
+        let first = whole.iter().position(|whole| !whole).unwrap();
+        assert!(
+            first > 1 && whole[first..].iter().take(16 - kept).all(|whole| !whole),
+            "{whole:?}"
+        );
+        assert_eq!(predict(&case.inputs(), policy).unwrap().seconds(), grown.seconds());
+        let mut spilled = policy.clone();
+        spilled.kv_homes[0] = Tier::Disk;
+        let error = predict(&case.inputs(), &spilled).unwrap_err().to_string();
+        assert!(error.contains("the model itself"), "{error}");
+        // Its passes take as long as what is near is of the model; another reads the prompt too.
+        let near = policy.weights.on(near) as f64 / case.model.weight_bytes() as f64;
+        of(&mut case).drafts[0].is_target = false;
+        let all = predict(&case.inputs(), policy).unwrap().terms.draft;
+        assert!((grown.terms.draft / all - near).abs() < 0.02, "{} {all}", grown.terms.draft);
+    }
 }
 
 #[test]
