@@ -4,6 +4,7 @@ use crate::candidates::{CHUNKS, RINGS, batches, kv_modes, trees};
 use crate::composer::compose;
 use crate::cost::{Costs, Fractions, KvMode, Placement, Setting};
 use crate::error::{Change, PlanError};
+use crate::homes::diffuse;
 use crate::inputs::{Inputs, PinnedSplit, Pins};
 use crate::passes::Composition;
 use crate::policy::{Policy, Split, Tier};
@@ -193,7 +194,7 @@ fn extreme(
     }
     if !inputs.pins.kv.is_free() {
         let fractions = filled(&inputs.pins.kv, grows as usize);
-        return Some(build(&round::diffuse((0..count).map(|_| (1, &fractions)))));
+        return Some(build(&diffuse((0..count).map(|_| (1, &fractions)))));
     }
     let all_there = build(&vec![grows; count]);
     Some(build(&greedy(inputs, costs, setting, (grows, away), &all_there)))

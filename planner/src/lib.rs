@@ -17,6 +17,7 @@ mod fixture;
 pub mod flexgen;
 mod footprint;
 mod hardware;
+mod homes;
 mod inputs;
 mod lp;
 mod memory;

@@ -18,7 +18,7 @@ from grid_speed import grouped
 from memory_group import forget
 
 TARGET, SMALL, TINY = "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m"
-DRAFTS = ["small", "target", "random", "lookup"]
+DRAFTS = ["small", "target", "random", "lookup", "self"]
 PLACES = ["resident", "streamed"]
 RESIDENT = ["--weights", "ram=100%"]
 OFF = ["--speculate", "off"]
@@ -58,8 +58,8 @@ class DraftGrid(Grid):
 
     def draft(self, budget: int | str, draft: str = "small") -> list:
         """Options for trees of one of DRAFTS; off for a budget of 0."""
-        if draft == "lookup":
-            source = "lookup"
+        if draft in ("lookup", "self"):
+            source = draft
         else:
             source = self.random_draft if draft == "random" else self.model(
                 self.target if draft == "target" else self.small)
@@ -202,7 +202,7 @@ def identity(grid: DraftGrid, report: Report) -> None:
 def identity_cases(args, quick: bool) -> list[tuple[str, int, int, str]]:
     """Place, batch, budget and draft; those with the fewest nodes for a sequence first."""
     few = args.device != "cpu"
-    drafts = args.drafts or (["target", "random", "lookup"] if quick or few else DRAFTS)
+    drafts = args.drafts or (DRAFTS[1:] if quick or few else DRAFTS)
     budgets = args.budgets or ([0, 4] if quick else [0, 1, 16] if few else [0, 1, 16, 128, 1024])
     cases = itertools.product(args.places or PLACES, args.batches or [1, 8], budgets, drafts)
     # Without nodes there is no draft.

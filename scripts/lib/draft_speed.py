@@ -1,4 +1,4 @@
-"""Parts of draft-trees that compare times: speed, batch, full, choice."""
+"""Parts of draft-trees that compare times: speed, batch, full, itself, choice."""
 
 from __future__ import annotations
 
@@ -40,25 +40,26 @@ def decode_rate(run: Run) -> float:
 class Rivals:
     """Runs of one job with and without trees, which alternate; all must answer alike."""
 
-    def __init__(self, grid: DraftGrid, report: Report, prompts: Path, options: list) -> None:
-        self.grid, self.report, self.prompts, self.options = grid, report, prompts, options
+    def __init__(self, grid: DraftGrid, report: Report, prompts: Path, options: list, where: str = "") -> None:
+        self.grid, self.report, self.prompts, self.options, self.where = grid, report, prompts, options, where
         self.runs: dict[str, list[Run]] = {}
         self.plain: dict | None = None
 
-    def run(self, budgets: list[int | str]) -> None:
-        """Rounds of runs with each of `budgets`; the first, 0, is plain decoding."""
+    def run(self, budgets: list[int | str], drafts: list[str] = ["small"]) -> None:
+        """Rounds of runs with each of `budgets` and `drafts`; the first, 0, is plain decoding."""
+        ways = dict.fromkeys((budget, draft if budget else "") for budget in budgets for draft in drafts)
         for _ in range(1 if self.grid.quick else self.grid.repeat):
-            for budget in budgets:
-                with self.report.case(self.name(budget)):
-                    self.once(budget)
+            for budget, draft in ways:
+                with self.report.case(self.name(budget, draft)):
+                    self.once(budget, draft)
 
-    @staticmethod
-    def name(budget: int | str) -> str:
-        return {0: "off", "auto": "auto"}.get(budget, f"{budget} nodes")
+    def name(self, budget: int | str, draft: str = "small") -> str:
+        name = {0: "off", "auto": "auto"}.get(budget, f"{budget} nodes")
+        return self.where + (f"{draft}, {name}" if budget and draft != "small" else name)
 
-    def once(self, budget: int | str) -> None:
-        name = self.name(budget)
-        run = self.grid.run(self.grid.target, self.prompts, [*self.options, *self.grid.draft(budget)])
+    def once(self, budget: int | str, draft: str) -> None:
+        name = self.name(budget, draft)
+        run = self.grid.run(self.grid.target, self.prompts, [*self.options, *self.grid.draft(budget, draft)])
         self.runs.setdefault(name, []).append(run)
         answers = self.grid.answers()
         self.plain = self.plain or answers
@@ -70,9 +71,10 @@ class Rivals:
 
     def ratio(self, name: str, value) -> float | None:
         """Of medians, to plain decoding's; None where a run failed."""
-        if name not in self.runs or "off" not in self.runs:
+        off = self.name(0)
+        if name not in self.runs or off not in self.runs:
             return None
-        return median_of(self.runs[name], value) / median_of(self.runs["off"], value)
+        return median_of(self.runs[name], value) / median_of(self.runs[off], value)
 
 
 def timed(run: Run) -> dict:
@@ -132,6 +134,22 @@ def full(grid: DraftGrid, report: Report) -> None:
                batch=plan["batch"], free_rows=plan["free_rows"])
     if ratio := rivals.ratio("auto", Run.throughput):
         report.bar(f"{count} requests: auto / off", ratio, ">=", 0.98, rate=rate)
+
+
+def itself(grid: DraftGrid, report: Report) -> None:
+    """The model's own layers as a draft, by how many are resident, beside lookup and the small model."""
+    rate = throttle(grid, report)
+    prompts = grid.human_eval(2 if grid.quick else 3, ignore_eos=False)
+    for share in [75] if grid.quick else [50, 75, 86]:
+        grid.forget_acceptance()
+        weights = ["--weights", f"ram={share}%", "--throttle", f"disk={int(rate)}B/s"]
+        options = ["--batch", 1, "--max-tokens", 8 if grid.quick else 64, *weights]
+        rivals = Rivals(grid, report, prompts, options, f"{share} % resident: ")
+        drafts = ["self", "lookup", "small"]
+        rivals.run([0, 16], drafts)
+        for draft in drafts:
+            if ratio := rivals.ratio(rivals.name(16, draft), decode_rate):
+                report.row(f"{share} % resident: {draft} / off", ratio=ratio)
 
 
 class Setting(NamedTuple):

@@ -2,7 +2,7 @@
 //! to its place with the sequence's next pass, and what was accepted without being computed is computed
 //! then: the cache has no holes.
 
-use super::draft_model::DraftPasses;
+use super::draft_passes::DraftPasses;
 use super::drafter::{Draftable, Followed, Target, accepted};
 use crate::exec::{ExecError, Executor};
 use crate::kernel::PAGE_LEN;

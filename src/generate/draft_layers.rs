@@ -3,7 +3,7 @@
 //! a root the target has computed. Rows of trees lie behind that, where the target's pass will write over
 //! them; pages that they take beyond the sequence's own are given back as soon as trees are grown.
 
-use super::draft_model::DraftPasses;
+use super::draft_passes::DraftPasses;
 use super::drafter::{Draftable, Followed, Target};
 use crate::exec::ExecError;
 use crate::kernel::PAGE_LEN;

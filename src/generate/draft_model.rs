@@ -4,11 +4,12 @@
 
 use super::draft_cache::OwnCache;
 use super::draft_layers::TargetLayers;
+use super::draft_passes::DraftPasses;
 use super::drafter::{
     DraftError, DraftWork, Draftable, Drafter, Followed, Growth, GrowthPlan, Target,
 };
 use super::learned::DraftLearned;
-use crate::exec::{ExecError, Executor};
+use crate::exec::Executor;
 use crate::sample::{NoiseKey, SamplingParams, draft_scores, for_rows};
 use crate::schedule::{Batch, TreeSpan};
 use crate::speculate::{Expand, Forest, Node, PUBLISHED_ACCEPTANCE, Sharpness, Tree};
@@ -17,65 +18,6 @@ use std::time::{Duration, Instant};
 
 /// Children that a node may have, and scores that sharpness is fitted to.
 pub(super) const WIDTH: usize = 16;
-
-/// Where a draft's passes run and the rows of its trees lie: the so-many-th node of a tree that it computes
-/// lies in a cache behind its sequence's positions.
-pub(super) trait DraftPasses {
-    /// Tokens that the draft has.
-    fn vocab(&self, target: &Target<'_>) -> usize;
-
-    /// Rows of a pass at most.
-    fn rows(&self, target: &Target<'_>) -> usize;
-
-    /// Positions of a sequence whose keys and values are there.
-    fn computed(&self, sequence: &Draftable<'_>) -> usize;
-
-    /// Gets ready to compute the root of a sequence in a pass, with what is missing before it; false if there
-    /// is no room. Returns the seconds of passes by the event clock besides.
-    fn catch_up(
-        &mut self,
-        target: &mut Target<'_>,
-        sequence: &Draftable<'_>,
-        all: &[Draftable<'_>],
-    ) -> Result<(bool, f64), ExecError>;
-
-    /// Gets pages for `end` positions of a sequence, if need be from those that take no part.
-    fn reserve(
-        &mut self,
-        target: &mut Target<'_>,
-        sequence: &Draftable<'_>,
-        end: usize,
-        all: &[Draftable<'_>],
-    ) -> bool;
-
-    /// Adds a sequence's root to a batch, with what is missing before it.
-    fn enter(&mut self, sequence: &Draftable<'_>, batch: &mut Batch);
-
-    /// The pages of a sequence.
-    fn pages(&self, sequence: &Draftable<'_>) -> &[u32];
-
-    /// Runs a pass; returns its seconds by the event clock.
-    fn run(
-        &mut self,
-        target: &mut Target<'_>,
-        batch: &Batch,
-        each: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<f64, ExecError>;
-
-    /// Says that all trees are grown.
-    fn grown(&mut self, target: &mut Target<'_>);
-
-    /// Says that of a tree, whose root was computed, these rows were accepted.
-    fn accepted(&mut self, what: &Followed<'_>, rows: &[usize]);
-
-    /// Says that a sequence has ended.
-    fn forget(&mut self, key: u64);
-
-    /// See [`Drafter::uses_target`].
-    fn uses_target(&self) -> bool {
-        false
-    }
-}
 
 /// Of each expansion of a tree under growth: the children it was given, or `None` where it could not be
 /// computed.

@@ -6,6 +6,7 @@ mod draft_cache;
 mod draft_layers;
 mod draft_lookup;
 mod draft_model;
+mod draft_passes;
 mod drafter;
 mod engine;
 mod follow;

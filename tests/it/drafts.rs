@@ -44,6 +44,8 @@ fn answers_are_the_same_with_trees_and_the_summary_tells() {
         &["--draft", draft.as_str(), "--speculate", "16", "--summary", told][..],
         &["--draft", "lookup", "--speculate", "8", "--batch", "1", "--summary", told],
         &["--speculate", "8", "--summary", told],
+        &["--draft", "self", "--speculate", "12", "--summary", told],
+        &["--draft", "self", "--speculate", "8", "--weights", "ram=80%", "--summary", told],
     ] {
         let (code, text) =
             outcome(run(folder, "trees.jsonl", &[arguments, &["--overwrite"]].concat()));
@@ -121,6 +123,8 @@ fn a_draft_that_does_not_fit_is_refused_with_bytes() {
     let (code, text) = run(&[&small[..], &["--speculate", "64"]].concat());
     assert_eq!(code, 4, "{text}");
     assert!(text.contains("MiB"), "{text}");
+    let (code, text) = run(&["--draft", "self", "--draft-home", "ram"]);
+    assert!(code == 2 && text.contains("--draft-home ram: the model drafts for itself"), "{text}");
     let (code, text) = run(&["--draft", &target, "--draft-home", "gpu"]);
     assert!(code == 2 && text.contains("no memory of its own"), "{code} {text}");
     // Left to itself, the plan does without.
