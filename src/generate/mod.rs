@@ -9,6 +9,7 @@ mod draft_model;
 mod draft_passes;
 mod drafter;
 mod engine;
+mod engine_pass;
 mod follow;
 mod learned;
 mod pace;
