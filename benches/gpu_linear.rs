@@ -59,7 +59,7 @@ fn measure(
     let x = device.alloc(rows * cols * 4, "x").expect("memory");
     let y = device.alloc(rows * outs * 4, "y").expect("memory");
     device.write(x, 0, bytemuck::cast_slice(&row.repeat(rows))).expect("a write");
-    let projections = vec![Projection::whole(weight, None, y)];
+    let projections = [Projection::whole(weight, None, y)].into();
     let calls = vec![Call::Linear { x, rows, cols, projections }; CALLS];
     let mut best = (f64::INFINITY, f64::INFINITY);
     for _ in 0..5 {

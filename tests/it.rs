@@ -1,5 +1,8 @@
 //! The one integration test binary. Each module says what it holds.
 
+/// Passes that are made alike reuse memory.
+#[path = "it/allocations.rs"]
+mod allocations;
 /// Jobs of given lengths are measured and told in every format.
 #[path = "it/bench.rs"]
 mod bench;

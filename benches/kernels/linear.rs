@@ -56,7 +56,7 @@ fn seconds(device: &mut CpuDevice, dtype: DType, (cols, rows): (usize, usize), m
     let calls: Vec<Call> = weights
         .iter()
         .map(|&weight| {
-            let projections = vec![Projection::whole(weight, None, out)];
+            let projections = [Projection::whole(weight, None, out)].into();
             Call::Linear { x, rows: m, cols, projections }
         })
         .collect();

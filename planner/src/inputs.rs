@@ -145,17 +145,25 @@ impl Inputs<'_> {
         if grown && speculation.is_none() {
             return Err(bad_input("draft trees are pinned, and nothing is known of them".into()));
         }
-        if grown
-            && pins.host_attention == Some(true)
-            && speculation.is_some_and(|s| s.target_draft().is_some())
-        {
-            let why = "the model drafts for itself over its own cache, where the device attends";
-            return Err(bad_input(format!("attention is to run on the host, and {why}")));
+        let most_near = |pins: &PinnedSplit| {
+            let [device, ram, disk] = pins.fractions();
+            let shares_ram = self.hardware.shares_ram;
+            let (near, far) =
+                if shares_ram { (ram, [device, disk]) } else { (device, [ram, disk]) };
+            near.unwrap_or(1.0 - far.into_iter().flatten().sum::<f64>())
+        };
+        if grown && speculation.is_some_and(|s| s.target_draft().is_some()) {
+            let why = "the model drafts for itself over its own cache, where the device computes";
+            if pins.host_attention == Some(true) {
+                return Err(bad_input(format!("attention is to run on the host, and {why}")));
+            }
+            if most_near(&pins.kv) < 1.0 - 1e-9 {
+                return Err(bad_input(format!(
+                    "a part of the cache is to live elsewhere, and {why}"
+                )));
+            }
         }
-        let [device, ram, disk] = pins.weights.fractions();
-        let (near, far) =
-            if self.hardware.shares_ram { (ram, [device, disk]) } else { (device, [ram, disk]) };
-        let most = near.unwrap_or(1.0 - far.into_iter().flatten().sum::<f64>());
+        let most = most_near(&pins.weights);
         if grown && most * (self.model.weight_bytes() as f64) < self.model.head.bytes() as f64 {
             let why = "draft trees need the output head where the device computes";
             return Err(bad_input(format!("pinned weights leave it no room: {why}")));

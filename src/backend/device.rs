@@ -176,6 +176,12 @@ pub trait Device: Send {
         None
     }
 
+    /// Says what kinds of calls will be run, over buffers that need not exist: a device that compiles kernels
+    /// begins with theirs.
+    fn prepare(&mut self, calls: &[Call]) {
+        let _ = calls;
+    }
+
     /// Bytes of working memory that a run of `calls` needs beside their operands.
     fn working_bytes(&self, calls: &[Call]) -> u64;
 

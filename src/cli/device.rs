@@ -1,11 +1,13 @@
 //! `--device`: what it names, and opening it.
 
 use super::exit::CliError;
+use super::kernel_files::KernelFiles;
 use crate::backend::cpu::CpuDevice;
-use crate::backend::gpu::{self, GpuDevice, Selector};
+use crate::backend::gpu::{self, GpuDevice, KernelStore, Options, Selector};
 use crate::backend::reference::ReferenceDevice;
 use crate::backend::{Device, DeviceError};
 use crate::sample::limit_threads;
+use std::sync::Arc;
 
 /// A device as the command line names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +47,8 @@ pub(super) fn open(text: &str, threads: Option<usize>) -> anyhow::Result<Box<dyn
     let device: Box<dyn Device> = match Choice::parse(text, || gpu::adapters().len()) {
         Choice::Cpu => cpu()?,
         Choice::Reference => Box::new(ReferenceDevice::new()),
-        Choice::Gpu(selector) => Box::new(GpuDevice::open(&selector)?),
-        Choice::Auto => match GpuDevice::open(&Selector::Best) {
+        Choice::Gpu(selector) => Box::new(open_gpu(&selector)?),
+        Choice::Auto => match open_gpu(&Selector::Best) {
             Ok(device) => Box::new(device),
             Err(error @ DeviceError::Unavailable(_)) => {
                 tracing::debug!("{error}");
@@ -56,6 +58,11 @@ pub(super) fn open(text: &str, threads: Option<usize>) -> anyhow::Result<Box<dyn
         },
     };
     Ok(device)
+}
+
+fn open_gpu(selector: &Selector) -> Result<GpuDevice, DeviceError> {
+    let store = KernelFiles::open().map(|files| Arc::new(files) as Arc<dyn KernelStore>);
+    GpuDevice::open_with(selector, Options { store, ..Options::default() })
 }
 
 #[cfg(test)]

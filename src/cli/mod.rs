@@ -20,6 +20,7 @@ mod exit;
 mod explain;
 mod inspect;
 mod interrupt;
+mod kernel_files;
 mod kv;
 mod kv_loss;
 mod log;

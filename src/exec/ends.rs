@@ -38,7 +38,7 @@ impl Executor {
         self.device.write(m.map, 0, bytemuck::cast_slice(&batch.map))?;
         self.device.write(m.pages, 0, bytemuck::cast_slice(&batch.pages))?;
         self.device.write(m.path, 0, bytemuck::cast_slice(&batch.path))?;
-        self.device.write(m.moves, 0, bytemuck::cast_slice(&batch.moves()))?;
+        self.device.write(m.moves, 0, bytemuck::cast_slice(batch.moves()))?;
         if self.pager.is_some() {
             let (slots, path, moves) = batch.windowed();
             self.device.write(m.windowed[0], 0, bytemuck::cast_slice(&slots))?;
@@ -66,18 +66,20 @@ impl Executor {
             None => self.gather_on_device(outputs)?,
         }
         let (spec, w) = (self.files.spec(), &self.workspace);
-        self.pending.extend(forward::head_norm_calls(spec, &self.head, w, outputs.len()));
+        self.pending.push(forward::head_norm_call(spec, &self.head, w, outputs.len()));
         Ok(())
     }
 
     fn gather_on_device(&mut self, outputs: &[(usize, u32)]) -> Result<(), ExecError> {
         let mut first = 0;
         for run in outputs.chunk_by(|a, b| a.0 == b.0) {
-            let rows: Vec<u32> = run.iter().map(|&(_, row)| row).collect();
             self.flush()?;
-            self.device.write(self.workspace.outputs, 0, bytemuck::cast_slice(&rows))?;
+            let rows = &mut self.scratch.rows;
+            rows.clear();
+            rows.extend(run.iter().map(|&(_, row)| row));
+            self.device.write(self.workspace.outputs, 0, bytemuck::cast_slice(rows))?;
             let (spec, w) = (self.files.spec(), &self.workspace);
-            self.pending.extend(forward::gather_calls(spec, w, run[0].0, (first, run.len())));
+            self.pending.push(forward::gather_call(spec, w, run[0].0, (first, run.len())));
             first += run.len();
         }
         Ok(())

@@ -6,14 +6,15 @@ use super::config::ExecutorConfig;
 use super::host::HostAttention;
 use super::pager::Pager;
 use super::resting::Resting;
+use super::reused::Reused;
 use super::streams::Streams;
 use super::trace::{Trace, TraceEvent};
 use super::traffic::Traffic;
 use crate::backend::{Device, DeviceInfo, DeviceKind, MemoryUse};
-use crate::forward::{self, HeadWeights, LayerWeights, Workspace};
+use crate::forward::{self, BoundHead, BoundLayer, Turn, Workspace};
 use crate::kernel::{Buffer, Call, PAGE_LEN};
 use crate::model::{LayerSpec, ModelSpec};
-use crate::schedule::{Batch, Part, PassShape, Step, StreamPlan, head_steps, pass_steps};
+use crate::schedule::{Batch, Part, Step, StreamPlan, head_steps};
 use crate::store::{AlignedBuffer, ModelFiles, Throttle};
 use forebay_planner::Tier;
 use std::collections::HashMap;
@@ -41,8 +42,8 @@ pub struct Executor {
     pub(super) config: ExecutorConfig,
     pub(super) plan: StreamPlan,
     pub(super) ring: Option<Buffer>,
-    pub(super) layers: Vec<LayerWeights>,
-    pub(super) head: HeadWeights,
+    pub(super) layers: Vec<BoundLayer>,
+    pub(super) head: BoundHead,
     /// The caches that are on the device.
     pub(super) caches: Vec<Option<Buffer>>,
     pub(super) workspace: Workspace,
@@ -54,6 +55,7 @@ pub struct Executor {
     /// Calls not yet given to the device.
     pub(super) pending: Vec<Call>,
     pub(super) passes: usize,
+    pub(super) reused: Reused,
     /// For each row of the last pass its micro-batch and its row there, and the number of micro-batches.
     pub(super) last: (Vec<(usize, u32)>, usize),
     pub(super) uploaded_bytes: u64,
@@ -79,6 +81,7 @@ pub(super) struct Scratch {
     pub(super) bytes: Vec<u8>,
     pub(super) floats: Vec<f32>,
     pub(super) logits: Vec<f32>,
+    pub(super) rows: Vec<u32>,
 }
 
 /// A pass under way.
@@ -177,25 +180,24 @@ impl Executor {
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), ExecError> {
         assert!(batch.rows() <= self.config.rows, "{} rows exceed the workspace", batch.rows());
-        let micro_rows = self.workspace.size.micro_rows;
-        let micro = Arc::new(batch.split(micro_rows, self.config.micro_pages()));
-        let outputs: Vec<(usize, u32)> = micro
-            .iter()
-            .enumerate()
-            .flat_map(|(index, batch)| batch.outputs.iter().map(move |&row| (index, row)))
-            .collect();
-        let slices = outputs.len().div_ceil(self.workspace.size.logit_rows);
-        let shape = PassShape { micro_batches: micro.len(), slices };
+        // Taken out, since steps borrow the rest.
+        let mut own = std::mem::take(&mut self.reused);
+        let size = (self.workspace.size.micro_rows, self.config.micro_pages());
+        own.fill(batch, size, &self.plan, self.workspace.size.logit_rows);
+        let (outputs, steps) = (&own.outputs, &own.steps);
+        let micro = own.micro.as_ref().expect("it was just filled");
         let rests = self.plan.rows_rest(micro.len());
-        let steps = pass_steps(&self.plan, shape);
-        self.play(&steps, &mut Pass { micro: &micro, rests, outputs: &outputs, each })?;
+        self.play(&steps.1, &mut Pass { micro, rests, outputs, each })?;
         self.passes += 1;
-        let rows = micro.iter().enumerate();
-        let rows = rows.flat_map(|(at, batch)| (0..batch.rows() as u32).map(move |row| (at, row)));
-        self.last = (rows.collect(), micro.len());
-        if let Some(clock) = &mut self.clock {
-            self.simulated = clock.pass(&self.plan, &steps, &micro);
+        self.last.0.clear();
+        for (at, batch) in micro.iter().enumerate() {
+            self.last.0.extend((0..batch.rows() as u32).map(|row| (at, row)));
         }
+        self.last.1 = micro.len();
+        if let Some(clock) = &mut self.clock {
+            self.simulated = clock.pass(&self.plan, &steps.1, micro);
+        }
+        self.reused = own;
         Ok(())
     }
 
@@ -308,8 +310,7 @@ impl Executor {
                 };
                 let rows = self.slice(slice, pass).len();
                 let (spec, w) = (self.files.spec(), &self.workspace);
-                let calls = forward::head_calls(spec, &self.head, w, index, rows);
-                self.pending.extend(calls);
+                self.pending.push(forward::head_call(spec, &self.head, w, index, rows));
                 Ok(())
             }
             Step::Logits { slice } => self.logits(slice, pass),
@@ -327,11 +328,10 @@ impl Executor {
 
     fn run(&mut self, part: usize, micro: usize, batch: &Batch) {
         let (rows, moves) = (batch.rows(), batch.moves().len());
-        let (spec, w) = (self.files.spec(), &self.workspace);
-        let calls = match self.plan.parts[part].part {
-            Part::Attention(layer) if self.plan.host_attention => {
-                forward::qkv_calls(spec, layer, &self.layers[layer], w, (micro, rows))
-            }
+        let Executor { files, workspace: w, layers, pending: calls, .. } = self;
+        let turn = |layer| Turn::new(files.spec(), layer, &layers[layer], w, (micro, rows));
+        match self.plan.parts[part].part {
+            Part::Attention(layer) if self.plan.host_attention => turn(layer).qkv(calls),
             Part::Attention(layer) => {
                 let m = &w.micro[micro];
                 let view = match self.caches[layer] {
@@ -341,20 +341,16 @@ impl Executor {
                         m.window_view(window, w.identity, moves)
                     }
                 };
-                let weights = &self.layers[layer];
-                forward::attention_calls(spec, layer, weights, &view, w, (micro, rows))
+                turn(layer).attention(&view, calls);
             }
             Part::FeedForward(layer) => {
-                let weights = &self.layers[layer];
                 if self.plan.host_attention {
-                    let calls = forward::output_calls(spec, layer, weights, w, (micro, rows));
-                    self.pending.extend(calls);
+                    turn(layer).output(calls);
                 }
-                forward::feed_forward_calls(spec, layer, weights, w, (micro, rows))
+                turn(layer).feed_forward(calls);
             }
             Part::Head(_) => unreachable!("the head is not run over micro-batches"),
-        };
-        self.pending.extend(calls);
+        }
     }
 }
 

@@ -135,6 +135,8 @@ struct Attender {
     space: AttendSpace,
     spec: ModelSpec,
     format: KvFormat,
+    /// Memory that jobs reuse.
+    calls: Vec<Call>,
 }
 
 /// One layer's cache, and the bias of its keys where they are kept without it.
@@ -170,7 +172,7 @@ impl Attender {
         let size = space_size(config);
         let space = AttendSpace::alloc(&mut device, &spec, size)?;
         device.reserve(&sketch(&spec, size))?;
-        Ok(Attender { device, layers, space, spec, format })
+        Ok(Attender { device, layers, space, spec, format, calls: Vec::new() })
     }
 
     fn run(&mut self, mut job: Job) -> Result<Job, DeviceError> {
@@ -188,10 +190,13 @@ impl Attender {
         device.write(space.pages, 0, bytemuck::cast_slice(&batch.pages))?;
         device.write(space.path, 0, bytemuck::cast_slice(&batch.path))?;
         let moves = batch.moves();
-        device.write(space.moves, 0, bytemuck::cast_slice(&moves))?;
+        device.write(space.moves, 0, bytemuck::cast_slice(moves))?;
         let Layer { cache, key_bias } = self.layers[job.layer];
         let operands = space.operands(layer, (cache, moves.len()), key_bias);
-        device.run(&attend_calls(&self.spec, job.layer, self.format, &operands, count))?;
+        self.calls.clear();
+        let calls = &mut self.calls;
+        attend_calls(&self.spec, job.layer, self.format, &operands, count, calls);
+        device.run(calls)?;
         device.read(space.out, 0, bytemuck::cast_slice_mut(&mut job.rows[..count * q]))?;
         job.times = Some((start, Instant::now()));
         Ok(job)
@@ -212,11 +217,12 @@ fn space_size(config: &ExecutorConfig) -> WorkspaceSize {
 /// The calls of all layers over buffers that do not exist.
 fn sketch(spec: &ModelSpec, size: WorkspaceSize) -> Vec<Call> {
     let (space, nowhere) = (AttendSpace::sketch(spec), Buffer(0));
-    let calls = spec.layers.iter().enumerate().flat_map(|(index, layer)| {
+    let mut calls = Vec::new();
+    for (index, layer) in spec.layers.iter().enumerate() {
         let operands = space.operands(layer, (nowhere, 0), Some(nowhere));
-        attend_calls(spec, index, size.kv_format, &operands, size.micro_rows)
-    });
-    calls.collect()
+        attend_calls(spec, index, size.kv_format, &operands, size.micro_rows, &mut calls);
+    }
+    calls
 }
 
 /// Bytes of RAM that attention on the host takes, its cache aside.

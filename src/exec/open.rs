@@ -10,6 +10,8 @@ use super::mover::{Home, stride};
 use super::pager::Pager;
 use super::reader::{Reader, Target};
 use super::resting::Resting;
+use super::reused::Reused;
+use super::sketch::sketch;
 use super::streams::Streams;
 use super::trace::Trace;
 use crate::backend::Device;
@@ -51,6 +53,7 @@ impl Executor {
         let config = attending(config, shares_ram)?;
         let matrices = Matrices::new(spec, |id| files.packing(id))?;
         let matrices = matrices.attending_on_host(config.host_attention);
+        device.prepare(&sketch(spec, &matrices, &config));
         let mut plan = StreamPlan::new(spec, &matrices, &config.homes, config.rings, shares_ram)?;
         plan.caches = (0..spec.layers.len()).map(|layer| config.cache_home(layer)).collect();
         plan.rows_in_ram = config.activations == Tier::Ram;
@@ -68,10 +71,8 @@ impl Executor {
         let clock = resources.profile.map(clock);
         let size = config.workspace(plan.head_streams());
         let workspace = Workspace::alloc(device.as_mut(), spec, size)?;
-        let resting = match size.shared_rows {
-            true => Some(Resting::new(spec.hidden, size.micro_rows, size.micro_batches)?),
-            false => None,
-        };
+        let bind = |(index, layer): (usize, LayerWeights)| layer.bind(spec, index, &workspace);
+        let rest = || Resting::new(spec.hidden, size.micro_rows, size.micro_batches);
         let mut executor = Executor {
             streams: None,
             pager,
@@ -83,15 +84,16 @@ impl Executor {
             config,
             plan,
             ring,
-            layers,
-            head,
+            layers: layers.into_iter().enumerate().map(bind).collect(),
+            head: head.bind(&workspace),
             caches,
             workspace,
-            resting,
+            resting: size.shared_rows.then(rest).transpose()?,
             scratch: Scratch::default(),
             window: None,
             pending: Vec::new(),
             passes: 0,
+            reused: Reused::default(),
             last: Default::default(),
             uploaded_bytes: 0,
             throttle: resources.upload_throttle,
@@ -119,7 +121,7 @@ impl Executor {
         }
         for part in &self.plan.parts {
             if let Part::Head(index) = part.part {
-                calls.extend(forward::head_calls(spec, &self.head, w, index, w.size.logit_rows));
+                calls.push(forward::head_call(spec, &self.head, w, index, w.size.logit_rows));
             }
         }
         Ok(self.device.reserve(&calls)?)

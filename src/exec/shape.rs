@@ -2,10 +2,11 @@
 
 use super::config::ExecutorConfig;
 use super::executor::{FETCH_ROWS, computes_in_ram};
+use super::sketch::sketch_layer;
 use super::{host, mover, pager};
 use crate::backend::Device;
-use crate::forward::{self, LayerWeights, MicroBatch, Slabs, Workspace, WorkspaceSize};
-use crate::kernel::{Buffer, Call, KvFormat, Matrix, PAGE_LEN};
+use crate::forward::Workspace;
+use crate::kernel::{KvFormat, PAGE_LEN};
 use crate::model::{LayerSpec, ModelSpec, TensorId};
 use crate::quant::Segment;
 use crate::schedule::{Matrices, Part};
@@ -147,82 +148,5 @@ impl Footprint for ExecutorFootprint<'_> {
 
     fn spilled_page_bytes(&self, layer: usize, format: &str) -> u64 {
         mover::stride(self.page_bytes(layer, format) as usize) as u64
-    }
-}
-
-/// The calls of one layer over buffers that do not exist: to ask a device what it would need.
-fn sketch_layer(
-    spec: &ModelSpec,
-    matrices: &Matrices,
-    layer: usize,
-    (rows, kv_format, host_attention): (usize, KvFormat, bool),
-) -> Vec<Call> {
-    let buffer = Buffer(0);
-    let slabs = |id: TensorId| {
-        let packing = matrices.packing(id);
-        let weight = Matrix { id: 0, dtype: packing.dtype, rows: packing.rows, cols: packing.cols };
-        Slabs { rows: packing.rows, slabs: vec![(0, weight)] }
-    };
-    let part = |part: Part| matrices.tensors(spec, part).into_iter().map(slabs);
-    let mut attention = part(Part::Attention(layer));
-    let mut next = || attention.next().expect("attention has four matrices");
-    let (qkv, attention_output) = ([next(), next(), next()], next());
-    let mut feed_forward = part(Part::FeedForward(layer));
-    let mut next = || feed_forward.next().expect("a feed-forward has three matrices");
-    let weights = LayerWeights {
-        attention_norm: buffer,
-        qkv,
-        qkv_bias: spec.layers[layer].qkv_bias.then_some([buffer; 3]),
-        qk_norm: None,
-        attention_output,
-        feed_forward_norm: buffer,
-        gate: next(),
-        up: next(),
-        down: next(),
-        post_norms: None,
-    };
-    let w = sketch_workspace(spec, kv_format);
-    let view = (!host_attention).then(|| w.micro[0].view(buffer, 0));
-    forward::layer_calls(spec, layer, &weights, view.as_ref(), &w, (0, rows))
-}
-
-fn sketch_workspace(spec: &ModelSpec, kv_format: KvFormat) -> Workspace {
-    let b = Buffer(0);
-    let angles = vec![b; spec.ropes.len()];
-    Workspace {
-        size: WorkspaceSize {
-            micro_rows: 1,
-            micro_batches: 1,
-            logit_rows: 1,
-            pages: 1,
-            window_pages: 0,
-            kv_format,
-            positions: 0,
-            shared_rows: false,
-            host_attention: false,
-        },
-        normed: b,
-        q: b,
-        k: b,
-        v: b,
-        terms: b,
-        attention: b,
-        gate: b,
-        up: b,
-        head: b,
-        logits: b,
-        outputs: b,
-        identity: b,
-        turns: angles.clone(),
-        micro: vec![MicroBatch {
-            x: b,
-            angles,
-            slots: b,
-            map: b,
-            pages: b,
-            path: b,
-            moves: b,
-            windowed: [b; 3],
-        }],
     }
 }

@@ -29,18 +29,18 @@ pub struct Operands {
     pub view: CacheView,
 }
 
-/// Calls that store the keys and values of `rows` rows and attend to all that each row sees.
+/// Adds calls that store the keys and values of `rows` rows and attend to all that each row sees.
 pub fn attend_calls(
     spec: &ModelSpec,
     index: usize,
     format: KvFormat,
     operands: &Operands,
     rows: usize,
-) -> Vec<Call> {
+    calls: &mut Vec<Call>,
+) {
     let Operands { q, k, v, terms, out, turns, map, key_bias, view } = *operands;
     let LayerSpec { heads, kv_heads, head_dim, rope, .. } = spec.layers[index];
     let layout = spec.layers[index].cache(format);
-    let mut calls = Vec::with_capacity(8);
     let split = spec.splits_key_bias(index, format);
     let key_bias = key_bias.filter(|_| split).map(|bias| {
         let (out, style) = (terms, spec.ropes[rope].style);
@@ -73,7 +73,6 @@ pub fn attend_calls(
     if format.rotates() {
         calls.push(Call::Rotate { x: out, rows, heads, head_dim });
     }
-    calls
 }
 
 /// Buffers of attention on a device of its own, for one micro-batch at a time.

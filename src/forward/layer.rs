@@ -1,104 +1,41 @@
 //! The calls of one layer and of the output head, for every architecture.
 
-use super::{
-    CacheView, HeadWeights, LayerWeights, MicroBatch, Operands, Slabs, Workspace, attend_calls,
-};
-use crate::kernel::{Buffer, Call};
+use super::{BoundHead, BoundLayer, CacheView, MicroBatch, Operands, Workspace, attend_calls};
+use crate::kernel::{Buffer, Call, Projection};
 use crate::model::{LayerSpec, ModelSpec};
+use std::sync::Arc;
 
-/// What the calls of one turn work on: a layer, a micro-batch's buffers and the shared ones.
-struct Turn<'a> {
+/// A layer's turn on a micro-batch: the weights, and the buffers that are its own and shared.
+pub struct Turn<'a> {
     spec: &'a ModelSpec,
     index: usize,
     layer: &'a LayerSpec,
-    weights: &'a LayerWeights,
+    bound: &'a BoundLayer,
     w: &'a Workspace,
     m: &'a MicroBatch,
+    micro: usize,
     rows: usize,
 }
 
-/// Calls that run the attention block of layer `index` over the first `rows` rows of micro-batch
-/// `micro`: projections, attention, output.
-pub fn attention_calls(
-    spec: &ModelSpec,
-    index: usize,
-    weights: &LayerWeights,
-    cache: &CacheView,
-    w: &Workspace,
-    (micro, rows): (usize, usize),
-) -> Vec<Call> {
-    let operands = Operands {
-        q: w.q,
-        k: w.k,
-        v: w.v,
-        terms: w.terms,
-        out: w.attention,
-        turns: w.turns[spec.layers[index].rope],
-        map: w.micro[micro].map,
-        key_bias: weights.qkv_bias.map(|[_, bias, _]| bias),
-        view: *cache,
-    };
-    let mut calls = qkv_calls(spec, index, weights, w, (micro, rows));
-    calls.extend(attend_calls(spec, index, w.size.kv_format, &operands, rows));
-    calls.extend(output_calls(spec, index, weights, w, (micro, rows)));
-    calls
-}
-
-/// The part of [`attention_calls`] before attention itself: queries, keys and values, rotated by
-/// position, into `w.q`, `w.k`, `w.v`.
-pub fn qkv_calls(
-    spec: &ModelSpec,
-    index: usize,
-    weights: &LayerWeights,
-    w: &Workspace,
-    at: (usize, usize),
-) -> Vec<Call> {
-    let mut calls = Vec::with_capacity(14);
-    Turn::new(spec, index, weights, w, at).qkv(&mut calls);
-    calls
-}
-
-/// The part of [`attention_calls`] after attention itself: from `w.attention` to the residual stream.
-pub fn output_calls(
-    spec: &ModelSpec,
-    index: usize,
-    weights: &LayerWeights,
-    w: &Workspace,
-    at: (usize, usize),
-) -> Vec<Call> {
-    let mut calls = Vec::with_capacity(11);
-    Turn::new(spec, index, weights, w, at).output(&mut calls);
-    calls
-}
-
-/// Calls that run the feed-forward block of layer `index` over the first `rows` rows of micro-batch
-/// `micro`.
-pub fn feed_forward_calls(
-    spec: &ModelSpec,
-    index: usize,
-    weights: &LayerWeights,
-    w: &Workspace,
-    at: (usize, usize),
-) -> Vec<Call> {
-    let mut calls = Vec::with_capacity(8);
-    Turn::new(spec, index, weights, w, at).feed_forward(&mut calls);
-    calls
-}
-
-/// All calls of layer `index` on its device; without a cache, those around attention on the host.
+/// All calls of layer `index` on its device over the first `rows` rows of micro-batch `micro`; without a
+/// cache, those around attention on the host.
 pub fn layer_calls(
     spec: &ModelSpec,
     index: usize,
-    weights: &LayerWeights,
+    bound: &BoundLayer,
     cache: Option<&CacheView>,
     w: &Workspace,
     at: (usize, usize),
 ) -> Vec<Call> {
-    let mut calls = match cache {
-        Some(cache) => attention_calls(spec, index, weights, cache, w, at),
-        None => [qkv_calls, output_calls].map(|part| part(spec, index, weights, w, at)).concat(),
-    };
-    calls.extend(feed_forward_calls(spec, index, weights, w, at));
+    let (turn, mut calls) = (Turn::new(spec, index, bound, w, at), Vec::new());
+    match cache {
+        Some(cache) => turn.attention(cache, &mut calls),
+        None => {
+            turn.qkv(&mut calls);
+            turn.output(&mut calls);
+        }
+    }
+    turn.feed_forward(&mut calls);
     calls
 }
 
@@ -107,20 +44,39 @@ fn norm(spec: &ModelSpec, x: Buffer, weight: Buffer, out: Buffer, rows: usize) -
 }
 
 impl<'a> Turn<'a> {
-    fn new(
+    /// Of layer `index`, over the first `rows` rows of micro-batch `micro`.
+    pub fn new(
         spec: &'a ModelSpec,
         index: usize,
-        weights: &'a LayerWeights,
+        bound: &'a BoundLayer,
         w: &'a Workspace,
         (micro, rows): (usize, usize),
     ) -> Turn<'a> {
         let (layer, m) = (&spec.layers[index], &w.micro[micro]);
-        Turn { spec, index, layer, weights, w, m, rows }
+        Turn { spec, index, layer, bound, w, m, micro, rows }
     }
 
-    fn linear(&self, x: Buffer, cols: usize, weight: &Slabs, out: Buffer) -> Call {
-        let projections = weight.projections(None, out).collect();
-        Call::Linear { x, rows: self.rows, cols, projections }
+    fn linear(&self, x: Buffer, cols: usize, projections: &Arc<[Projection]>) -> Call {
+        Call::Linear { x, rows: self.rows, cols, projections: Arc::clone(projections) }
+    }
+
+    /// Adds the calls of the attention block: projections, attention, output.
+    pub fn attention(&self, cache: &CacheView, calls: &mut Vec<Call>) {
+        let (w, bound) = (self.w, self.bound);
+        let operands = Operands {
+            q: w.q,
+            k: w.k,
+            v: w.v,
+            terms: w.terms,
+            out: w.attention,
+            turns: w.turns[self.layer.rope],
+            map: w.micro[self.micro].map,
+            key_bias: bound.weights.qkv_bias.map(|[_, bias, _]| bias),
+            view: *cache,
+        };
+        self.qkv(calls);
+        attend_calls(self.spec, self.index, w.size.kv_format, &operands, self.rows, calls);
+        self.output(calls);
     }
 
     /// Adds a block's output (in `normed`) to the residual stream, normed first where the model
@@ -144,33 +100,30 @@ impl<'a> Turn<'a> {
         calls.push(Call::Rope { x, angles, rows, heads, head_dim, pairs, style });
     }
 
-    fn qkv(&self, calls: &mut Vec<Call>) {
-        let Turn { spec, index, layer, weights, w, m, rows } = *self;
-        let split = spec.splits_key_bias(index, w.size.kv_format);
+    /// The part of [`Turn::attention`] before attention itself: queries, keys and values, rotated by
+    /// position, into `w.q`, `w.k`, `w.v`.
+    pub fn qkv(&self, calls: &mut Vec<Call>) {
+        let Turn { spec, layer, w, m, rows, .. } = *self;
+        let weights = &self.bound.weights;
         calls.push(norm(spec, m.x, weights.attention_norm, w.normed, rows));
-        let projections = (0..3).flat_map(|i| {
-            let bias = weights.qkv_bias.filter(|_| i != 1 || !split).map(|bias| bias[i]);
-            weights.qkv[i].projections(bias, [w.q, w.k, w.v][i])
-        });
-        let projections = projections.collect();
-        calls.push(Call::Linear { x: w.normed, rows, cols: spec.hidden, projections });
+        calls.push(self.linear(w.normed, spec.hidden, &self.bound.qkv));
         self.heads(w.q, layer.heads, weights.qk_norm.map(|norms| norms[0]), calls);
         self.heads(w.k, layer.kv_heads, weights.qk_norm.map(|norms| norms[1]), calls);
     }
 
-    fn output(&self, calls: &mut Vec<Call>) {
-        let Turn { layer, weights, w, .. } = *self;
+    /// The part of [`Turn::attention`] after attention itself: from `w.attention` to the residual stream.
+    pub fn output(&self, calls: &mut Vec<Call>) {
+        let Turn { layer, bound, w, .. } = *self;
         let width = layer.heads * layer.head_dim;
-        calls.push(self.linear(w.attention, width, &weights.attention_output, w.normed));
-        self.residual(weights.post_norms.map(|n| n[0]), calls);
+        calls.push(self.linear(w.attention, width, &bound.attention_output));
+        self.residual(bound.weights.post_norms.map(|n| n[0]), calls);
     }
 
-    fn feed_forward(&self, calls: &mut Vec<Call>) {
-        let Turn { spec, layer, weights, w, m, rows, .. } = *self;
-        calls.push(norm(spec, m.x, weights.feed_forward_norm, w.normed, rows));
-        let up = weights.up.projections(None, w.up);
-        let projections = weights.gate.projections(None, w.gate).chain(up).collect();
-        calls.push(Call::Linear { x: w.normed, rows, cols: spec.hidden, projections });
+    /// Adds the calls of the feed-forward block.
+    pub fn feed_forward(&self, calls: &mut Vec<Call>) {
+        let Turn { spec, layer, bound, w, m, rows, .. } = *self;
+        calls.push(norm(spec, m.x, bound.weights.feed_forward_norm, w.normed, rows));
+        calls.push(self.linear(w.normed, spec.hidden, &bound.gate_up));
         calls.push(Call::Gate {
             gate: w.gate,
             up: w.up,
@@ -178,42 +131,36 @@ impl<'a> Turn<'a> {
             count: rows * layer.feed_forward,
             activation: layer.activation,
         });
-        calls.push(self.linear(w.gate, layer.feed_forward, &weights.down, w.normed));
-        self.residual(weights.post_norms.map(|n| n[1]), calls);
+        calls.push(self.linear(w.gate, layer.feed_forward, &bound.down));
+        self.residual(bound.weights.post_norms.map(|n| n[1]), calls);
     }
 }
 
-/// Calls that put `rows` rows of micro-batch `micro`, listed in `w.outputs`, into the head's input
-/// from row `first` on.
-pub fn gather_calls(
+/// Puts `rows` rows of micro-batch `micro`, listed in `w.outputs`, into the head's input from row `first` on.
+pub fn gather_call(
     spec: &ModelSpec,
     w: &Workspace,
     micro: usize,
     (first, rows): (usize, usize),
-) -> Vec<Call> {
+) -> Call {
     assert!(first + rows <= w.size.logit_rows);
     let (x, index, out) = (w.micro[micro].x, w.outputs, w.head);
-    vec![Call::Gather { x, index, out, first, rows, cols: spec.hidden }]
+    Call::Gather { x, index, out, first, rows, cols: spec.hidden }
 }
 
-/// Calls that norm the head's input.
-pub fn head_norm_calls(
-    spec: &ModelSpec,
-    weights: &HeadWeights,
-    w: &Workspace,
-    rows: usize,
-) -> Vec<Call> {
-    vec![norm(spec, w.head, weights.norm, w.head, rows)]
+/// Norms the head's input.
+pub fn head_norm_call(spec: &ModelSpec, head: &BoundHead, w: &Workspace, rows: usize) -> Call {
+    norm(spec, w.head, head.norm, w.head, rows)
 }
 
-/// Calls that turn the head's normed input into the logits of part `part` of the vocabulary.
-pub fn head_calls(
+/// Turns the head's normed input into the logits of part `part` of the vocabulary.
+pub fn head_call(
     spec: &ModelSpec,
-    weights: &HeadWeights,
+    head: &BoundHead,
     w: &Workspace,
     part: usize,
     rows: usize,
-) -> Vec<Call> {
-    let projections = weights.output[part].projections(None, w.logits).collect();
-    vec![Call::Linear { x: w.head, rows, cols: spec.hidden, projections }]
+) -> Call {
+    let projections = Arc::clone(&head.output[part]);
+    Call::Linear { x: w.head, rows, cols: spec.hidden, projections }
 }

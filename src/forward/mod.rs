@@ -9,10 +9,7 @@ mod weights;
 mod workspace;
 
 pub use attend::{AttendSpace, Operands, attend_calls};
-pub use layer::{
-    attention_calls, feed_forward_calls, gather_calls, head_calls, head_norm_calls, layer_calls,
-    output_calls, qkv_calls,
-};
+pub use layer::{Turn, gather_call, head_call, head_norm_call, layer_calls};
 pub use rope::{angles, turns};
-pub use weights::{HeadWeights, LayerWeights, Slabs};
+pub use weights::{BoundHead, BoundLayer, HeadWeights, LayerWeights, Slabs};
 pub use workspace::{CacheView, MicroBatch, Workspace, WorkspaceSize};

@@ -2,6 +2,7 @@
 
 use super::CacheLayout;
 use crate::quant::DType;
+use std::sync::Arc;
 
 /// Handle of a device buffer, given out by the device that owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -101,7 +102,7 @@ pub enum Call {
         /// Input features, shared by all projections.
         cols: usize,
         /// The matrices.
-        projections: Vec<Projection>,
+        projections: Arc<[Projection]>,
     },
     /// Rotates the first `2 * pairs` elements of each head of `x`, in place.
     Rope {

@@ -22,8 +22,8 @@ pub struct Span<'a> {
 pub type CacheMove = (u32, u32);
 
 /// Cache slots `[from, to]` of moves in a sequence with these pages.
-pub fn moved_slots(pages: &[u32], moves: &[CacheMove]) -> Vec<[u32; 2]> {
-    moves.iter().map(|&(from, to)| [from, to].map(|row| slot(pages, row as usize))).collect()
+pub fn moved_slots(pages: &[u32], moves: &[CacheMove]) -> impl Iterator<Item = [u32; 2]> {
+    moves.iter().map(|&(from, to)| [from, to].map(|row| slot(pages, row as usize)))
 }
 
 /// Nodes of a draft tree that join a pass.
@@ -67,8 +67,9 @@ pub struct Batch {
     pub outputs: Vec<u32>,
     /// For each row how many pages of its sequence, counted from the first, it reads or writes.
     reach: Vec<u32>,
-    /// Row before which slots are moved, and `[from, to]`.
-    moves: Vec<(u32, [u32; 2])>,
+    /// Slots that are moved, `[from, to]`, and the row before which each is.
+    moves: Vec<[u32; 2]>,
+    moved_before: Vec<u32>,
 }
 
 impl Batch {
@@ -88,11 +89,12 @@ impl Batch {
         self.outputs.clear();
         self.reach.clear();
         self.moves.clear();
+        self.moved_before.clear();
     }
 
     /// Moves of cache slots that come before everything else, in order: `[from, to]`.
-    pub fn moves(&self) -> Vec<[u32; 2]> {
-        self.moves.iter().map(|&(_, slots)| slots).collect()
+    pub fn moves(&self) -> &[[u32; 2]] {
+        &self.moves
     }
 
     /// Cuts the batch into micro-batches of up to `rows` rows and `pages` entries of the page table, in
@@ -101,7 +103,25 @@ impl Batch {
     /// A row that sees more pages is a micro-batch of its own.
     pub fn split(&self, rows: usize, pages: usize) -> Vec<Batch> {
         let mut parts = Vec::new();
+        self.split_into(rows, pages, &mut Vec::new(), &mut parts);
+        parts
+    }
+
+    /// As [`Batch::split`], into `parts`, of `spare` batches as far as there are any.
+    pub fn split_into(
+        &self,
+        rows: usize,
+        pages: usize,
+        spare: &mut Vec<Batch>,
+        parts: &mut Vec<Batch>,
+    ) {
         let mut first = 0;
+        let mut cut = |first: usize, end: usize| {
+            let mut part = spare.pop().unwrap_or_default();
+            part.clear();
+            self.slice(first, end, &mut part);
+            parts.push(part);
+        };
         // Pages of the sequences before the current one, and of the current one.
         let (mut before, mut own) = (0, 0);
         for (row, map) in self.map.iter().enumerate() {
@@ -110,15 +130,14 @@ impl Batch {
                 before += std::mem::take(&mut own);
             }
             if row > first && (row - first == rows || before + own.max(seen) > pages) {
-                parts.push(self.slice(first, row));
+                cut(first, row);
                 (first, before, own) = (row, 0, 0);
             }
             own = own.max(seen);
         }
         if first < self.rows() {
-            parts.push(self.slice(first, self.rows()));
+            cut(first, self.rows());
         }
-        parts
     }
 
     /// Numbers the batch's pages by their place in its page table, from 0: `slots`, `path` and moves for
@@ -128,13 +147,13 @@ impl Batch {
         let len = PAGE_LEN as u32;
         let slot = |slot: u32| at[&(slot / len)] * len + slot % len;
         let all = |slots: &[u32]| slots.iter().copied().map(slot).collect();
-        let moves = self.moves.iter().map(|&(_, slots)| slots.map(slot));
+        let moves = self.moves.iter().map(|slots| slots.map(slot));
         (all(&self.slots), all(&self.path), moves.collect())
     }
 
     /// Pages that the batch's rows write to, each once.
     pub fn pages_written(&self) -> Vec<u32> {
-        let moved = self.moves.iter().map(|(_, [_, to])| to);
+        let moved = self.moves.iter().map(|[_, to]| to);
         let slots = self.slots.iter().chain(moved);
         let mut pages: Vec<u32> = slots.map(|slot| slot / PAGE_LEN as u32).collect();
         pages.sort_unstable();
@@ -142,19 +161,21 @@ impl Batch {
         pages
     }
 
-    fn slice(&self, first: usize, end: usize) -> Batch {
-        let mut part = Batch {
-            tokens: self.tokens[first..end].to_vec(),
-            positions: self.positions[first..end].to_vec(),
-            slots: self.slots[first..end].to_vec(),
-            reach: self.reach[first..end].to_vec(),
-            ..Batch::default()
-        };
+    /// Adds some rows to an empty batch.
+    fn slice(&self, first: usize, end: usize, part: &mut Batch) {
+        part.tokens.extend(&self.tokens[first..end]);
+        part.positions.extend(&self.positions[first..end]);
+        part.slots.extend(&self.slots[first..end]);
+        part.reach.extend(&self.reach[first..end]);
         let within = |&row: &u32| (first..end).contains(&(row as usize));
         let outputs = self.outputs.iter().copied().filter(within);
-        part.outputs = outputs.map(|row| row - first as u32).collect();
-        let moves = self.moves.iter().filter(|(row, _)| within(row));
-        part.moves = moves.map(|&(row, slots)| (row - first as u32, slots)).collect();
+        part.outputs.extend(outputs.map(|row| row - first as u32));
+        for (&row, &slots) in self.moved_before.iter().zip(&self.moves) {
+            if within(&row) {
+                part.moved_before.push(row - first as u32);
+                part.moves.push(slots);
+            }
+        }
         let mut reach = self.reach[first..end].iter();
         for rows in self.map[first..end].chunk_by(|a, b| a.page_start == b.page_start) {
             // Rows of one sequence share its pages.
@@ -169,7 +190,6 @@ impl Batch {
                 part.map.push(AttentionRow { page_start, path_start, ..*row });
             }
         }
-        part
     }
 
     /// Adds a span: a chunk of a prompt, or one decoded token. Rows of the cache are moved first, in the
@@ -222,7 +242,8 @@ impl Batch {
         let page_start = self.pages.len() as u32;
         self.pages.extend(&pages[..needed]);
         let row = self.tokens.len() as u32;
-        self.moves.extend(moved_slots(pages, moves).into_iter().map(|slots| (row, slots)));
+        self.moves.extend(moved_slots(pages, moves));
+        self.moved_before.extend(moves.iter().map(|_| row));
         page_start
     }
 
@@ -314,7 +335,7 @@ mod tests {
             assert_eq!(tokens, batch.tokens);
             let outputs: usize = parts.iter().map(|p| p.outputs.len()).sum();
             assert_eq!(outputs, 4);
-            let moves: Vec<[u32; 2]> = parts.iter().flat_map(Batch::moves).collect();
+            let moves: Vec<[u32; 2]> = parts.iter().flat_map(Batch::moves).copied().collect();
             assert_eq!(moves, batch.moves());
             assert_eq!(moves, [[129, 128], [142, 129]]);
             for part in &parts {

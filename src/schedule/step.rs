@@ -128,7 +128,7 @@ impl fmt::Display for Step {
 }
 
 /// Sizes of one pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PassShape {
     /// Micro-batches that take turns.
     pub micro_batches: usize,

@@ -36,7 +36,7 @@ fn devices() -> Vec<(String, Box<dyn Device>)> {
     }
     for family in families {
         // Small slabs, so that most matrices have several.
-        let options = Options { family: Some(family), slab_bytes_max: Some(20_000) };
+        let options = Options { family: Some(family), slab_bytes_max: Some(20_000), store: None };
         let device = GpuDevice::open_with(&Selector::Index(adapter.index), options).unwrap();
         devices.push((format!("{}, {family:?}", adapter.name), Box::new(device)));
     }
@@ -99,7 +99,7 @@ fn product(
     let weight = device.load(dtype, outs, cols, bytes, "weight").unwrap();
     let (input, out) = (put(device, x), put(device, &vec![7f32; rows * outs]));
     let bias = bias.map(|b| put(device, b));
-    let projections = vec![Projection::whole(weight, bias, out)];
+    let projections = [Projection::whole(weight, bias, out)].into();
     device.run(&[Call::Linear { x: input, rows, cols, projections }]).unwrap();
     let y = get(device, out, rows * outs);
     device.unload(weight);
@@ -181,7 +181,9 @@ fn projections_share_their_input() {
             projections.push(Projection::whole(weight, None, out));
         }
         let outs: Vec<_> = projections.iter().map(|p| (p.out, p.weight.rows)).collect();
-        device.run(&[Call::Linear { x: input, rows, cols, projections }]).unwrap();
+        device
+            .run(&[Call::Linear { x: input, rows, cols, projections: projections.into() }])
+            .unwrap();
         outs.into_iter().map(|(out, width)| get(device, out, rows * width)).collect()
     };
     let want = all(&mut ReferenceDevice::new());
@@ -217,7 +219,7 @@ fn slabs_give_the_bits_of_the_whole_matrix() {
             let out = device.alloc(rows * outs * 4, "out").unwrap();
             let slab =
                 |weight, first| Projection { weight, bias: Some(bias), out, first, stride: outs };
-            let projections = vec![slab(first, 0), slab(second, cut)];
+            let projections = [slab(first, 0), slab(second, cut)].into();
             device.run(&[Call::Linear { x, rows, cols, projections }]).unwrap();
             same_bits(&format!("{name}: {dtype}"), &get(&mut *device, out, rows * outs), &want);
             device.unload(second);

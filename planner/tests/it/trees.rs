@@ -134,6 +134,12 @@ fn a_target_that_drafts_for_itself_keeps_whole_layers() {
             "{whole:?}"
         );
         assert_eq!(predict(&case.inputs(), policy).unwrap().seconds(), grown.seconds());
+        for kv in [Some(0.5), Some(1.0)] {
+            let mut pinned = drafts_itself(70, case.hardware.clone());
+            pinned.pins.kv.disk = kv;
+            let error = plan(&pinned.inputs()).unwrap_err().to_string();
+            assert!(error.contains("the model drafts for itself"), "{error}");
+        }
         let mut spilled = policy.clone();
         spilled.kv_homes[0] = Tier::Disk;
         let error = predict(&case.inputs(), &spilled).unwrap_err().to_string();

@@ -81,19 +81,16 @@ impl Attention {
         if self.reads_halves() { 0 } else { self.heads_max() * PAGE_LEN * self.stride() }
     }
 
-    /// How the rows of `map` are shared out.
-    pub(super) fn units(&self, map: &[AttentionRow]) -> Vec<Unit> {
-        let blocks = blocks(map);
-        let many = blocks.iter().filter(|block| block.len() == 1).count() >= MANY;
-        let mut units = Vec::new();
-        for rows in blocks {
+    /// Adds the units by which the rows of `map` are shared out.
+    pub(super) fn share_out(&self, map: &[AttentionRow], units: &mut Vec<Unit>) {
+        let many = blocks(map).filter(|block| block.len() == 1).count() >= MANY;
+        for rows in blocks(map) {
             let each = if many && rows.len() == 1 { self.heads_max() } else { 1 };
             for first in (0..self.layout.kv_heads).step_by(each) {
                 let heads = first..self.layout.kv_heads.min(first + each);
                 units.push(Unit { rows: rows.clone(), heads });
             }
         }
-        units
     }
 }
 
@@ -105,15 +102,13 @@ pub(super) struct Unit {
 }
 
 /// Rows that are computed together: neighbours of one sequence, which share its pages.
-fn blocks(map: &[AttentionRow]) -> Vec<Range<usize>> {
-    let mut blocks: Vec<Range<usize>> = Vec::new();
-    for (row, own) in map.iter().enumerate() {
-        match blocks.last_mut() {
-            Some(last) if last.len() < ROWS && map[last.start].page_start == own.page_start => {
-                last.end = row + 1;
-            }
-            _ => blocks.push(row..row + 1),
-        }
-    }
-    blocks
+fn blocks(map: &[AttentionRow]) -> impl Iterator<Item = Range<usize>> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let own = map.get(from)?.page_start;
+        let more = map[from..].iter().take(ROWS).take_while(|row| row.page_start == own);
+        let rows = from..from + more.count();
+        from = rows.end;
+        Some(rows)
+    })
 }

@@ -2,7 +2,7 @@
 
 use super::linear::Bench;
 use super::memory::Memory;
-use super::plan::{Lookup, Sized, needs, steps};
+use super::plan::{Lookup, Plan, Sized, needs};
 use super::simd::SimdPath;
 use super::span::Span;
 use super::team::{PARTS, Phase, Team};
@@ -37,6 +37,7 @@ pub struct CpuDevice {
     workspace: Memory,
     benches: Vec<Memory>,
     scratch: Vec<Memory>,
+    plan: Plan,
     memory: MemoryUse,
 }
 
@@ -80,6 +81,7 @@ impl CpuDevice {
             workspace: Memory::new(0, "workspace")?,
             benches,
             scratch,
+            plan: Plan::default(),
             memory,
         })
     }
@@ -260,30 +262,28 @@ impl Device for CpuDevice {
 
     fn run(&mut self, calls: &[Call]) -> Result<(), DeviceError> {
         self.reserve(calls)?;
-        let mut list: Vec<Sized> = Vec::with_capacity(calls.len() * 2);
-        for call in calls {
-            steps(call, self, &self.workspace, &mut list);
-        }
+        // Taken out, since it looks things up in the rest.
+        let mut plan = std::mem::take(&mut self.plan);
+        plan.fill(calls, self, &self.workspace);
         let threads = self.team.threads();
-        let phases: Vec<Phase> = list
-            .iter()
-            .map(|step| {
-                let all = step.units * step.cost;
-                let share = step.units.div_ceil(PARTS * threads);
-                let grain = (GRAIN_NS / step.cost.max(1)).clamp(1, share.max(1));
-                Phase::new(step.units, if all < ALONE_NS { step.units } else { grain })
-            })
-            .collect();
-        let total: usize = list.iter().map(|step| step.units * step.cost).sum();
-        let benches: Vec<Span> = self.benches.iter().map(Memory::span).collect();
-        let scratch: Vec<Span> = self.scratch.iter().map(Memory::span).collect();
-        self.team.run(&phases, total >= TOGETHER_NS, &|phase, worker, units| {
-            let bench = benches[worker].at(0, 0);
-            let scratch = scratch[worker].at(0, 0);
+        let phase = |step: &Sized| {
+            let all = step.units * step.cost;
+            let share = step.units.div_ceil(PARTS * threads);
+            let grain = (GRAIN_NS / step.cost.max(1)).clamp(1, share.max(1));
+            Phase::new(step.units, if all < ALONE_NS { step.units } else { grain })
+        };
+        plan.phases.clear();
+        plan.phases.extend(plan.steps.iter().map(phase));
+        let total: usize = plan.steps.iter().map(|step| step.units * step.cost).sum();
+        let (benches, scratch) = (&self.benches, &self.scratch);
+        self.team.run(&plan.phases, total >= TOGETHER_NS, &|phase, worker, units| {
+            let bench = benches[worker].span().at(0, 0);
+            let scratch = scratch[worker].span().at(0, 0);
             // SAFETY: the constructor checked the path, the team hands out each unit once, and
             // working memory is the worker's own and was sized by `reserve`.
-            unsafe { list[phase].step.run(self.path, units, bench, scratch) };
+            unsafe { plan.run(phase, self.path, units, bench, scratch) };
         });
+        self.plan = plan;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use super::linear::{Bench, Input, Product, ROW_BLOCK, Tile};
 use super::memory::Memory;
 use super::simd::{SimdPath, dispatch};
 use super::span::Span;
+use super::team::Phase;
 use crate::kernel::{AttentionRow, Buffer, Call, Matrix, Projection};
 use crate::quant::{Packing, TILE_ROWS};
 use std::ops::Range;
@@ -32,12 +33,21 @@ pub(super) trait Lookup {
 pub(super) enum Step {
     /// Rounds the input of the linear step that follows.
     Round { x: Span, into: Rounded, needs: Corrections },
-    /// All tiles of all projections.
-    Linear { products: Vec<Product>, input: Input, rows: usize },
-    /// Attention, and how it is shared out.
-    Attention(Attention, Vec<Unit>),
+    /// All tiles of some of the run's products.
+    Linear { products: Range<usize>, input: Input, rows: usize },
+    /// Attention, and which of the run's units share it out.
+    Attention(Attention, Range<usize>),
     /// Everything else.
     Simple(Simple),
+}
+
+/// Steps of a run, and what they work on; its memory is used again by the next.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<Sized>,
+    pub(super) phases: Vec<Phase>,
+    products: Vec<Product>,
+    units: Vec<Unit>,
 }
 
 /// A step, its units of work, and nanoseconds per unit.
@@ -66,58 +76,83 @@ fn any_rounds(projections: &[Projection]) -> bool {
     projections.iter().any(|p| !p.weight.dtype.is_float())
 }
 
-/// Appends the steps of `call`. Panics if a buffer is too small for it.
-pub(super) fn steps(call: &Call, lookup: &impl Lookup, workspace: &Memory, to: &mut Vec<Sized>) {
-    match call {
-        Call::Linear { x, rows, cols, projections } if *rows > 0 => {
-            let x = lookup.buffer(*x).holds::<f32>(rows * cols, "input of a linear layer");
-            linear(x, (*rows, *cols), projections, lookup, workspace, to);
+impl Plan {
+    /// The steps of `calls`. Panics if a buffer is too small for its call.
+    pub(super) fn fill(&mut self, calls: &[Call], lookup: &impl Lookup, workspace: &Memory) {
+        self.steps.clear();
+        self.products.clear();
+        self.units.clear();
+        for call in calls {
+            match call {
+                Call::Linear { x, rows, cols, projections } if *rows > 0 => {
+                    let x = lookup.buffer(*x).holds::<f32>(rows * cols, "input of a linear layer");
+                    self.linear(x, (*rows, *cols), projections, lookup, workspace);
+                }
+                Call::Linear { .. } => {}
+                Call::Attention { .. } => {
+                    let bound = attention(call, |buffer| lookup.buffer(buffer));
+                    let step =
+                        bound.map(|(call, rows)| attention_step(call, rows, &mut self.units));
+                    self.steps.extend(step);
+                }
+                _ => self.steps.extend(simple(call, lookup)),
+            }
         }
-        Call::Linear { .. } => {}
-        Call::Attention { .. } => {
-            let bound = attention(call, |buffer| lookup.buffer(buffer));
-            to.extend(bound.map(|(call, rows)| attention_step(call, rows)));
-        }
-        _ => to.extend(simple(call, lookup)),
     }
-}
 
-fn linear(
-    x: Span,
-    (rows, cols): (usize, usize),
-    projections: &[Projection],
-    lookup: &impl Lookup,
-    workspace: &Memory,
-    to: &mut Vec<Sized>,
-) {
-    if any_rounds(projections) {
-        let into = Rounded::new(workspace.span(), rows, cols);
-        let mut needs = Corrections::default();
-        projections
-            .iter()
-            .filter(|p| !p.weight.dtype.is_float())
-            .for_each(|p| needs.insert(correction(p.weight.dtype)));
-        let cost = GROUP.min(rows) * cols / ELEMENTS_PER_NS;
-        to.push(Sized { step: Step::Round { x, into, needs }, units: Round::units(rows), cost });
+    /// Runs units of step `index` with one thread's working memory.
+    ///
+    /// # Safety
+    /// As [`Step::run`].
+    pub(super) unsafe fn run(
+        &self,
+        index: usize,
+        path: SimdPath,
+        units: Range<usize>,
+        bench: *mut Bench,
+        scratch: *mut f32,
+    ) {
+        // SAFETY: passed on.
+        unsafe { self.steps[index].step.run(self, path, units, bench, scratch) }
     }
-    for rounded in [true, false] {
-        let products: Vec<Product> = projections
-            .iter()
-            .filter(|p| p.weight.dtype.is_float() != rounded)
-            .map(|p| product(p, rows, cols, lookup))
-            .collect();
-        if products.is_empty() {
-            continue;
+
+    fn linear(
+        &mut self,
+        x: Span,
+        (rows, cols): (usize, usize),
+        projections: &[Projection],
+        lookup: &impl Lookup,
+        workspace: &Memory,
+    ) {
+        if any_rounds(projections) {
+            let into = Rounded::new(workspace.span(), rows, cols);
+            let mut needs = Corrections::default();
+            projections
+                .iter()
+                .filter(|p| !p.weight.dtype.is_float())
+                .for_each(|p| needs.insert(correction(p.weight.dtype)));
+            let cost = GROUP.min(rows) * cols / ELEMENTS_PER_NS;
+            let step = Step::Round { x, into, needs };
+            self.steps.push(Sized { step, units: Round::units(rows), cost });
         }
-        let input = if rounded {
-            Input::Rounded(Rounded::new(workspace.span(), rows, cols))
-        } else {
-            Input::Exact(x)
-        };
-        let tiles: usize = products.iter().map(|p| p.packing.tiles()).sum();
-        let cost = (rows.min(ROW_BLOCK) + 4) * cols * TILE_ROWS / MACS_PER_NS;
-        let units = tiles * rows.div_ceil(ROW_BLOCK);
-        to.push(Sized { step: Step::Linear { products, input, rows }, units, cost });
+        for rounded in [true, false] {
+            let first = self.products.len();
+            let alike = projections.iter().filter(|p| p.weight.dtype.is_float() != rounded);
+            self.products.extend(alike.map(|p| product(p, rows, cols, lookup)));
+            let products = first..self.products.len();
+            if products.is_empty() {
+                continue;
+            }
+            let input = if rounded {
+                Input::Rounded(Rounded::new(workspace.span(), rows, cols))
+            } else {
+                Input::Exact(x)
+            };
+            let tiles: usize = self.products[first..].iter().map(|p| p.packing.tiles()).sum();
+            let cost = (rows.min(ROW_BLOCK) + 4) * cols * TILE_ROWS / MACS_PER_NS;
+            let units = tiles * rows.div_ceil(ROW_BLOCK);
+            self.steps.push(Sized { step: Step::Linear { products, input, rows }, units, cost });
+        }
     }
 }
 
@@ -150,7 +185,7 @@ fn attention(call: &Call, find: impl Fn(Buffer) -> Span) -> Option<(Attention, u
     Some((call, rows))
 }
 
-fn attention_step(call: Attention, rows: usize) -> Sized {
+fn attention_step(call: Attention, rows: usize, all: &mut Vec<Unit>) -> Sized {
     let width = call.heads * call.layout.head_dim;
     let map = call.map.holds::<AttentionRow>(rows, "attention map");
     call.q.holds::<f32>(rows * width, "queries");
@@ -165,7 +200,9 @@ fn attention_step(call: Attention, rows: usize) -> Sized {
         })
         .sum();
     let elements = seen * (2 * call.layout.width() + width);
-    let shares = call.units(map);
+    let first = all.len();
+    call.share_out(map, all);
+    let shares = first..all.len();
     let units = shares.len();
     let cost = elements / (ELEMENTS_PER_NS * units.max(1));
     Sized { step: Step::Attention(call, shares), units, cost }
@@ -235,13 +272,14 @@ fn simple(call: &Call, lookup: &impl Lookup) -> Option<Sized> {
 }
 
 impl Step {
-    /// Runs units of the step with one thread's working memory.
+    /// Runs units of the step, which is one of `plan`'s, with one thread's working memory.
     ///
     /// # Safety
     /// The path is available, each unit runs once, and `bench` and `scratch` belong to this thread
     /// and are as large as [`needs`] says.
-    pub(super) unsafe fn run(
+    unsafe fn run(
         &self,
+        plan: &Plan,
         path: SimdPath,
         units: Range<usize>,
         bench: *mut Bench,
@@ -254,12 +292,13 @@ impl Step {
                     dispatch(path, Round { x: *x, into: *into, needs: *needs, units });
                 }
                 Step::Linear { products, input, rows } => {
+                    let products = &plan.products[products.clone()];
                     for unit in units {
                         dispatch(path, tile(products, *input, *rows, unit, bench));
                     }
                 }
                 Step::Attention(call, shares) => {
-                    let units = &shares[units];
+                    let units = &plan.units[shares.clone()][units];
                     dispatch(path, Rows { call, units, scratch });
                 }
                 Step::Simple(kernel) => dispatch(path, Part { kernel, units }),

@@ -2,7 +2,7 @@
 
 use super::device::Parts;
 use super::kernels::{Family, Kernel, VECTORS_MAX};
-use super::linear::{Scratch, linear};
+use super::linear::{Scratch, linear, linear_kernels};
 use super::params;
 use super::pipelines::Dispatch;
 use crate::backend::DeviceError;
@@ -196,6 +196,34 @@ fn dispatch(
     (elements > 0).then(|| parts.pipelines.dispatch(device, kernel, &blocks, params, grid, cost))
 }
 
+fn attention_kernel(family: Family, layout: CacheLayout, biased: bool) -> Kernel {
+    let whole = layout.head_dim.is_multiple_of(8) && layout.head_dim <= VECTORS_MAX;
+    match (family, layout.format, biased) {
+        (Family::Lanes, KvFormat::F16, false) if whole => Kernel::AttentionVectors,
+        (family, format, biased) => Kernel::Attention(family, format, biased),
+    }
+}
+
+/// The kernels that a call takes, whatever its rows.
+pub(super) fn kernels(family: Family, call: &Call) -> Vec<Kernel> {
+    match call {
+        Call::Linear { projections, .. } => linear_kernels(family, projections),
+        Call::RmsNorm { .. } => vec![Kernel::RmsNorm(family)],
+        Call::Rope { .. } => vec![Kernel::Rope],
+        Call::Gate { .. } => vec![Kernel::Gate],
+        Call::Add { .. } => vec![Kernel::Add],
+        Call::Gather { .. } => vec![Kernel::Gather],
+        Call::Rotate { .. } => vec![Kernel::Rotate(family)],
+        Call::BiasTerms { .. } => vec![Kernel::BiasTerms],
+        Call::Append { layout, .. } if layout.format.is_compressed() => vec![Kernel::AppendCodes],
+        Call::Append { .. } => vec![Kernel::Append],
+        Call::Move { .. } => vec![Kernel::Move],
+        Call::Attention { layout, key_bias, .. } => {
+            vec![attention_kernel(family, *layout, key_bias.is_some())]
+        }
+    }
+}
+
 /// Positions a row is assumed to see when work is cut: the device does not know the map.
 const ASSUMED_LENGTH: usize = 1024;
 
@@ -209,11 +237,7 @@ fn attention(parts: &mut Parts, call: &Call, list: &mut Vec<Dispatch>) {
     let mut buffers = vec![q, cache, map, pages, path, out];
     buffers.extend(key_bias.iter().flat_map(|bias| [bias.terms, bias.turns]));
     let blocks: Vec<_> = buffers.iter().map(|b| parts.memory.buffer(*b)).collect();
-    let whole = layout.head_dim.is_multiple_of(8) && layout.head_dim <= VECTORS_MAX;
-    let kernel = match (parts.family, layout.format, key_bias) {
-        (Family::Lanes, KvFormat::F16, None) if whole => Kernel::AttentionVectors,
-        (family, format, bias) => Kernel::Attention(family, format, bias.is_some()),
-    };
+    let kernel = attention_kernel(parts.family, layout, key_bias.is_some());
     let row_cost = (16 * heads * layout.head_dim * ASSUMED_LENGTH) as f64;
     let most = ((parts.cost_max / row_cost) as usize).max(1);
     for first in (0..rows).step_by(most) {

@@ -36,10 +36,11 @@ impl Context {
             memory_bytes: super::vram::memory_bytes(adapter),
         };
         let subgroups = adapter.features() & wgpu::Features::SUBGROUP;
+        let kept = adapter.features() & wgpu::Features::PIPELINE_CACHE;
         let mappable = adapter.features() & wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
         let wanted = wgpu::DeviceDescriptor {
             label: Some("forebay"),
-            required_features: wgpu::Features::IMMEDIATES | subgroups | mappable,
+            required_features: wgpu::Features::IMMEDIATES | subgroups | mappable | kept,
             required_limits: limits,
             // Large blocks of spare memory would break the planner's accounts.
             memory_hints: wgpu::MemoryHints::MemoryUsage,

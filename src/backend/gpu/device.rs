@@ -3,6 +3,7 @@
 use super::adapter::{self, Selector};
 use super::call;
 use super::context::Context;
+use super::kept::{Kept, KernelStore};
 use super::kernels::Family;
 use super::linear::{self, Scratch};
 use super::memory::{Block, Memory};
@@ -11,6 +12,7 @@ use super::transfer::Transfer;
 use crate::backend::{CopyPart, Device, DeviceError, DeviceInfo, DeviceKind, Fetch, MemoryUse};
 use crate::kernel::{Buffer, Call, Matrix};
 use crate::quant::{DType, Packing};
+use std::sync::Arc;
 
 /// Writes up to this many bytes are left to wgpu; larger ones take the staging ring.
 const SMALL_WRITE: usize = 64 << 10;
@@ -21,9 +23,11 @@ const DISPATCHES_MAX: usize = 256;
 /// Invocations that kernels of [`Family::Lanes`] share a load between.
 const LANES_SUBGROUP: u32 = 8;
 
-/// What tests set otherwise than an adapter would.
-#[derive(Clone, Copy, Debug, Default)]
+/// What is not up to the adapter.
+#[derive(Clone, Default)]
 pub struct Options {
+    /// Keeps what compiling kernels takes for the next process.
+    pub store: Option<Arc<dyn KernelStore>>,
     /// Kernel family; `None` chooses by the kind of device.
     pub family: Option<Family>,
     /// Largest slab of a matrix in bytes; `None` takes the adapter's limit.
@@ -61,7 +65,10 @@ impl GpuDevice {
 
     /// As [`GpuDevice::open`], with choices that are otherwise made by the kind of device.
     pub fn open_with(selector: &Selector, options: Options) -> Result<GpuDevice, DeviceError> {
-        let context = Context::open(&adapter::select(selector)?)?;
+        let adapter = adapter::select(selector)?;
+        let context = Context::open(&adapter)?;
+        let store = options.store;
+        let kept = store.and_then(|store| Kept::open(&adapter.get_info(), &context.device, store));
         let software = context.info.kind == DeviceKind::SoftwareGpu;
         let shares = context.subgroup >= LANES_SUBGROUP;
         let usual = if software && shares { Family::Lanes } else { Family::Tiles };
@@ -82,7 +89,7 @@ impl GpuDevice {
             parts: Parts {
                 context,
                 memory,
-                pipelines: Pipelines::default(),
+                pipelines: Pipelines::new(kept),
                 family,
                 cost_max,
                 empty,
@@ -91,6 +98,18 @@ impl GpuDevice {
             scratch: Scratch::default(),
             slab_bytes_max: options.slab_bytes_max.unwrap_or(u64::MAX).min(buffer_bytes_max),
         })
+    }
+
+    /// Kernels that are compiled or being compiled.
+    #[cfg(test)]
+    pub(super) fn kernels(&self) -> usize {
+        self.parts.pipelines.count()
+    }
+
+    /// Whether the driver has a cache to keep.
+    #[cfg(test)]
+    pub(super) fn keeps_kernels(&self) -> bool {
+        self.parts.pipelines.keeps()
     }
 
     /// Records and submits, cutting where a submission would take too long.
@@ -193,6 +212,12 @@ impl Device for GpuDevice {
         offset: usize,
     ) -> Matrix {
         self.parts.memory.view(Packing::new(dtype, rows, cols), buffer, offset as u64)
+    }
+
+    fn prepare(&mut self, calls: &[Call]) {
+        let Parts { pipelines, context, family, .. } = &mut self.parts;
+        let kernels = calls.iter().flat_map(|call| call::kernels(*family, call));
+        pipelines.prepare(&context.device, kernels);
     }
 
     fn working_bytes(&self, calls: &[Call]) -> u64 {

@@ -186,6 +186,16 @@ impl Shape {
 /// 4096 x 4096 and 24 at 64, where tiles of 64 rows, which are few, leave most cores idle (3 and 10).
 const FEW: usize = 96;
 
+/// The kernels of these projections, whatever the rows.
+pub(super) fn linear_kernels(family: Family, projections: &[Projection]) -> Vec<Kernel> {
+    let rounding = rounds(projections).then_some(Kernel::Quantize(family));
+    let products = projections.iter().flat_map(|projection| {
+        let of = |rows| shape(family, projection.weight.dtype, rows).kernel;
+        [1, FEW, FEW + 1].map(of)
+    });
+    rounding.into_iter().chain(products).collect()
+}
+
 fn shape(family: Family, dtype: DType, rows: usize) -> Shape {
     let matvec = Kernel::Matvec(family, dtype);
     let matmul = Kernel::Matmul(family, dtype);

@@ -6,11 +6,14 @@ mod adapter;
 mod call;
 mod context;
 mod device;
+mod kept;
 mod kernels;
 mod linear;
 mod memory;
 mod params;
 mod pipelines;
+#[cfg(test)]
+mod prepared;
 #[cfg(test)]
 mod shaders_valid;
 mod transfer;
@@ -18,4 +21,5 @@ mod vram;
 
 pub use adapter::{AdapterSummary, Selector, adapters};
 pub use device::{GpuDevice, Options};
+pub use kept::KernelStore;
 pub use kernels::Family;

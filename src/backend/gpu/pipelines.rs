@@ -1,8 +1,10 @@
-//! Pipelines, made when first used; bind groups, kept as long as their buffers.
+//! Pipelines, made in the background or when first used; bind groups, kept as long as their buffers.
 
+use super::kept::Kept;
 use super::kernels::Kernel;
 use super::memory::Block;
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 /// Most bindings of a kernel.
 const BINDINGS_MAX: usize = 8;
@@ -25,11 +27,50 @@ struct Layout {
 #[derive(Default)]
 pub(super) struct Pipelines {
     layouts: HashMap<&'static [bool], Layout>,
-    pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
+    /// Made by whoever gets to it first.
+    pipelines: HashMap<Kernel, Arc<OnceLock<wgpu::ComputePipeline>>>,
     groups: HashMap<(usize, [u32; BINDINGS_MAX]), wgpu::BindGroup>,
+    kept: Option<Kept>,
 }
 
 impl Pipelines {
+    /// None yet; what compiling them takes is `kept` from one process to the next.
+    pub(super) fn new(kept: Option<Kept>) -> Pipelines {
+        Pipelines { kept, ..Pipelines::default() }
+    }
+
+    /// Begins to make pipelines, beside whatever else is done.
+    pub(super) fn prepare(&mut self, device: &wgpu::Device, kernels: impl Iterator<Item = Kernel>) {
+        for kernel in kernels {
+            if self.pipelines.contains_key(&kernel) {
+                continue;
+            }
+            let slot = Arc::default();
+            self.pipelines.insert(kernel, Arc::clone(&slot));
+            let layout = self.layout(device, kernel).group.clone();
+            let (device, cache) = (device.clone(), self.kept.as_ref().map(Kept::cache));
+            rayon::spawn(move || {
+                slot.get_or_init(|| compile(&device, kernel, &layout, cache.as_ref()));
+            });
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.pipelines.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn keeps(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    fn layout(&mut self, device: &wgpu::Device, kernel: Kernel) -> &Layout {
+        let (writes, count) = (kernel.spec().writes, self.layouts.len());
+        let new = || Layout { group: group_layout(device, writes), serial: count };
+        self.layouts.entry(writes).or_insert_with(new)
+    }
+
     /// `kernel` over `grid` workgroups with these buffers, whole.
     pub(super) fn dispatch(
         &mut self,
@@ -40,23 +81,17 @@ impl Pipelines {
         grid: [u32; 2],
         cost: f64,
     ) -> Dispatch {
-        let writes = kernel.spec().writes;
-        let count = self.layouts.len();
-        let layout = self
-            .layouts
-            .entry(writes)
-            .or_insert_with(|| Layout { group: group_layout(device, writes), serial: count });
-        let pipeline = self
-            .pipelines
-            .entry(kernel)
-            .or_insert_with(|| compile(device, kernel, &layout.group))
-            .clone();
+        let cache = self.kept.as_ref().map(Kept::cache);
+        let layout = self.layout(device, kernel);
+        let (own, serial) = (layout.group.clone(), layout.serial);
+        let slot = self.pipelines.entry(kernel).or_default();
+        let pipeline = slot.get_or_init(|| compile(device, kernel, &own, cache.as_ref())).clone();
         let mut serials = [0; BINDINGS_MAX];
         blocks.iter().zip(&mut serials).for_each(|(block, serial)| *serial = block.serial);
         let group = self
             .groups
-            .entry((layout.serial, serials))
-            .or_insert_with(|| bind(device, &layout.group, blocks))
+            .entry((serial, serials))
+            .or_insert_with(|| bind(device, &own, blocks))
             .clone();
         Dispatch { pipeline, group, params: bytemuck::bytes_of(params).to_vec(), grid, cost }
     }
@@ -105,6 +140,7 @@ fn compile(
     device: &wgpu::Device,
     kernel: Kernel,
     layout: &wgpu::BindGroupLayout,
+    cache: Option<&wgpu::PipelineCache>,
 ) -> wgpu::ComputePipeline {
     let spec = kernel.spec();
     let module = wgpu::ShaderModuleDescriptor {
@@ -131,6 +167,6 @@ fn compile(
             zero_initialize_workgroup_memory: false,
             ..Default::default()
         },
-        cache: None,
+        cache,
     })
 }

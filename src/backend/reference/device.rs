@@ -85,7 +85,7 @@ impl ReferenceDevice {
                 elementwise::rms_norm(x, weight, out, rows, cols, eps);
             }),
             Call::Linear { x, rows, cols, projections } => {
-                for p in projections {
+                for p in projections.iter() {
                     assert_eq!(p.weight.cols, *cols, "projections share their input");
                     self.edit(p.out, |d, out| {
                         let weights = d.weights(p.weight);

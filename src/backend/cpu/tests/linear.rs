@@ -4,6 +4,7 @@ use super::{Random, bits, devices, nmse, put, take};
 use crate::backend::{Device, reference::ReferenceDevice};
 use crate::kernel::{Call, Projection};
 use crate::quant::{DType, quantize_row};
+use std::sync::Arc;
 
 struct Layer {
     dtype: DType,
@@ -22,7 +23,7 @@ fn layer(dtype: DType, rows: usize, cols: usize, bias: bool, random: &mut Random
 /// Outputs of all layers over `m` rows of `x`, one call.
 fn run(device: &mut dyn Device, layers: &[Layer], x: &[f32], m: usize) -> Vec<Vec<f32>> {
     let cols = x.len() / m;
-    let projections: Vec<Projection> = layers
+    let projections: Arc<[Projection]> = layers
         .iter()
         .map(|layer| {
             let weight =
@@ -34,7 +35,7 @@ fn run(device: &mut dyn Device, layers: &[Layer], x: &[f32], m: usize) -> Vec<Ve
     let x = put(device, x);
     device.run(&[Call::Linear { x, rows: m, cols, projections: projections.clone() }]).unwrap();
     let outputs = projections.iter().map(|p| take(device, p.out, m * p.weight.rows)).collect();
-    for p in projections {
+    for p in projections.iter() {
         device.unload(p.weight);
         device.free(p.out);
         p.bias.into_iter().for_each(|bias| device.free(bias));
