@@ -183,8 +183,9 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
     let draft = draft_of(inputs, policy)?;
     let itself = inputs.workload.speculation.as_ref().and_then(Speculation::target_draft);
     let away = |&home: &Tier| home != round::near(inputs);
-    if itself.is_some() && draft == itself && policy.kv_homes.iter().any(away) {
-        let why = "the policy drafts with the model itself, whose cache is not all where the device computes";
+    let elsewhere = policy.host_attention || policy.kv_homes.iter().any(away);
+    if itself.is_some() && draft == itself && elsewhere {
+        let why = "the policy drafts with the model itself, whose cache is not all where the device attends";
         return Err(PlanError::BadInput(why.into()));
     }
     let setting = Setting {

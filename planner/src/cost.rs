@@ -389,11 +389,9 @@ impl<'a> Costs<'a> {
             + touched * self.hardware.device.elementwise_seconds
             + self.head(pass);
         let fixed = self.fixed(setting, pass);
-        // What a target takes that drafts for itself depends on where its layers are.
-        let draft = match self.drafts_itself(setting.draft) {
-            true => 0.0,
-            false => self.draft_seconds(setting, pass, &[0.0; 3]),
-        };
+        // A target that drafts for itself would take less with fewer layers at hand, and be wrong more often,
+        // of which the program knows nothing: as if all were there.
+        let draft = self.draft_seconds(setting, pass, &[1.0; 3]);
         Terms { device, fixed, draft, ..Terms::default() }
     }
 
@@ -416,9 +414,6 @@ impl<'a> Costs<'a> {
     /// The other terms; linear in the placement.
     pub(crate) fn placed(&self, setting: &Setting, pass: &Pass, at: &Placement) -> Terms {
         let mut terms = self.streaming(pass, at);
-        if self.drafts_itself(setting.draft) {
-            terms.draft = self.draft_seconds(setting, pass, &at.layers);
-        }
         for (kind, kv) in self.kinds.iter().zip(&at.kv) {
             let layer = self.kv_cost(kind, setting, pass, kv, at.activations, [0.0; 2]);
             terms += layer.terms * kind.layers.len() as f64;

@@ -64,9 +64,9 @@ pub(crate) fn weight_homes(
     model.matrices().map(|m| flat.by_ref().take(m.segments.len()).collect()).collect()
 }
 
-/// Where in a model the layers are that it misses least, as a part of its depth. Measured: without 7 of its 28
-/// layers around here qwen2.5-coder-1.5b says 4.2 of its own tokens for each pass with 16 nodes, without every
-/// fourth 3.7, without the last but 5 of them 2.2.
+/// Where in a model the layers are that it misses least, as a part of its depth. With 21 of its 28 layers as a
+/// draft, 16 nodes and three prompts of HumanEval, qwen2.5-coder-1.5b got 4.2 tokens a pass without 7 of the
+/// middle, 3.7 without every fourth, 2.2 without the 7 before the last 4.
 const MISSED_LEAST: f64 = 0.43;
 
 /// Fractions of each layer with as much on each tier as `layers` says of all: the layers that are missed least

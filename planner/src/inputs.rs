@@ -157,7 +157,7 @@ impl Inputs<'_> {
             if pins.host_attention == Some(true) {
                 return Err(bad_input(format!("attention is to run on the host, and {why}")));
             }
-            if most_near(&pins.kv) < 1.0 - 1e-9 {
+            if most_near(&pins.kv) <= 1.0 - 1e-9 {
                 return Err(bad_input(format!(
                     "a part of the cache is to live elsewhere, and {why}"
                 )));

@@ -45,7 +45,8 @@ pub(crate) fn price(
     let (mut prefill_seconds, mut decode_seconds) = (0.0, 0.0);
     let (mut count, mut sum) = (0.0, Terms::default());
     for pass in passes {
-        let terms = costs.base(setting, pass) + costs.placed(setting, pass, &placement);
+        let mut terms = costs.base(setting, pass) + costs.placed(setting, pass, &placement);
+        terms.draft = costs.draft_seconds(setting, pass, &placement.layers);
         let seconds = costs.seconds(setting, pass, &terms) + stream.stall(setting, pass);
         let prompt = pass.prompt_rows / pass.rows();
         prefill_seconds += pass.count * seconds * prompt;

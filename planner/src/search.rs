@@ -37,6 +37,10 @@ const ROUNDS: usize = 4;
 /// round.
 pub(crate) const PROMISING: f64 = 1.25;
 
+/// Rounds in which trees are grown, at least: where the target drafts for itself, the nodes of one are a
+/// micro-batch at most.
+const ROUNDS_LEAST: usize = 8;
+
 /// Passes of one composition, as the search uses them.
 pub(crate) struct Counted {
     pub(crate) passes: Vec<Pass>,
@@ -254,6 +258,11 @@ impl<'a> Search<'a> {
                 };
                 let job = self.job(&setting);
                 for micro_batch in thin(micro_batches(&self.inputs, setting.rows(), tight)) {
+                    // A round of growth is one pass then.
+                    let round = tree_budget / ROUNDS_LEAST;
+                    if self.costs.drafts_itself(draft) && micro_batch < round && !tight {
+                        continue;
+                    }
                     let setting = Setting { micro_batch, ..setting };
                     let passes = self.jobs[job].1.bounding(&setting).iter();
                     let bases: Vec<Terms> =

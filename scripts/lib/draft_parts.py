@@ -214,9 +214,9 @@ def identity_tokens(nodes: int, draft: str) -> int:
     """Of an answer: few where each pass is long and brings little."""
     if nodes < 64:
         return 16
-    if draft == "random":
-        return 3 if nodes > 256 else 4
-    return 6 if nodes > 256 else 8
+    if nodes > 256:
+        return 3 if draft == "random" else 4
+    return 4 if draft == "random" else 8
 
 
 def identity_prompts(grid: DraftGrid) -> Path:

@@ -20,6 +20,13 @@ pub struct DeviceInfo {
     pub memory_bytes: Option<u64>,
 }
 
+impl DeviceInfo {
+    /// Whether it computes where what is read from disk can land, so that nothing needs an upload.
+    pub fn computes_in_ram(&self) -> bool {
+        self.kind == DeviceKind::Cpu
+    }
+}
+
 /// Kinds of device, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeviceKind {

@@ -5,7 +5,7 @@ use super::exit::CliError;
 use super::log;
 use super::planning::Planned;
 use super::prepare::Setup;
-use crate::backend::{Device, DeviceKind};
+use crate::backend::Device;
 use crate::job::{Manifest, PolicyFile, Survey};
 use forebay_planner::Split;
 use std::path::Path;
@@ -37,7 +37,7 @@ pub(super) fn resolve(
     resumed: Option<bool>,
     survey: impl FnOnce() -> anyhow::Result<Survey>,
 ) -> anyhow::Result<bool> {
-    if device.info().kind == DeviceKind::Cpu {
+    if device.info().computes_in_ram() {
         tracing::debug!("the cpu device is the host: --attention says nothing here");
         return Ok(false);
     }

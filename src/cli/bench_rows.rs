@@ -6,7 +6,7 @@ use super::explain::{size, tier_bytes, tiers};
 use super::inspect::parameters;
 use super::planning::Planned;
 use super::prepare::Setup;
-use crate::backend::{DeviceInfo, DeviceKind};
+use crate::backend::DeviceInfo;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -92,7 +92,7 @@ impl Subject {
     pub(super) fn new(model: &Model, device: &DeviceInfo, setup: &Setup<'_>) -> Subject {
         let spec = model.files.spec();
         let size = model.files.total_bytes();
-        let on_cpu = device.kind == DeviceKind::Cpu;
+        let on_cpu = device.computes_in_ram();
         let format = setup.kv_format.name();
         let common = json!({
             "forebay": env!("CARGO_PKG_VERSION"),

@@ -131,14 +131,15 @@ impl Drafting {
         (bytes[0] >= bytes[1]).then_some(bytes)
     }
 
-    /// Takes up what earlier jobs of these models and this kind of sampling have learned.
-    pub(super) fn remember(&mut self, model: &Model, noisy: bool) {
+    /// Takes up what earlier jobs of these models and about this temperature have learned.
+    pub(super) fn remember(&mut self, model: &Model, temperature: f32) {
         let own = match &self.source {
             Source::Model(draft) => draft.files.fingerprint(),
             Source::Itself => ITSELF.to_string(),
             Source::Lookup => LOOKUP.to_string(),
         };
-        let key = (env!("CARGO_PKG_VERSION"), model.files.fingerprint(), own, noisy);
+        let tenths = (10.0 * temperature).round();
+        let key = (env!("CARGO_PKG_VERSION"), model.files.fingerprint(), own, tenths);
         self.path = cache::file("draft-trees", format!("{key:?}").as_bytes());
         let known = self.path.as_ref().and_then(|path| std::fs::read(path).ok());
         let known = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -255,11 +256,17 @@ impl Drafting {
         let drafter: Box<dyn Drafter> = match &self.source {
             Source::Lookup => Box::new(DraftLookup::new()),
             Source::Itself => {
+                let plan = target.plan();
+                if plan.host_attention || plan.caches.iter().any(|home| *home != Tier::Device) {
+                    let why = "its KV cache is not all where the device computes";
+                    return Err(CliError::Usage(format!("--draft self: {why}")).into());
+                }
                 let (kept, all) =
                     (target.plan().resident_layers().len(), target.spec().layers.len());
                 if !setup.quiet {
                     log::say(&format!("forebay: {kept} of the model's {all} layers draft"));
                 }
+                self.learned.borrow_mut().for_part(kept as f64 / all as f64);
                 Box::new(DraftModel::of_target(own, true, &self.learned.borrow()))
             }
             Source::Model(draft) => {

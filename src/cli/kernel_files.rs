@@ -55,9 +55,12 @@ impl KernelStore for KernelFiles {
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let draft = folder.join(format!(".{}", std::process::id()));
-    fs::write(&draft, [Sha256::digest(bytes).as_slice(), bytes].concat())?;
-    fs::rename(&draft, path)
+    let part = folder.join(format!(".{}", std::process::id()));
+    let written = fs::write(&part, [Sha256::digest(bytes).as_slice(), bytes].concat());
+    written.and_then(|()| fs::rename(&part, path)).inspect_err(|_| {
+        // Nothing to be done about a second failure.
+        let _ = fs::remove_file(&part);
+    })
 }
 
 #[cfg(test)]

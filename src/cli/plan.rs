@@ -22,8 +22,8 @@ use std::fmt::Write as _;
 /// Shows where everything would live, how long the job would take, and why.
 pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
     let model = Model::open(&args.model.model)?;
-    let noisy = args.sampling.temperature > 0.0;
-    let mut setup = Setup::new(&args.engine, &args.memory, &model, (noisy, quiet))?;
+    let temperature = args.sampling.temperature;
+    let mut setup = Setup::new(&args.engine, &args.memory, &model, (temperature, quiet))?;
     setup.kv_format = kv::resolve(&setup, None)?;
     let survey = survey(args, &model, setup.context_len)?;
     let mut device = setup.open_device()?;

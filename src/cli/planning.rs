@@ -3,7 +3,7 @@
 use super::budget::Amounts;
 use super::engine::Model;
 use super::exit::CliError;
-use crate::backend::{Device, DeviceKind};
+use crate::backend::Device;
 use crate::exec::{ExecutorConfig, ExecutorFootprint, model_shape};
 use crate::generate::EngineConfig;
 use crate::job::Survey;
@@ -82,11 +82,8 @@ pub(super) fn workload(survey: &Survey) -> Workload {
 impl<'a> Question<'a> {
     pub(super) fn ask(&'a self, device: &dyn Device) -> Result<Asked<'a>, StoreError> {
         let shares_ram = self.profile.shares_ram;
-        let landing = match device.info().kind {
-            DeviceKind::Cpu => 0,
-            _ if !shares_ram => 0,
-            _ => LANDING_SEGMENTS * SEGMENT_BYTES_MAX,
-        };
+        let lands = shares_ram && !device.info().computes_in_ram();
+        let landing = if lands { LANDING_SEGMENTS * SEGMENT_BYTES_MAX } else { 0 };
         let mut base = base(device, shares_ram, self.model.files.spec().vocab);
         base.ram += landing as u64;
         Ok(Asked {

@@ -51,18 +51,18 @@ pub(super) struct Ready {
 }
 
 impl<'a> Setup<'a> {
-    /// Before anything that needs a device is decided; `noisy` says whether answers are sampled.
+    /// Before anything that needs a device is decided; `temperature` is that of most requests.
     pub(super) fn new(
         engine: &'a EngineArgs,
         memory: &'a MemoryArgs,
         model: &'a Model,
-        (noisy, quiet): (bool, bool),
+        (temperature, quiet): (f32, bool),
     ) -> anyhow::Result<Setup<'a>> {
         let context_len = super::engine::context_len(model.files.spec(), engine.max_model_len)?;
         let (kv_format, host_attention, trace) = (KvFormat::default(), false, false);
         let mut draft = Drafting::open(&engine.draft, model)?;
         if let Some(draft) = &mut draft {
-            draft.remember(model, noisy);
+            draft.remember(model, temperature);
         }
         Ok(Setup {
             engine,

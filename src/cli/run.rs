@@ -25,8 +25,8 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let format = InputFormat::from_name(&args.input_format).unwrap_or(InputFormat::Auto);
     let input = Input::open(&args.input, format)?;
     let model = Model::open(&args.model.model)?;
-    let noisy = args.sampling.temperature > 0.0;
-    let mut setup = Setup::new(&args.engine, &args.memory, &model, (noisy, quiet))?;
+    let temperature = args.sampling.temperature;
+    let mut setup = Setup::new(&args.engine, &args.memory, &model, (temperature, quiet))?;
     setup.trace = args.trace.is_some();
     let context_len = setup.context_len;
     let resumed = if args.overwrite { None } else { kv::recorded(&args.output) };

@@ -10,7 +10,7 @@ use super::reused::Reused;
 use super::streams::Streams;
 use super::trace::{Trace, TraceEvent};
 use super::traffic::Traffic;
-use crate::backend::{Device, DeviceInfo, DeviceKind, MemoryUse};
+use crate::backend::{Device, DeviceInfo, MemoryUse};
 use crate::forward::{self, BoundHead, BoundLayer, Turn, Workspace};
 use crate::kernel::{Buffer, Call, PAGE_LEN};
 use crate::model::{LayerSpec, ModelSpec};
@@ -320,8 +320,9 @@ impl Executor {
     /// Gives the device what was recorded.
     pub(super) fn flush(&mut self) -> Result<(), ExecError> {
         if !self.pending.is_empty() {
-            self.device.run(&self.pending)?;
+            let ran = self.device.run(&self.pending);
             self.pending.clear();
+            ran?;
         }
         Ok(())
     }
@@ -352,9 +353,4 @@ impl Executor {
             Part::Head(_) => unreachable!("the head is not run over micro-batches"),
         }
     }
-}
-
-/// Whether a device computes in host memory, so that what is read from disk needs no upload.
-pub(super) fn computes_in_ram(device: &DeviceInfo) -> bool {
-    device.kind == DeviceKind::Cpu
 }

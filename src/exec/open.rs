@@ -3,7 +3,7 @@
 use super::ExecError;
 use super::clock::Clock;
 use super::config::{ExecutorConfig, Resources};
-use super::executor::{Executor, InRam, POISON, Scratch, computes_in_ram};
+use super::executor::{Executor, InRam, POISON, Scratch};
 use super::host::HostAttention;
 use super::load::Loader;
 use super::mover::{Home, stride};
@@ -49,7 +49,7 @@ impl Executor {
             None => Arc::new(FileWeights::new(Arc::clone(&files), IoControl::default())?),
         };
         let spec = files.spec();
-        let shares_ram = computes_in_ram(device.info());
+        let shares_ram = device.info().computes_in_ram();
         let config = attending(config, shares_ram)?;
         let matrices = Matrices::new(spec, |id| files.packing(id))?;
         let matrices = matrices.attending_on_host(config.host_attention);

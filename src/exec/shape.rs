@@ -1,7 +1,7 @@
 //! A model's sizes, and the executor's own, in the planner's terms.
 
 use super::config::ExecutorConfig;
-use super::executor::{FETCH_ROWS, computes_in_ram};
+use super::executor::FETCH_ROWS;
 use super::sketch::sketch_layer;
 use super::{host, mover, pager};
 use crate::backend::Device;
@@ -125,7 +125,7 @@ impl Footprint for ExecutorFootprint<'_> {
         let fetched = FETCH_ROWS.min(size.logit_rows) * self.spec.vocab;
         let embedded = size.micro_rows * self.spec.hidden;
         let ram = 4 * (fetched + embedded) as u64;
-        let windows = pager::bytes(&demand.windows, computes_in_ram(self.device.info()));
+        let windows = pager::bytes(&demand.windows, self.device.info().computes_in_ram());
         // A checksum for each page on disk.
         let sums = if demand.windows.disk { 8 * demand.pages * self.spec.layers.len() } else { 0 };
         let attention = match demand.host_attention {

@@ -21,6 +21,10 @@ pub(super) fn sketch(spec: &ModelSpec, matrices: &Matrices, config: &ExecutorCon
     calls.push(forward::gather_call(spec, &w, 0, (0, 1)));
     calls.push(forward::head_norm_call(spec, &head, &w, 1));
     calls.push(forward::head_call(spec, &head, &w, 0, 1));
+    // Draft trees have rows to be moved.
+    let (cache, moves) = (Buffer(0), Buffer(0));
+    let layout = spec.layers.first().map(|layer| layer.cache(format));
+    calls.extend(layout.map(|layout| Call::Move { cache, moves, count: 1, layout }));
     calls
 }
 

@@ -98,7 +98,7 @@ pub struct HeadWeights {
 
 impl HeadWeights {
     /// The same with its linear layers between the buffers of a workspace.
-    pub fn bind(&self, w: &Workspace) -> BoundHead {
+    pub fn bind(self, w: &Workspace) -> BoundHead {
         let parts = self.output.iter();
         let output = parts.map(|slabs| slabs.projections(None, w.logits).collect()).collect();
         BoundHead { norm: self.norm, output }

@@ -51,10 +51,10 @@ impl DraftPasses for OwnCache {
         target: &mut Target<'_>,
         sequence: &Draftable<'_>,
         all: &[Draftable<'_>],
-    ) -> Result<(bool, f64), ExecError> {
+    ) -> Result<Option<f64>, ExecError> {
         let (end, mut simulated) = (sequence.tokens.len(), 0.0);
         if end > self.executor.config().positions || !self.reserve(target, sequence, end, all) {
-            return Ok((false, simulated));
+            return Ok(None);
         }
         let rows = self.executor.config().rows;
         let own = self.own.entry(sequence.key).or_default();
@@ -71,7 +71,7 @@ impl DraftPasses for OwnCache {
             own.moves.clear();
             own.computed = next;
         }
-        Ok((true, simulated))
+        Ok(Some(simulated))
     }
 
     fn reserve(

@@ -1,7 +1,8 @@
 //! The target as a draft of itself: its layers that are at hand, over its own cache (after LayerSkip,
-//! arXiv 2404.16710, and SubSpec, arXiv 2509.18344). It takes no memory and reads no prompt: what is before
-//! a root the target has computed. Rows of trees lie behind that, where the target's pass will write over
-//! them; pages that they take beyond the sequence's own are given back as soon as trees are grown.
+//! arXiv 2404.16710, and SubSpec, arXiv 2509.18344). It needs no second model or cache and reads no prompt:
+//! what is before a root the target has computed. Rows of trees lie behind that: the target's pass writes over
+//! those that it has rows for, and nothing ever sees the others. Pages that they take beyond the sequence's own
+//! are given back as soon as trees are grown.
 
 use super::draft_passes::DraftPasses;
 use super::drafter::{Draftable, Followed, Target};
@@ -35,10 +36,10 @@ impl DraftPasses for TargetLayers {
         _: &mut Target<'_>,
         sequence: &Draftable<'_>,
         _: &[Draftable<'_>],
-    ) -> Result<(bool, f64), ExecError> {
+    ) -> Result<Option<f64>, ExecError> {
         let table = (sequence.pages.to_vec(), sequence.pages.len());
         self.tables.insert(sequence.key, table);
-        Ok((sequence.computed == sequence.root(), 0.0))
+        Ok((sequence.computed == sequence.root()).then_some(0.0))
     }
 
     fn reserve(

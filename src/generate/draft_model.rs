@@ -80,7 +80,7 @@ impl DraftModel {
         DraftModel::over(Box::new(OwnCache::new(executor)), vocab, shares_noise, learned)
     }
 
-    /// A drafter that is the target itself, without the layers that are not at hand. It takes no memory.
+    /// A drafter that is the target itself, without the layers that are not at hand.
     pub fn of_target(vocab: usize, shares_noise: bool, learned: &DraftLearned) -> DraftModel {
         DraftModel::over(Box::<TargetLayers>::default(), vocab, shares_noise, learned)
     }
@@ -168,9 +168,10 @@ impl DraftModel {
             if sequence.tokens.iter().any(|&token| token as usize >= common) {
                 return Ok(None);
             }
-            let (there, simulated) = self.passes.catch_up(target, sequence, all)?;
-            self.simulated += simulated;
-            return Ok(there.then(|| sequence.tokens.len() - self.passes.computed(sequence)));
+            let caught_up = self.passes.catch_up(target, sequence, all)?;
+            self.simulated += caught_up.unwrap_or(0.0);
+            let rows = || sequence.tokens.len() - self.passes.computed(sequence);
+            return Ok(caught_up.map(|_| rows()));
         }
         let last = nodes.iter().filter_map(|&at| forest.node(at).expansion).max().unwrap_or(0);
         let end = sequence.root() + last as usize + 1;

@@ -16,14 +16,14 @@ pub(super) trait DraftPasses {
     /// Positions of a sequence whose keys and values are there.
     fn computed(&self, sequence: &Draftable<'_>) -> usize;
 
-    /// Gets ready to compute the root of a sequence in a pass, with what is missing before it; false if there
-    /// is no room. Returns the seconds of passes by the event clock besides.
+    /// Gets ready to compute the root of a sequence in a pass, with what is missing before it. Returns the
+    /// seconds of passes by the event clock, or `None` if there is no room.
     fn catch_up(
         &mut self,
         target: &mut Target<'_>,
         sequence: &Draftable<'_>,
         all: &[Draftable<'_>],
-    ) -> Result<(bool, f64), ExecError>;
+    ) -> Result<Option<f64>, ExecError>;
 
     /// Gets pages for `end` positions of a sequence, if need be from those that take no part.
     fn reserve(

@@ -27,7 +27,7 @@ impl Engine<'_> {
         }
         let draftable = |share: &Share| {
             let sequence = active[share.sequence].draftable(config.context_len);
-            let ready = !in_target || sequence.computed == sequence.root();
+            let ready = !in_target || share.rows == 1;
             Draftable { depth: if ready { sequence.depth } else { 0 }, ..sequence }
         };
         let sequences: Vec<Draftable<'_>> = whole().map(draftable).collect();
@@ -64,8 +64,8 @@ impl Engine<'_> {
                     self.batch.push(Span { tokens, start, pages, logits: 0, moves });
                 }
                 Some(tree) => {
-                    let follow =
-                        Follow::new(share.sequence, self.batch.rows() + share.rows - 1, tree);
+                    let root_row = self.batch.rows() + share.rows - 1;
+                    let follow = Follow::new((share.sequence, root_row), share.rows == 1, tree);
                     let row = |node: usize| node as u32;
                     let path = |node| tree.path(node).into_iter().map(row).collect();
                     let tokens: Vec<u32> = tree.nodes().iter().map(|node| node.token).collect();
@@ -139,7 +139,9 @@ impl Engine<'_> {
         let (path, ended) = (follow.walk.path(), follow.finish.is_some());
         // The newest token of a sequence that goes on is not computed, nor is one that came after the path.
         let root = sequence.tokens.len().saturating_sub(path.len() + 2);
-        if let Some(speculation) = &mut self.speculation {
+        if let Some(speculation) = &mut self.speculation
+            && (follow.alone || !speculation.uses_target())
+        {
             let what = Followed {
                 key: sequence.key,
                 noisy: sequence.is_noisy(),

@@ -20,8 +20,9 @@ const AHEAD_LEAST: f32 = 0.4;
 pub(super) struct Follow<'a> {
     /// Index among the active sequences.
     pub(super) sequence: usize,
-    /// Row of its root in the pass.
+    /// Row of its root in the pass, and whether that is all that the pass computes of the sequence itself.
     pub(super) root_row: usize,
+    pub(super) alone: bool,
     pub(super) walk: Walk<'a>,
     pub(super) tree: &'a Tree,
     /// Why the sequence ended, if it did.
@@ -31,9 +32,13 @@ pub(super) struct Follow<'a> {
 }
 
 impl<'a> Follow<'a> {
-    pub(super) fn new(sequence: usize, root_row: usize, tree: &'a Tree) -> Follow<'a> {
+    pub(super) fn new(
+        (sequence, root_row): (usize, usize),
+        alone: bool,
+        tree: &'a Tree,
+    ) -> Follow<'a> {
         let walk = Walk::new(tree);
-        Follow { sequence, root_row, walk, tree, finish: None, chosen: 0 }
+        Follow { sequence, root_row, alone, walk, tree, finish: None, chosen: 0 }
     }
 
     /// Nodes whose logits are wanted next.

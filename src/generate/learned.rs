@@ -26,6 +26,9 @@ pub struct DraftLearned {
     /// Rows of logits that the target computed, and tokens that it gave.
     outputs: f64,
     tokens: f64,
+    /// The part of the target that drafted, where it does so itself.
+    #[serde(default)]
+    part: Option<f64>,
 }
 
 /// Rounds of growth of so many nodes over all trees, where nothing is known: chains at first, then wider.
@@ -40,7 +43,19 @@ fn rate(sum: f64, count: f64, first: f64) -> f64 {
     rate.clamp(0.0, 64.0)
 }
 
+/// Parts of a target that are learned of together.
+const PART: f64 = 0.1;
+
 impl DraftLearned {
+    /// For a target of which `part` drafts: forgets what was learned of another part, which is right more often
+    /// or less.
+    pub fn for_part(&mut self, part: f64) {
+        if self.part.is_some_and(|known| (known - part).abs() > PART) {
+            *self = DraftLearned::default();
+        }
+        self.part.get_or_insert(part);
+    }
+
     /// Rounds of growth of so many nodes over all trees.
     pub fn rounds_of(&self, nodes: usize) -> f64 {
         let factor = rate(self.rounds, self.rounds_expected, 1.0);
@@ -75,6 +90,20 @@ impl DraftLearned {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_part_of_a_target_is_another_draft() {
+        let mut learned = DraftLearned::default();
+        learned.for_part(0.7);
+        learned.passed(3, 1);
+        let known = learned.clone();
+        learned.for_part(0.75);
+        assert_eq!(learned.outputs_per_token(), known.outputs_per_token());
+        learned.for_part(0.85);
+        let fresh = DraftLearned::default();
+        assert_eq!(learned.outputs_per_token(), fresh.outputs_per_token());
+        assert_eq!(learned.part, Some(0.85));
+    }
 
     #[test]
     fn rates_follow_what_is_seen() {

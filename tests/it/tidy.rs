@@ -164,8 +164,9 @@ fn each_dependency_has_one_home() {
         for (dependency, homes) in HOMES {
             let used = code(&text).any(|line| {
                 let line = line.trim_start();
-                line.contains(&format!(" {dependency}::"))
-                    || line.contains(&format!("({dependency}::"))
+                let path = format!("{dependency}::");
+                let inside = [" ", "(", "&", "<"].map(|before| format!("{before}{path}"));
+                line.starts_with(&path) || inside.iter().any(|path| line.contains(path))
             });
             if used && !homes.iter().any(|home| name.starts_with(home)) {
                 broken.push(format!("{name}: `{dependency}` lives in {homes:?}"));

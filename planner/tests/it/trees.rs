@@ -117,7 +117,7 @@ fn drafts_itself(share: u64, hardware: HardwareProfile) -> Case {
 #[test]
 fn a_target_that_drafts_for_itself_keeps_whole_layers() {
     for hardware in [desktop(), processor()] {
-        let mut case = drafts_itself(70, hardware);
+        let mut case = drafts_itself(40, hardware);
         let grown = plan(&case.inputs()).unwrap();
         let (policy, near) = (&grown.policy, of(&mut case).drafts[0].home);
         assert_eq!((policy.draft, grown.memory.draft), (Some(near), Split::default()));
@@ -135,15 +135,25 @@ fn a_target_that_drafts_for_itself_keeps_whole_layers() {
         );
         assert_eq!(predict(&case.inputs(), policy).unwrap().seconds(), grown.seconds());
         for kv in [Some(0.5), Some(1.0)] {
-            let mut pinned = drafts_itself(70, case.hardware.clone());
+            let mut pinned = drafts_itself(40, case.hardware.clone());
             pinned.pins.kv.disk = kv;
             let error = plan(&pinned.inputs()).unwrap_err().to_string();
             assert!(error.contains("the model drafts for itself"), "{error}");
         }
         let mut spilled = policy.clone();
         spilled.kv_homes[0] = Tier::Disk;
-        let error = predict(&case.inputs(), &spilled).unwrap_err().to_string();
-        assert!(error.contains("the model itself"), "{error}");
+        let mut on_host = policy.clone();
+        (on_host.host_attention, on_host.kv_homes) = (true, vec![Tier::Ram; 16]);
+        for policy in [spilled, on_host] {
+            let error = predict(&case.inputs(), &policy).unwrap_err().to_string();
+            assert!(error.contains("the model itself"), "{error}");
+        }
+        // Fewer layers would draft faster, and worse: none goes away that need not, however fast the disk.
+        let mut roomy = drafts_itself(40, case.hardware.clone());
+        *roomy.budgets.on_mut(near) = 64 * GIB;
+        roomy.hardware.disk.read_bytes_per_sec = 1e12;
+        let all = plan(&roomy.inputs()).unwrap().policy.weights;
+        assert_eq!(all.on(near), all.total());
         // Its passes take as long as what is near is of the model; another reads the prompt too.
         let near = policy.weights.on(near) as f64 / case.model.weight_bytes() as f64;
         of(&mut case).drafts[0].is_target = false;

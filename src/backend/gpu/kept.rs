@@ -1,5 +1,6 @@
 //! What compiling pipelines takes, kept from one process to the next.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 /// Keeps bytes by name, wherever: a device knows no files.
@@ -16,7 +17,8 @@ pub(super) struct Kept {
     cache: wgpu::PipelineCache,
     store: Arc<dyn KernelStore>,
     name: String,
-    loaded: Option<Vec<u8>>,
+    /// Hash of what was loaded.
+    loaded: Option<u64>,
 }
 
 impl Kept {
@@ -39,11 +41,11 @@ impl Kept {
         };
         // SAFETY: the store gives what this adapter's cache saved there, or nothing.
         let cache = unsafe { device.create_pipeline_cache(&wanted) };
-        Some(Kept { cache, store, name, loaded })
+        Some(Kept { cache, store, name, loaded: loaded.as_deref().map(hash) })
     }
 
-    pub(super) fn cache(&self) -> wgpu::PipelineCache {
-        self.cache.clone()
+    pub(super) fn cache(&self) -> &wgpu::PipelineCache {
+        &self.cache
     }
 }
 
@@ -51,8 +53,14 @@ impl Drop for Kept {
     /// Saves what has been added since.
     fn drop(&mut self) {
         match self.cache.get_data() {
-            Some(data) if self.loaded.as_ref() != Some(&data) => self.store.save(&self.name, &data),
+            Some(data) if self.loaded != Some(hash(&data)) => self.store.save(&self.name, &data),
             _ => {}
         }
     }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
 }

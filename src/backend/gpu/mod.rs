@@ -3,6 +3,7 @@
 //! Must never know: layers, tiers, tokens, the other devices.
 
 mod adapter;
+mod builder;
 mod call;
 mod context;
 mod device;

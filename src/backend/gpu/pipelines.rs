@@ -1,5 +1,6 @@
 //! Pipelines, made in the background or when first used; bind groups, kept as long as their buffers.
 
+use super::builder::Builder;
 use super::kept::Kept;
 use super::kernels::Kernel;
 use super::memory::Block;
@@ -30,6 +31,8 @@ pub(super) struct Pipelines {
     /// Made by whoever gets to it first.
     pipelines: HashMap<Kernel, Arc<OnceLock<wgpu::ComputePipeline>>>,
     groups: HashMap<(usize, [u32; BINDINGS_MAX]), wgpu::BindGroup>,
+    /// Done before what was compiled is kept.
+    builder: Option<Builder>,
     kept: Option<Kept>,
 }
 
@@ -47,9 +50,9 @@ impl Pipelines {
             }
             let slot = Arc::default();
             self.pipelines.insert(kernel, Arc::clone(&slot));
-            let layout = self.layout(device, kernel).group.clone();
-            let (device, cache) = (device.clone(), self.kept.as_ref().map(Kept::cache));
-            rayon::spawn(move || {
+            let layout = layout(&mut self.layouts, device, kernel).group.clone();
+            let (device, cache) = (device.clone(), self.kept.as_ref().map(Kept::cache).cloned());
+            self.builder.get_or_insert_with(Builder::start).begin(move || {
                 slot.get_or_init(|| compile(&device, kernel, &layout, cache.as_ref()));
             });
         }
@@ -65,12 +68,6 @@ impl Pipelines {
         self.kept.is_some()
     }
 
-    fn layout(&mut self, device: &wgpu::Device, kernel: Kernel) -> &Layout {
-        let (writes, count) = (kernel.spec().writes, self.layouts.len());
-        let new = || Layout { group: group_layout(device, writes), serial: count };
-        self.layouts.entry(writes).or_insert_with(new)
-    }
-
     /// `kernel` over `grid` workgroups with these buffers, whole.
     pub(super) fn dispatch(
         &mut self,
@@ -81,18 +78,15 @@ impl Pipelines {
         grid: [u32; 2],
         cost: f64,
     ) -> Dispatch {
-        let cache = self.kept.as_ref().map(Kept::cache);
-        let layout = self.layout(device, kernel);
-        let (own, serial) = (layout.group.clone(), layout.serial);
-        let slot = self.pipelines.entry(kernel).or_default();
-        let pipeline = slot.get_or_init(|| compile(device, kernel, &own, cache.as_ref())).clone();
+        let Pipelines { layouts, pipelines, groups, kept, .. } = self;
+        let Layout { group: own, serial } = layout(layouts, device, kernel);
+        let cache = kept.as_ref().map(Kept::cache);
+        let slot = pipelines.entry(kernel).or_default();
+        let pipeline = slot.get_or_init(|| compile(device, kernel, own, cache)).clone();
         let mut serials = [0; BINDINGS_MAX];
         blocks.iter().zip(&mut serials).for_each(|(block, serial)| *serial = block.serial);
-        let group = self
-            .groups
-            .entry((serial, serials))
-            .or_insert_with(|| bind(device, &own, blocks))
-            .clone();
+        let group =
+            groups.entry((*serial, serials)).or_insert_with(|| bind(device, own, blocks)).clone();
         Dispatch { pipeline, group, params: bytemuck::bytes_of(params).to_vec(), grid, cost }
     }
 
@@ -100,6 +94,16 @@ impl Pipelines {
     pub(super) fn forget(&mut self, block: &Block) {
         self.groups.retain(|(_, serials), _| !serials.contains(&block.serial));
     }
+}
+
+fn layout<'a>(
+    layouts: &'a mut HashMap<&'static [bool], Layout>,
+    device: &wgpu::Device,
+    kernel: Kernel,
+) -> &'a Layout {
+    let (writes, serial) = (kernel.spec().writes, layouts.len());
+    let new = || Layout { group: group_layout(device, writes), serial };
+    layouts.entry(writes).or_insert_with(new)
 }
 
 fn group_layout(device: &wgpu::Device, writes: &[bool]) -> wgpu::BindGroupLayout {
