@@ -10,3 +10,6 @@ fn affine(tile: u32, b: u32, quad: u32) -> Affine {
 fn block_value(a: Affine, sum: vec4<f32>, xsum: f32) -> vec4<f32> {
     return a.scale * sum;
 }
+
+// Whether half blocks have factors of their own.
+const PARTED = true;

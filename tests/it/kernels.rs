@@ -2,7 +2,7 @@
 
 use crate::support;
 use forebay::backend::cpu::CpuDevice;
-use forebay::backend::gpu::{Family, GpuDevice, Options, Selector};
+use forebay::backend::gpu::{Family, GpuDevice, Options, Selector, Units};
 use forebay::backend::reference::ReferenceDevice;
 use forebay::backend::{Device, DeviceKind};
 use forebay::kernel::{
@@ -34,11 +34,13 @@ fn devices() -> Vec<(String, Box<dyn Device>)> {
     if adapter.kind == DeviceKind::SoftwareGpu && adapter.subgroup.0 >= 8 {
         families.push(Family::Lanes);
     }
-    for family in families {
+    let plain = families.into_iter().map(|family| (family, None));
+    for (family, units) in plain.chain([(Family::Tiles, Some(Units::Loops))]) {
         // Small slabs, so that most matrices have several.
-        let options = Options { family: Some(family), slab_bytes_max: Some(20_000), store: None };
+        let options =
+            Options { family: Some(family), slab_bytes_max: Some(20_000), units, store: None };
         let device = GpuDevice::open_with(&Selector::Index(adapter.index), options).unwrap();
-        devices.push((format!("{}, {family:?}", adapter.name), Box::new(device)));
+        devices.push((format!("{}, {family:?} {units:?}", adapter.name), Box::new(device)));
     }
     devices
 }

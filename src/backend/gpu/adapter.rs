@@ -108,6 +108,22 @@ fn found() -> Vec<wgpu::Adapter> {
     all
 }
 
+/// What kernels for matrix units need.
+pub(super) const MATRIX_UNITS: wgpu::Features =
+    wgpu::Features::SHADER_F16.union(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+
+/// Whether an adapter multiplies matrices of 16 x 16 halves, in groups of 32 invocations.
+pub(super) fn has_matrix_units(adapter: &wgpu::Adapter) -> bool {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let about = adapter.get_info();
+    let fits = |p: &wgpu::CooperativeMatrixProperties| {
+        [p.m_size, p.n_size, p.k_size] == [16; 3] && (p.ab_type, p.cr_type) == (F16, F32)
+    };
+    adapter.features().contains(MATRIX_UNITS)
+        && (about.subgroup_min_size, about.subgroup_max_size) == (32, 32)
+        && adapter.cooperative_matrix_properties().iter().any(fits)
+}
+
 fn usable(adapter: &wgpu::Adapter) -> bool {
     adapter.features().contains(wgpu::Features::IMMEDIATES)
         && adapter.limits().max_immediate_size >= super::params::BYTES_MAX

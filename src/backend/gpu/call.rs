@@ -1,7 +1,7 @@
 //! Calls as dispatches.
 
 use super::device::Parts;
-use super::kernels::{Family, Kernel, VECTORS_MAX};
+use super::kernels::{Family, Kernel, Units, VECTORS_MAX};
 use super::linear::{Scratch, linear, linear_kernels};
 use super::params;
 use super::pipelines::Dispatch;
@@ -205,9 +205,9 @@ fn attention_kernel(family: Family, layout: CacheLayout, biased: bool) -> Kernel
 }
 
 /// The kernels that a call takes, whatever its rows.
-pub(super) fn kernels(family: Family, call: &Call) -> Vec<Kernel> {
+pub(super) fn kernels((family, units): (Family, Option<Units>), call: &Call) -> Vec<Kernel> {
     match call {
-        Call::Linear { projections, .. } => linear_kernels(family, projections),
+        Call::Linear { projections, .. } => linear_kernels((family, units), projections),
         Call::RmsNorm { .. } => vec![Kernel::RmsNorm(family)],
         Call::Rope { .. } => vec![Kernel::Rope],
         Call::Gate { .. } => vec![Kernel::Gate],

@@ -4,11 +4,12 @@ use super::adapter::{self, Selector};
 use super::call;
 use super::context::Context;
 use super::kept::{Kept, KernelStore};
-use super::kernels::Family;
+use super::kernels::{Family, Units};
 use super::linear::{self, Scratch};
 use super::memory::{Block, Memory};
 use super::pipelines::{Dispatch, Pipelines};
 use super::transfer::Transfer;
+use super::units;
 use crate::backend::{CopyPart, Device, DeviceError, DeviceInfo, DeviceKind, Fetch, MemoryUse};
 use crate::kernel::{Buffer, Call, Matrix};
 use crate::quant::{DType, Packing};
@@ -32,6 +33,9 @@ pub struct Options {
     pub family: Option<Family>,
     /// Largest slab of a matrix in bytes; `None` takes the adapter's limit.
     pub slab_bytes_max: Option<u64>,
+    /// What multiplies many rows, with the same bits; `None` takes matrix units where they are there, right
+    /// and faster.
+    pub units: Option<Units>,
 }
 
 /// The parts of a device that planning a call needs at once.
@@ -40,6 +44,8 @@ pub(super) struct Parts {
     pub memory: Memory,
     pub pipelines: Pipelines,
     pub family: Family,
+    /// What multiplies many rows of quantized weights, of [`Family::Tiles`]; `None`: the kernels of few.
+    pub units: Option<Units>,
     /// Operations of one submission at most: 100 to 200 ms.
     pub cost_max: f64,
     /// Bound where a kernel has no use for a binding.
@@ -66,7 +72,27 @@ impl GpuDevice {
     /// As [`GpuDevice::open`], with choices that are otherwise made by the kind of device.
     pub fn open_with(selector: &Selector, options: Options) -> Result<GpuDevice, DeviceError> {
         let adapter = adapter::select(selector)?;
-        let context = Context::open(&adapter)?;
+        let fits = options.units.is_none() && options.family != Some(Family::Lanes);
+        if fits && adapter::has_matrix_units(&adapter) {
+            let mut device = GpuDevice::open_adapter(&adapter, options.clone(), true)?;
+            match units::better(&mut device) {
+                Ok(units) => {
+                    device.parts.units = units;
+                    return Ok(device);
+                }
+                // A device that has failed once stays so.
+                Err(error) => tracing::debug!("without matrix units: {error}"),
+            }
+        }
+        GpuDevice::open_adapter(&adapter, options, false)
+    }
+
+    fn open_adapter(
+        adapter: &wgpu::Adapter,
+        options: Options,
+        units: bool,
+    ) -> Result<GpuDevice, DeviceError> {
+        let context = Context::open(adapter, units)?;
         let store = options.store;
         let kept = store.and_then(|store| Kept::open(&adapter.get_info(), &context.device, store));
         let software = context.info.kind == DeviceKind::SoftwareGpu;
@@ -91,6 +117,7 @@ impl GpuDevice {
                 memory,
                 pipelines: Pipelines::new(kept),
                 family,
+                units: options.units,
                 cost_max,
                 empty,
             },
@@ -98,6 +125,11 @@ impl GpuDevice {
             scratch: Scratch::default(),
             slab_bytes_max: options.slab_bytes_max.unwrap_or(u64::MAX).min(buffer_bytes_max),
         })
+    }
+
+    /// Lets other kernels multiply many rows.
+    pub(super) fn multiply_with(&mut self, units: Option<Units>) {
+        self.parts.units = units;
     }
 
     /// Kernels that are compiled or being compiled.
@@ -215,8 +247,8 @@ impl Device for GpuDevice {
     }
 
     fn prepare(&mut self, calls: &[Call]) {
-        let Parts { pipelines, context, family, .. } = &mut self.parts;
-        let kernels = calls.iter().flat_map(|call| call::kernels(*family, call));
+        let Parts { pipelines, context, family, units, .. } = &mut self.parts;
+        let kernels = calls.iter().flat_map(|call| call::kernels((*family, *units), call));
         pipelines.prepare(&context.device, kernels);
     }
 

@@ -10,17 +10,20 @@ macro_rules! shaders {
     };
 }
 
-pub(super) const ENTRIES: &[(&str, &str)] = shaders!("": "add" "append" "append_codes" "attention"
-    "attention_lanes" "attention_vectors" "bias_terms" "gate" "gather" "matmul_float_lanes"
-    "matmul_float_tiles" "matmul_lanes" "matmul_tiles" "matvec_float_lanes" "matvec_float_tiles"
-    "matvec_lanes" "matvec_tiles" "move" "quantize_rows" "rms_norm" "rms_norm_lanes" "rope" "rotate"
+pub(super) const ENTRIES: &[(&str, &str)] = shaders!("":
+    "add" "append" "append_codes" "attention" "attention_lanes" "attention_vectors"
+    "bias_terms" "gate" "gather" "matmul_float_lanes" "matmul_float_tiles" "matmul_lanes"
+    "matmul_matrices" "matmul_tiles" "matvec_float_lanes" "matvec_float_tiles" "matvec_lanes"
+    "matvec_tiles" "move" "quantize_rows" "rms_norm" "rms_norm_lanes" "rope" "rotate"
     "rotate_lanes");
 
-pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/": "attention_four" "attention_heads"
-    "attention_params" "bias_none" "bias_terms" "bits_4" "bits_5" "bits_6" "bits_8" "bytes" "flat" "float_bf16"
-    "float_bindings" "float_f16" "float_f32" "kv_codes" "kv_f16" "kv_k8v4" "kv_q4" "lane_sums"
-    "matmul_bindings" "matmul_params" "pack_bytes" "pack_halves" "rows_1" "rows_4" "scale_k" "scale_min"
-    "scale_q6_k" "scale_single" "segment" "store_quad" "weight_q4_0" "weight_q4_1" "weight_q4_k"
+pub(super) const FRAGMENTS: &[(&str, &str)] = shaders!("shared/":
+    "attention_four" "attention_heads" "attention_params" "bias_none" "bias_terms" "bits_4"
+    "bits_5" "bits_6" "bits_8" "bytes" "flat" "float_bf16" "float_bindings" "float_f16"
+    "float_f32" "fragment_loops" "fragment_units" "kv_codes" "kv_f16" "kv_k8v4" "kv_q4"
+    "lane_sums" "matmul_bindings" "matmul_params" "multiply_loops" "multiply_units"
+    "pack_bytes" "pack_halves" "rows_1" "rows_4" "scale_k" "scale_min" "scale_q6_k"
+    "scale_single" "segment" "store_quad" "weight_q4_0" "weight_q4_1" "weight_q4_k"
     "weight_q5_0" "weight_q5_1" "weight_q5_k" "weight_q6_k" "weight_q8_0" "words");
 
 /// Which kernels a device runs where there are two of a kind.
@@ -30,6 +33,15 @@ pub enum Family {
     Lanes,
     /// Tiles in workgroup memory: GPUs.
     Tiles,
+}
+
+/// What multiplies small matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Units {
+    /// A GPU's matrix units (wgpu's cooperative matrices).
+    Matrix,
+    /// Loops in their place, to test what is around them.
+    Loops,
 }
 
 /// Elements of a head that [`Kernel::AttentionVectors`] has registers for.
@@ -51,6 +63,8 @@ pub(super) enum Kernel {
     Gate,
     Gather,
     Matmul(Family, DType),
+    /// [`Kernel::Matmul`] of `Tiles` with matrix units: quantized, the same bits.
+    Matrices(Units, DType),
     Matvec(Family, DType),
     Move,
     Quantize(Family),
@@ -111,6 +125,18 @@ impl Kernel {
                 },
                 "rows_1",
             ),
+            Kernel::Matrices(units, dtype) => {
+                let mut spec = product(dtype, "matmul_matrices", "rows_1");
+                spec.bound.extend(match units {
+                    Units::Matrix => {
+                        [("fragment", "fragment_units"), ("multiply", "multiply_units")]
+                    }
+                    Units::Loops => {
+                        [("fragment", "fragment_loops"), ("multiply", "multiply_loops")]
+                    }
+                });
+                spec
+            }
             Kernel::Matvec(family, dtype) => product(
                 dtype,
                 match (family, dtype.is_float()) {
@@ -153,6 +179,9 @@ impl Kernel {
             for dtype in DType::ALL {
                 all.extend([Kernel::Matmul(family, dtype), Kernel::Matvec(family, dtype)]);
                 all.extend((!dtype.is_float()).then_some(Kernel::Few(dtype)));
+                let units = [Units::Matrix, Units::Loops].into_iter();
+                let units = units.filter(|_| !dtype.is_float() && family == Family::Tiles);
+                all.extend(units.map(|units| Kernel::Matrices(units, dtype)));
             }
         }
         all

@@ -1,7 +1,7 @@
 //! `Call::Linear` as dispatches: rounding of x once, then one dispatch per slab and run of rows.
 
 use super::device::Parts;
-use super::kernels::{Family, Kernel};
+use super::kernels::{Family, Kernel, Units};
 use super::memory::{Block, Slab, Weights};
 use super::params;
 use super::pipelines::Dispatch;
@@ -111,7 +111,7 @@ pub(super) fn linear(
             let bias = bias.unwrap_or(unused);
             for run in runs(weights.packing, slab.outs, rows, parts.cost_max) {
                 let dtype = weights.packing.dtype;
-                let shape = shape(family, dtype, run.rows);
+                let shape = shape((family, parts.units), dtype, run.rows);
                 let operands = match (dtype.is_float(), operands) {
                     (false, Some((quants, scales))) => {
                         vec![&slab.block, quants, scales, bias, out]
@@ -187,18 +187,24 @@ impl Shape {
 const FEW: usize = 96;
 
 /// The kernels of these projections, whatever the rows.
-pub(super) fn linear_kernels(family: Family, projections: &[Projection]) -> Vec<Kernel> {
+pub(super) fn linear_kernels(
+    (family, units): (Family, Option<Units>),
+    projections: &[Projection],
+) -> Vec<Kernel> {
     let rounding = rounds(projections).then_some(Kernel::Quantize(family));
     let products = projections.iter().flat_map(|projection| {
-        let of = |rows| shape(family, projection.weight.dtype, rows).kernel;
+        let of = |rows| shape((family, units), projection.weight.dtype, rows).kernel;
         [1, FEW, FEW + 1].map(of)
     });
     rounding.into_iter().chain(products).collect()
 }
 
-fn shape(family: Family, dtype: DType, rows: usize) -> Shape {
+fn shape((family, units): (Family, Option<Units>), dtype: DType, rows: usize) -> Shape {
     let matvec = Kernel::Matvec(family, dtype);
-    let matmul = Kernel::Matmul(family, dtype);
+    let matmul = match units.filter(|_| family == Family::Tiles && !dtype.is_float()) {
+        Some(units) => Kernel::Matrices(units, dtype),
+        None => Kernel::Matmul(family, dtype),
+    };
     match (family, rows) {
         (Family::Lanes, 1) => Shape { kernel: matvec, outs: 32, rows: 1 },
         (Family::Lanes, _) if dtype.is_float() => Shape { kernel: matmul, outs: 32, rows: 8 },

@@ -18,9 +18,10 @@ mod prepared;
 #[cfg(test)]
 mod shaders_valid;
 mod transfer;
+mod units;
 mod vram;
 
 pub use adapter::{AdapterSummary, Selector, adapters};
 pub use device::{GpuDevice, Options};
 pub use kept::KernelStore;
-pub use kernels::Family;
+pub use kernels::{Family, Units};

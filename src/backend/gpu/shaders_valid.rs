@@ -31,7 +31,11 @@ fn every_file_is_in_the_table_and_used() {
 #[test]
 fn every_kernel_validates_and_binds_what_the_table_says() {
     use naga::valid::Capabilities as Can;
-    let capabilities = Can::IMMEDIATES | Can::SUBGROUP | Can::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = Can::IMMEDIATES
+        | Can::SUBGROUP
+        | Can::SHADER_FLOAT16_IN_FLOAT32
+        | Can::SHADER_FLOAT16
+        | Can::COOPERATIVE_MATRIX;
     for kernel in Kernel::all() {
         let module = parse(kernel);
         let mut validator =
@@ -39,7 +43,11 @@ fn every_kernel_validates_and_binds_what_the_table_says() {
         validator
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
             .subgroup_operations(naga::valid::SubgroupOperationSet::all());
-        validator.validate(&module).unwrap_or_else(|e| panic!("{kernel:?}: {e:?}"));
+        let info = validator.validate(&module);
+        let info = info.unwrap_or_else(|e| panic!("{kernel:?}: {e:?}"));
+        let vulkan = naga::back::spv::Options { lang_version: (1, 6), ..Default::default() };
+        naga::back::spv::write_vec(&module, &info, &vulkan, None)
+            .unwrap_or_else(|e| panic!("{kernel:?} for Vulkan: {e}"));
         assert_eq!(module.entry_points.len(), 1, "{kernel:?}");
         assert_eq!(module.entry_points[0].name, "main", "{kernel:?}");
         let spec = kernel.spec();
