@@ -15,6 +15,7 @@ use crate::generate::{
     TreeShape,
 };
 use crate::kernel::PAGE_LEN;
+use anyhow::Context as _;
 use forebay_planner::{DRAFT_ROWS, Draft, HardwareProfile, Pins, Tier};
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
@@ -90,7 +91,9 @@ impl Drafting {
             }
             (Some(ITSELF), _) => Source::Itself,
             (Some(reference), _) => {
-                let draft = Model::open(reference)?;
+                let also =
+                    || format!("--draft {reference} ({LOOKUP} and {ITSELF} are drafts, too)");
+                let draft = Model::open(reference).with_context(also)?;
                 same_vocabulary(model, &draft)?;
                 Source::Model(Box::new(draft))
             }
