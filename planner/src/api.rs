@@ -12,7 +12,6 @@ use crate::price::Priced;
 use crate::round;
 use crate::rows::Decoding;
 use crate::search::Search;
-use crate::speculation::Speculation;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -181,7 +180,7 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
         return Err(PlanError::BadInput(why.into()));
     }
     let draft = draft_of(inputs, policy)?;
-    let itself = inputs.workload.speculation.as_ref().and_then(Speculation::target_draft);
+    let itself = inputs.workload.target_draft();
     let away = |&home: &Tier| home != round::near(inputs);
     let elsewhere = policy.host_attention || policy.kv_homes.iter().any(away);
     if itself.is_some() && draft == itself && elsewhere {

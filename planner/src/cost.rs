@@ -13,7 +13,6 @@ use crate::passes::Pass;
 use crate::plan::Terms;
 use crate::policy::Tier;
 use crate::shape::{MatrixShape, Part};
-use crate::speculation::Speculation;
 
 /// Bytes of an f32.
 const FLOAT: f64 = 4.0;
@@ -198,7 +197,7 @@ impl<'a> Costs<'a> {
             hidden: model.hidden as f64,
             vocab: model.vocab as f64,
             page_positions: model.page_positions as f64,
-            target_draft: inputs.workload.speculation.as_ref().and_then(Speculation::target_draft),
+            target_draft: inputs.workload.target_draft(),
         };
         costs.head.0 = costs.dtype(&model.head.dtype);
         for layer in 0..model.layers.len() {

@@ -9,7 +9,6 @@ use crate::inputs::{Inputs, PinnedSplit, Pins};
 use crate::passes::Composition;
 use crate::policy::{Policy, Split, Tier};
 use crate::round;
-use crate::speculation::Speculation;
 use crate::workload::Workload;
 use crate::{memory, plan::Memory};
 
@@ -69,7 +68,7 @@ fn settings(inputs: &Inputs<'_>) -> Vec<Setting> {
     let format =
         |f: &usize| pins.kv_format.as_ref().is_none_or(|pinned| *pinned == inputs.kv_formats[*f]);
     let formats = (0..inputs.kv_formats.len()).filter(format);
-    let itself = inputs.workload.speculation.as_ref().and_then(Speculation::target_draft);
+    let itself = inputs.workload.target_draft();
     let modes = match itself.filter(|_| tree_budget > 0) {
         // It computes over the target's cache.
         Some(_) => vec![KvMode::Resident],

@@ -152,7 +152,7 @@ impl Inputs<'_> {
                 if shares_ram { (ram, [device, disk]) } else { (device, [ram, disk]) };
             near.unwrap_or(1.0 - far.into_iter().flatten().sum::<f64>())
         };
-        if grown && speculation.is_some_and(|s| s.target_draft().is_some()) {
+        if grown && self.workload.target_draft().is_some() {
             let why = "the model drafts for itself over its own cache, where the device computes";
             if pins.host_attention == Some(true) {
                 return Err(bad_input(format!("attention is to run on the host, and {why}")));

@@ -74,11 +74,6 @@ impl Speculation {
         }
     }
 
-    /// Index of the draft that is the target itself.
-    pub(crate) fn target_draft(&self) -> Option<usize> {
-        self.drafts.iter().position(|draft| draft.is_target)
-    }
-
     /// Tokens that a sequence gains by a pass, with a tree of so many nodes.
     pub fn gain(&self, nodes: f64) -> f64 {
         let whole = interpolated(&self.gain, nodes.max(1.0), 1.0);

@@ -49,6 +49,11 @@ impl Workload {
         self.longest() + tree_budget.min(nodes_max)
     }
 
+    /// Index of the draft that is the target itself.
+    pub(crate) fn target_draft(&self) -> Option<usize> {
+        self.speculation.as_ref()?.drafts.iter().position(|draft| draft.is_target)
+    }
+
     /// So many pages of the target's cache, and those for what a draft expands there and drops later.
     pub(crate) fn with_spare_pages(
         &self,
@@ -56,7 +61,7 @@ impl Workload {
         tree_budget: usize,
         page_positions: usize,
     ) -> usize {
-        match self.speculation.as_ref().and_then(Speculation::target_draft) {
+        match self.target_draft() {
             Some(_) => Draft::pages(pages, tree_budget, page_positions),
             None => pages,
         }

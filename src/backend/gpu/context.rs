@@ -25,7 +25,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// Opens `adapter` with all its limits, and with matrix units if they are wanted and there.
+    /// Opens `adapter` with all its limits, and with its matrix units if they are wanted.
     pub(super) fn open(adapter: &wgpu::Adapter, units: bool) -> Result<Context, DeviceError> {
         let (about, limits) = (adapter.get_info(), adapter.limits());
         let info = DeviceInfo {
@@ -38,13 +38,12 @@ impl Context {
         let subgroups = adapter.features() & wgpu::Features::SUBGROUP;
         let kept = adapter.features() & wgpu::Features::PIPELINE_CACHE;
         let mappable = adapter.features() & wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
-        let matrix_units = units && adapter::has_matrix_units(adapter);
-        let units = if matrix_units { adapter::MATRIX_UNITS } else { wgpu::Features::empty() };
+        let matrix = if units { adapter::MATRIX_UNITS } else { wgpu::Features::empty() };
         let wanted = wgpu::DeviceDescriptor {
             label: Some("forebay"),
-            required_features: wgpu::Features::IMMEDIATES | subgroups | mappable | kept | units,
+            required_features: wgpu::Features::IMMEDIATES | subgroups | mappable | kept | matrix,
             required_limits: limits,
-            experimental_features: match matrix_units {
+            experimental_features: match units {
                 // SAFETY: what they compute is compared with other kernels before it is used.
                 true => unsafe { wgpu::ExperimentalFeatures::enabled() },
                 false => wgpu::ExperimentalFeatures::disabled(),

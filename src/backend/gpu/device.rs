@@ -77,7 +77,7 @@ impl GpuDevice {
             let mut device = GpuDevice::open_adapter(&adapter, options.clone(), true)?;
             match units::better(&mut device) {
                 Ok(units) => {
-                    device.parts.units = units;
+                    device.multiply_with(units);
                     return Ok(device);
                 }
                 // A device that has failed once stays so.

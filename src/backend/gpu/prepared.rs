@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex};
 const COLS: usize = 256;
 const ROWS_MAX: usize = 100;
 
-fn open(family: Family, store: Option<Arc<dyn KernelStore>>) -> Option<GpuDevice> {
+/// The adapter that there is, unless tests are to leave it alone.
+pub(super) fn open(family: Family, store: Option<Arc<dyn KernelStore>>) -> Option<GpuDevice> {
     if std::env::var("FOREBAY_GPU").is_ok_and(|wish| wish == "skip") {
         return None;
     }

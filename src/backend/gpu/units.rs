@@ -101,20 +101,14 @@ impl Layer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::adapter::{Selector, adapters};
-    use super::super::device::Options;
     use super::super::kernels::Family;
+    use super::super::prepared::open;
     use super::*;
 
     /// What is around the units gives the bits of the kernels without them.
     #[test]
     fn loops_in_place_of_matrix_units_give_the_same_bits() {
-        if std::env::var("FOREBAY_GPU").is_ok_and(|wish| wish == "skip") {
-            return;
-        }
-        let Some(adapter) = adapters().into_iter().find(|adapter| adapter.usable) else { return };
-        let options = Options { family: Some(Family::Tiles), ..Options::default() };
-        let mut device = GpuDevice::open_with(&Selector::Index(adapter.index), options).unwrap();
+        let Some(mut device) = open(Family::Tiles, None) else { return };
         for dtype in DType::ALL.into_iter().filter(|dtype| !dtype.is_float()) {
             let layer = Layer::new(&mut device, dtype, COMPARED).unwrap();
             let plain = layer.run(&mut device, None).unwrap();
