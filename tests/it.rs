@@ -57,3 +57,6 @@ mod tiny;
 /// Texts and conversations to ids.
 #[path = "it/tokens.rs"]
 mod tokens;
+/// Rows of draft trees have the bits of plain sequences.
+#[path = "it/tree_rows.rs"]
+mod tree_rows;

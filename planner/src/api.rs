@@ -6,7 +6,7 @@ use crate::error::{Change, PlanError};
 use crate::hardware::{DiskRates, HardwareProfile};
 use crate::inputs::{Inputs, Pins};
 use crate::memory;
-use crate::plan::{Memory, Plan};
+use crate::plan::{Memory, OfBudget, Plan};
 use crate::policy::{Policy, Split, Tier};
 use crate::price::Priced;
 use crate::round;
@@ -81,13 +81,20 @@ fn roomiest(found: &[(usize, f64)]) -> usize {
     largest.map_or(0, |(at, _)| at)
 }
 
-/// The fewest seconds of each tree budget; `found` is sorted by seconds.
-fn by_budget(found: &[Priced]) -> Vec<(usize, f64)> {
+/// The fastest of each tree budget; `found` is sorted by seconds.
+fn by_budget(found: &[Priced]) -> Vec<OfBudget> {
     let mut best = BTreeMap::new();
     for priced in found {
-        best.entry(priced.setting.tree_budget).or_insert(priced.seconds());
+        best.entry(priced.setting.tree_budget).or_insert(priced);
     }
-    best.into_iter().collect()
+    let off = best.get(&0).map(|off| off.decode_seconds);
+    let of = |(&tree_budget, priced): (&usize, &&Priced)| OfBudget {
+        tree_budget,
+        seconds: priced.seconds(),
+        tokens_per_pass: priced.tokens_per_pass,
+        break_even: off.map(|off| priced.tokens_per_pass * priced.decode_seconds / off),
+    };
+    best.iter().map(of).collect()
 }
 
 /// The best policies for a quarter less of each tier: rounding at wide budgets may miss what fits
@@ -142,7 +149,7 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
         return Err(PlanError::DoesNotFit { missing, needed, budgets, remedies });
     }
     let priced = search.price(&setting, policy, job);
-    let by_budget = vec![(setting.tree_budget, priced.seconds())];
+    let by_budget = by_budget(std::slice::from_ref(&priced));
     Ok(Plan { by_budget, ..report(&mut search, priced) })
 }
 

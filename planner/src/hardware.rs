@@ -17,6 +17,9 @@ pub struct HardwareProfile {
     pub upload_bytes_per_sec: f64,
     /// Device to RAM, bytes per second; 0 where memory is shared.
     pub download_bytes_per_sec: f64,
+    /// Whether the device copies faster from memory of the host that it reaches by itself than the host writes
+    /// to it: weights and pages in RAM then live there.
+    pub copies_by_itself: bool,
     /// Part of the shorter of copy and compute that really runs beside the longer, 0 to 1.
     pub upload_overlap: f64,
     /// The disk that weights are streamed from.

@@ -41,7 +41,7 @@ pub use hardware::{
     AttentionRate, DeviceRates, DiskRates, HardwareProfile, LinearRate, seconds_by_rows,
 };
 pub use inputs::{Inputs, PinnedSplit, Pins};
-pub use plan::{Memory, Plan, Resource, Terms};
+pub use plan::{Memory, OfBudget, Plan, Resource, Terms};
 pub use policy::{Policy, Split, Tier};
 pub use resident::resident_passes;
 pub use shape::{LayerShape, MatrixShape, ModelShape, Part};

@@ -144,6 +144,20 @@ impl Memory {
     }
 }
 
+/// The fastest policy of a tree budget.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OfBudget {
+    /// Nodes of all trees of a pass; 0 for none.
+    pub tree_budget: usize,
+    /// Seconds of all passes.
+    pub seconds: f64,
+    /// Tokens that a decoding sequence is expected to gain by a pass.
+    pub tokens_per_pass: f64,
+    /// Tokens from which on these trees are faster than none: their pass takes so many times as long. `None`
+    /// where none was not among what was tried.
+    pub break_even: Option<f64>,
+}
+
 /// A policy and its time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -169,9 +183,9 @@ pub struct Plan {
     /// there rows are free. 0 where nothing is brought, or one row takes longer; infinite where no
     /// number of rows does.
     pub free_rows: f64,
-    /// (tree budget, the fewest seconds that were found with it), by rising budgets: why
-    /// [`Policy::tree_budget`] is what it is.
-    pub by_budget: Vec<(usize, f64)>,
+    /// The best that was found of each tree budget, by rising budgets: why [`Policy::tree_budget`] is what
+    /// it is.
+    pub by_budget: Vec<OfBudget>,
     /// The resource that is busy longest.
     pub bottleneck: Resource,
     /// Peak memory.

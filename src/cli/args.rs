@@ -115,12 +115,12 @@ pub(super) struct EngineArgs {
     #[arg(long, env = "FOREBAY_KV_FORMAT", value_name = "FORMAT")]
     #[arg(value_parser = PossibleValuesParser::new(kv::NAMES))]
     pub(super) kv_format: Option<String>,
-    #[command(flatten)]
-    pub(super) draft: DraftArgs,
     /// What --kv-format auto may lose: growth of the perplexity of a text against 16-bit keys and values
     #[arg(long, env = "FOREBAY_KV_LOSS", default_value = "1%", value_name = "PERCENT")]
     #[arg(value_parser = values::percent, allow_negative_numbers = true)]
     pub(super) kv_loss: f64,
+    #[command(flatten)]
+    pub(super) draft: DraftArgs,
 }
 
 /// Guesses that fill passes while weights stream. None of these changes an answer.
@@ -363,7 +363,12 @@ pub(super) struct CalibrateArgs {
     #[arg(action = ArgAction::SetTrue)]
     pub(super) quick: bool,
     /// Also write the profile to FILE, as JSON
-    #[arg(short, value_name = "FILE")]
+    #[arg(
+        short = 'o',
+        long = "profile-output",
+        env = "FOREBAY_PROFILE_OUTPUT",
+        value_name = "FILE"
+    )]
     pub(super) output: Option<PathBuf>,
     /// Print JSON
     #[arg(long, env = "FOREBAY_JSON", value_parser = FalseyValueParser::new())]

@@ -27,7 +27,7 @@ pub(super) fn bench(args: &BenchArgs, quiet: bool) -> anyhow::Result<u8> {
     let cases = cases(args)?;
     let format = Format::from_name(&args.format).unwrap_or_default();
     let model = Model::open(&args.model.model)?;
-    let mut setup = Setup::new(&args.engine, &args.memory, &model, (0.0, quiet))?;
+    let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
     setup.kv_format = kv::resolve(&setup, None)?;
     fits_context(&cases, setup.context_len)?;
     let mut device = setup.open_device()?;

@@ -93,7 +93,7 @@ impl Subject {
         let spec = model.files.spec();
         let size = model.files.total_bytes();
         let on_cpu = device.computes_in_ram();
-        let format = setup.kv_format.name();
+        let format = setup.kv_format;
         let common = json!({
             "forebay": env!("CARGO_PKG_VERSION"),
             "cpu_info": if on_cpu { device.name.as_str() } else { "" },
@@ -104,13 +104,19 @@ impl Subject {
             "model_type": spec.architecture.to_string(),
             "model_size": size,
             "model_n_params": parameters(model.files.tensors()),
-            "type_k": format,
-            "type_v": format,
+            "n_threads": setup.threads(),
+            "type_k": element(format.key_bits()),
+            "type_v": element(format.value_bits()),
             "draft": setup.draft.as_ref().map(|draft| draft.name()),
         });
         let common = common.as_object().cloned().unwrap_or_default();
         Subject { device: device.name.clone(), common, model: model.name.clone(), size }
     }
+}
+
+/// Name of a cache's elements.
+fn element(bits: usize) -> String {
+    if bits == 16 { "f16".to_string() } else { format!("q{bits}") }
 }
 
 /// One job, measured.

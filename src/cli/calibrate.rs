@@ -5,7 +5,7 @@ use super::exit::DONE;
 use super::profiles::Subject;
 use super::{device, log, shell};
 use crate::backend::DeviceInfo;
-use crate::job::ProfileFile;
+use crate::job::{ProfileFile, check_writable};
 use crate::profile::{Calibration, Effort};
 use crate::quant::DType;
 use crate::store::ModelFiles;
@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 
 /// Measures this machine and shows what it found.
 pub(super) fn calibrate(args: &CalibrateArgs, quiet: bool) -> anyhow::Result<u8> {
+    args.output.as_deref().map_or(Ok(()), check_writable)?;
     let model = args.model.as_deref().map(ModelFiles::open).transpose()?;
     let mut device = device::open(&args.device, args.threads)?;
     let info = device.info().clone();

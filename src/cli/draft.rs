@@ -6,7 +6,7 @@ use super::exit::CliError;
 use super::planning::Planned;
 use super::prepare::Setup;
 use super::progress::Display;
-use super::{cache, draft_place, log, profiles};
+use super::{cache, draft_place, log, prepare, profiles};
 use crate::backend::Device;
 use crate::backend::cpu::CpuDevice;
 use crate::exec::{Executor, ExecutorConfig, Resources};
@@ -17,7 +17,7 @@ use crate::generate::{
 use crate::kernel::PAGE_LEN;
 use anyhow::Context as _;
 use forebay_planner::{DRAFT_ROWS, Draft, HardwareProfile, Pins, Tier};
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -75,6 +75,10 @@ pub(super) struct Drafting {
     places: OnceCell<Vec<Draft>>,
     /// Rates of the processor, where the device is another.
     host: OnceCell<HardwareProfile>,
+    /// Whether there are answers that a fault of the draft must not cost.
+    in_job: Cell<bool>,
+    /// Why there are no more trees, since the draft failed in mid-job.
+    failure: RefCell<Option<String>>,
 }
 
 impl Drafting {
@@ -110,7 +114,19 @@ impl Drafting {
         };
         let (path, learned) = (None, RefCell::default());
         let (places, host) = (OnceCell::new(), OnceCell::new());
-        Ok(Some(Drafting { source, speculate, home, shape, path, learned, places, host }))
+        let (in_job, failure) = (Cell::new(false), RefCell::default());
+        Ok(Some(Drafting {
+            source,
+            speculate,
+            home,
+            shape,
+            path,
+            learned,
+            places,
+            host,
+            in_job,
+            failure,
+        }))
     }
 
     /// Whether a model drafts, and not lookup.
@@ -134,15 +150,29 @@ impl Drafting {
         (bytes[0] >= bytes[1]).then_some(bytes)
     }
 
-    /// Takes up what earlier jobs of these models and about this temperature have learned.
-    pub(super) fn remember(&mut self, model: &Model, temperature: f32) {
+    /// Says that a job is under way: what fails from now on costs the trees alone.
+    pub(super) fn job_begins(&self) {
+        self.in_job.set(true);
+    }
+
+    /// No trees from now on.
+    pub(super) fn give_up(&self, why: String) {
+        self.failure.borrow_mut().get_or_insert(why);
+    }
+
+    /// Why there are no more trees, if it failed.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    /// Takes up what earlier jobs of these models, with trees of this shape, have learned.
+    pub(super) fn remember(&mut self, model: &Model) {
         let own = match &self.source {
             Source::Model(draft) => draft.files.fingerprint(),
             Source::Itself => ITSELF.to_string(),
             Source::Lookup => LOOKUP.to_string(),
         };
-        let tenths = (10.0 * temperature).round();
-        let key = (env!("CARGO_PKG_VERSION"), model.files.fingerprint(), own, tenths);
+        let key = (env!("CARGO_PKG_VERSION"), model.files.fingerprint(), own, self.shape);
         self.path = cache::file("draft-trees", format!("{key:?}").as_bytes());
         let known = self.path.as_ref().and_then(|path| std::fs::read(path).ok());
         let known = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -167,8 +197,8 @@ impl Drafting {
         }
     }
 
-    /// What a plan may choose from.
-    pub(super) fn known(&self) -> forebay_planner::Speculation {
+    /// What a plan may choose from, for a job of which the part `greedy` is sampled without noise.
+    pub(super) fn known(&self, greedy: f64) -> forebay_planner::Speculation {
         let learned = self.learned.borrow();
         let budgets = match self.speculate {
             Speculate::Auto => BUDGETS.to_vec(),
@@ -177,7 +207,7 @@ impl Drafting {
         let nodes: Vec<usize> = (0..=12).map(|power| (1 << power) - 1).collect();
         // Published gains are a lower bound for trees that follow the draft's certainty.
         let gain =
-            |&nodes: &usize| (nodes, learned.gain.tokens(nodes).clamp(1.0, 1.0 + nodes as f64));
+            |&nodes: &usize| (nodes, learned.tokens(nodes, greedy).clamp(1.0, 1.0 + nodes as f64));
         let rounds = |&nodes: &usize| (nodes, learned.rounds_of(nodes));
         forebay_planner::Speculation {
             budgets,
@@ -243,18 +273,36 @@ impl Drafting {
         Ok(())
     }
 
-    /// A drafter at work beside what runs the model, if the plan wants one.
+    /// A drafter at work beside what runs the model, if the plan wants one. A job under way goes on without
+    /// one that cannot be started.
     pub(super) fn start(
+        &self,
+        setup: &Setup<'_>,
+        made: (&Planned, &Executor),
+        profile: &HardwareProfile,
+        display: &mut Display,
+    ) -> anyhow::Result<Option<Speculation>> {
+        if made.0.plan.policy.tree_budget == 0 {
+            return Ok(None);
+        }
+        match self.try_to_start(setup, made, profile, display) {
+            Err(error) if self.in_job.get() && !prepare::is_out_of_memory(&error) => {
+                tracing::warn!("the draft: {error:#}; going on without it");
+                self.give_up(format!("{error:#}"));
+                Ok(None)
+            }
+            started => started.map(Some),
+        }
+    }
+
+    fn try_to_start(
         &self,
         setup: &Setup<'_>,
         (planned, target): (&Planned, &Executor),
         profile: &HardwareProfile,
         display: &mut Display,
-    ) -> anyhow::Result<Option<Speculation>> {
+    ) -> anyhow::Result<Speculation> {
         let policy = &planned.plan.policy;
-        if policy.tree_budget == 0 {
-            return Ok(None);
-        }
         let own = setup.model.tokenizer.vocab_len();
         let drafter: Box<dyn Drafter> = match &self.source {
             Source::Lookup => Box::new(DraftLookup::new()),
@@ -296,9 +344,13 @@ impl Drafting {
                 Box::new(DraftModel::new(executor, vocab, true, &self.learned.borrow()))
             }
         };
-        let curve = (self.speculate == Speculate::Auto).then(|| planned.plan.curve.clone());
-        let config = SpeculationConfig { budget: policy.tree_budget, curve, shape: self.shape };
-        Ok(Some(Speculation::new(drafter, config, self.learned.borrow().clone())))
+        let config = SpeculationConfig {
+            budget: policy.tree_budget,
+            curve: planned.plan.curve.clone(),
+            adapts: self.speculate == Speculate::Auto,
+            shape: self.shape,
+        };
+        Ok(Speculation::new(drafter, config, self.learned.borrow().clone()))
     }
 
     /// Says why a plan has no trees.
@@ -306,13 +358,14 @@ impl Drafting {
         if planned.plan.policy.tree_budget > 0 || self.speculate != Speculate::Auto {
             return;
         }
-        let with = planned.plan.by_budget.iter().filter(|(budget, _)| *budget > 0);
-        let best = with.min_by(|a, b| a.1.total_cmp(&b.1));
+        let with = planned.plan.by_budget.iter().filter(|of| of.tree_budget > 0);
+        let best = with.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
         log::say(&match best {
-            Some((budget, seconds)) => format!(
-                "forebay: no draft trees: predicted {:.1} s without, {seconds:.1} s with {budget} \
-                 nodes in a pass",
-                planned.plan.seconds()
+            Some(best) => format!(
+                "forebay: no draft trees: predicted {:.1} s without, {:.1} s with {} nodes in a pass",
+                planned.plan.seconds(),
+                best.seconds,
+                best.tree_budget
             ),
             None => "forebay: no draft trees: no plan with them fits".to_string(),
         });

@@ -31,7 +31,8 @@ pub(super) fn eval(args: &PerplexityArgs, quiet: bool) -> anyhow::Result<u8> {
     tokens.extend(tokenizer.encode(&text, Special::Plain)?);
     if tokens.len() < args.ctx {
         let (count, ctx) = (tokens.len(), args.ctx);
-        let message = format!("{name} has {count} tokens, and a chunk has {ctx}; lower --ctx");
+        let remedy = if count < 4 { "it is all but empty" } else { "lower --ctx" };
+        let message = format!("{name} has {count} tokens, and a chunk has {ctx}; {remedy}");
         return Err(CliError::Usage(message).into());
     }
     let device = device::open(&args.device, args.threads)?;

@@ -48,7 +48,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         }
         match cause.downcast_ref::<JobError>() {
             Some(JobError::Foreign { .. }) => return FOREIGN_OUTPUT,
-            Some(JobError::NotAFile(_) | JobError::SameFile(_)) => return USAGE,
+            Some(JobError::NotAFile(_) | JobError::SameFile(_) | JobError::Profile { .. }) => {
+                return USAGE;
+            }
             _ => {}
         }
         match cause.downcast_ref::<SynthError>() {

@@ -6,7 +6,7 @@ use crate::exec::Executor;
 use crate::generate::SpeculationStats;
 use crate::job::{Clocks, Homes, MovedBytes, PhaseSeconds, Placement, Summary, TierBytes};
 use bytesize::ByteSize;
-use forebay_planner::{Plan, Resource, Split, Tier};
+use forebay_planner::{OfBudget, Plan, Resource, Split, Tier};
 use std::fmt::Write as _;
 
 /// Bytes in the unit that suits them.
@@ -72,14 +72,30 @@ pub(super) fn speculation(plan: &Plan) -> Vec<String> {
     };
     let mut lines = vec![format!("draft trees: {trees}; {free}")];
     if plan.by_budget.len() > 1 {
-        let budget = |&(nodes, seconds): &(usize, f64)| {
-            let chosen = if nodes == policy.tree_budget { "*" } else { "" };
-            format!("{nodes}{chosen}: {seconds:.1} s")
+        let budget = |of: &OfBudget| {
+            let chosen = if of.tree_budget == policy.tree_budget { "*" } else { "" };
+            format!("{}{chosen}: {:.1} s", of.tree_budget, of.seconds)
         };
         let budgets: Vec<String> = plan.by_budget.iter().map(budget).collect();
         lines.push(format!("by nodes of draft trees (* chosen): {}", budgets.join(", ")));
     }
+    lines.extend(break_even(plan));
     lines
+}
+
+/// What the trees of a plan have to bring to be worth their pass; where it has none, the best that it might
+/// have.
+fn break_even(plan: &Plan) -> Option<String> {
+    let trees = |of: &&OfBudget| match plan.policy.tree_budget {
+        0 => of.tree_budget > 0,
+        chosen => of.tree_budget == chosen,
+    };
+    let trees = plan.by_budget.iter().filter(trees);
+    let best = trees.min_by(|a, b| a.seconds.total_cmp(&b.seconds))?;
+    Some(format!(
+        "trees of {} nodes are faster than none from {:.2} tokens a pass on; {:.2} are expected",
+        best.tree_budget, best.break_even?, best.tokens_per_pass
+    ))
 }
 
 /// What was planned, in a line.

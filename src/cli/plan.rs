@@ -12,18 +12,19 @@ use super::sweep::{Axis, Sweep};
 use super::{attention, kv, shell};
 use crate::backend::Device;
 use crate::job::{
-    Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, survey as survey_of,
+    Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, check_writable,
+    survey as survey_of,
 };
 use comfy_table::{CellAlignment, Table, presets};
-use forebay_planner::{HardwareProfile, Memory, Split, Tier};
+use forebay_planner::{HardwareProfile, Memory, OfBudget, Split, Tier};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
 /// Shows where everything would live, how long the job would take, and why.
 pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
+    args.emit.as_deref().map_or(Ok(()), check_writable)?;
     let model = Model::open(&args.model.model)?;
-    let temperature = args.sampling.temperature;
-    let mut setup = Setup::new(&args.engine, &args.memory, &model, (temperature, quiet))?;
+    let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
     setup.kv_format = kv::resolve(&setup, None)?;
     let survey = survey(args, &model, setup.context_len)?;
     let mut device = setup.open_device()?;
@@ -62,7 +63,9 @@ fn survey(args: &PlanArgs, model: &Model, context_len: usize) -> anyhow::Result<
         let output_max = args.gen_len.min(context_len - prompt);
         let (fixed, count) = (true, args.requests);
         let requests = vec![Lengths { prompt, output_max, fixed, count }];
-        return Ok(Survey { requests, longest: prompt + output_max, ..Survey::default() });
+        let (longest, greedy) =
+            (prompt + output_max, super::planning::greedy(args.sampling.temperature));
+        return Ok(Survey { requests, longest, greedy, ..Survey::default() });
     };
     let input = Input::open(path, InputFormat::Auto)?;
     let config = ParseConfig {
@@ -196,6 +199,11 @@ fn split_json(split: Split) -> Value {
     json!({"gpu": split.device, "ram": split.ram, "disk": split.disk})
 }
 
+fn of_budget_json(of: &OfBudget) -> Value {
+    json!({"tree_budget": of.tree_budget, "seconds": of.seconds, "tokens_per_pass": of.tokens_per_pass,
+           "break_even": of.break_even})
+}
+
 fn plan_json(planned: &Planned, tokens: f64) -> Value {
     let plan = &planned.plan;
     let (policy, memory, terms) = (&plan.policy, &plan.memory, &plan.terms);
@@ -203,8 +211,7 @@ fn plan_json(planned: &Planned, tokens: f64) -> Value {
     let what_ifs: Vec<Value> =
         what_ifs.map(|(c, s)| json!({"change": c.to_string(), "seconds": s})).collect();
     let by_budget = plan.by_budget.iter();
-    let by_budget: Vec<Value> =
-        by_budget.map(|(b, s)| json!({"tree_budget": b, "seconds": s})).collect();
+    let by_budget: Vec<Value> = by_budget.map(of_budget_json).collect();
     let runners_up = plan.runners_up.iter();
     let runners_up: Vec<Value> = runners_up
         .map(|(p, s)| {

@@ -239,11 +239,17 @@ fn executor_config(
     })
 }
 
-/// The survey of an input that cannot be read twice: nothing is known but the longest sequence.
-pub(super) fn unknown(context_len: usize) -> Survey {
+/// Part of the sequences that are sampled without noise, where all have one temperature.
+pub(super) fn greedy(temperature: f32) -> f64 {
+    if temperature <= 0.0 { 1.0 } else { 0.0 }
+}
+
+/// The survey of an input that cannot be read twice: nothing is known but the longest sequence, and what is
+/// sampled without noise if lines do not say otherwise.
+pub(super) fn unknown(context_len: usize, greedy: f64) -> Survey {
     let output_max = (context_len / 4).clamp(1, 256);
     let prompt = (context_len - output_max).min(256);
     let lengths = crate::job::Lengths { prompt, output_max, fixed: false, count: 1024 };
     let longest = context_len.next_multiple_of(PAGE_LEN);
-    Survey { requests: vec![lengths], longest, ..Survey::default() }
+    Survey { requests: vec![lengths], longest, greedy, ..Survey::default() }
 }

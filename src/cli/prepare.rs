@@ -25,6 +25,9 @@ use std::sync::Arc;
 /// Times that a plan is made anew after the machine had less memory than it said.
 const RETRIES: usize = 5;
 
+/// Most threads that pack weights: more wait for the disk.
+const PACKING_THREADS: usize = 4;
+
 /// No smaller part of memory is given up at a time.
 const STEP_MIN: u64 = 1 << 20;
 
@@ -51,18 +54,18 @@ pub(super) struct Ready {
 }
 
 impl<'a> Setup<'a> {
-    /// Before anything that needs a device is decided; `temperature` is that of most requests.
+    /// Before anything that needs a device is decided.
     pub(super) fn new(
         engine: &'a EngineArgs,
         memory: &'a MemoryArgs,
         model: &'a Model,
-        (temperature, quiet): (f32, bool),
+        quiet: bool,
     ) -> anyhow::Result<Setup<'a>> {
         let context_len = super::engine::context_len(model.files.spec(), engine.max_model_len)?;
         let (kv_format, host_attention, trace) = (KvFormat::default(), false, false);
         let mut draft = Drafting::open(&engine.draft, model)?;
         if let Some(draft) = &mut draft {
-            draft.remember(model, temperature);
+            draft.remember(model);
         }
         Ok(Setup {
             engine,
@@ -78,7 +81,18 @@ impl<'a> Setup<'a> {
     }
 }
 
+/// Whether a device had less memory than it said.
+pub(super) fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    let of_device = |error| matches!(error, &ExecError::Device(DeviceError::OutOfMemory { .. }));
+    error.downcast_ref::<ExecError>().is_some_and(of_device)
+}
+
 impl Setup<'_> {
+    /// What grows draft trees, unless it has failed.
+    pub(super) fn draft(&self) -> Option<&Drafting> {
+        self.draft.as_deref().filter(|draft| draft.failure().is_none())
+    }
+
     /// Whether the plan is to stay: it was given, or its trace is wanted in one piece.
     pub(super) fn is_pinned(&self) -> bool {
         self.memory.plan.is_some() || self.trace
@@ -115,10 +129,6 @@ impl Setup<'_> {
             }
             None => {
                 let folder = self.memory.disk_dir.as_deref();
-                if let Some(folder) = folder {
-                    let made = std::fs::create_dir_all(folder);
-                    made.with_context(|| format!("--disk-dir {}", folder.display()))?;
-                }
                 let file = self.model.files.path();
                 let (threads, format) = (self.engine.threads, self.kv_format);
                 let subject = profiles::Subject::new(device, threads, folder, Some(file))?;
@@ -132,10 +142,16 @@ impl Setup<'_> {
         slow(&mut profile.disk.read_bytes_per_sec, disk);
         slow(&mut profile.disk.write_bytes_per_sec, disk);
         slow(&mut profile.upload_bytes_per_sec, upload);
-        if let Some(draft) = &self.draft {
+        if let Some(draft) = self.draft() {
             draft.look(self, device, &profile)?;
         }
         Ok(profile)
+    }
+
+    /// Threads that compute.
+    pub(super) fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.engine.threads.unwrap_or_else(cores)
     }
 
     fn throttles(&self) -> Throttles {
@@ -154,7 +170,7 @@ impl Setup<'_> {
             host_attention: Some(self.host_attention),
             ..Pins::default()
         };
-        if let Some(draft) = &self.draft {
+        if let Some(draft) = self.draft() {
             draft.pin(&mut pins);
         }
         pins
@@ -170,7 +186,7 @@ impl Setup<'_> {
         let (model, pins) = (self.model, self.pins());
         let (context_len, kv_format, threads) =
             (self.context_len, self.kv_format, self.engine.threads);
-        let speculation = self.draft.as_ref().map(|draft| draft.known());
+        let speculation = self.draft().map(|draft| draft.known(survey.greedy));
         Ok(Question {
             speculation,
             model,
@@ -220,7 +236,7 @@ impl Setup<'_> {
             let (info, held) = (device.info().name.clone(), device.memory().bytes);
             let made = self.executor(&question, &planned, &profile, device, display);
             let started = made.and_then(|executor| {
-                let Some(draft) = &self.draft else { return Ok((executor, None)) };
+                let Some(draft) = self.draft() else { return Ok((executor, None)) };
                 let speculation = draft.start(self, (&planned, &executor), &profile, display)?;
                 Ok((executor, speculation))
             });
@@ -230,10 +246,7 @@ impl Setup<'_> {
                 }
                 Err(error) => error,
             };
-            let full = error.downcast_ref::<ExecError>().is_some_and(|error| {
-                matches!(error, ExecError::Device(DeviceError::OutOfMemory { .. }))
-            });
-            if !full || attempt == RETRIES {
+            if !is_out_of_memory(&error) || attempt == RETRIES {
                 return Err(error);
             }
             step = planned.budgets.on(near).saturating_sub(held) / 8;
@@ -335,7 +348,7 @@ impl Setup<'_> {
         let used = planned.plan.memory.total().disk;
         let options = CacheOptions {
             bytes_max: planned.budgets.disk.saturating_sub(used),
-            threads: std::thread::available_parallelism().map_or(1, usize::from).min(4),
+            threads: self.threads().min(PACKING_THREADS),
             reading: reading.clone(),
             building: IoControl::default(),
         };

@@ -9,7 +9,7 @@ use crate::exec::Traffic;
 use crate::generate::{Completion, Engine, FinishReason, Request};
 use crate::job::{Counters, LEARNED_MIN, Learned, Survey, Worker};
 use crate::tokenizer::Tokenizer;
-use forebay_planner::HardwareProfile;
+use forebay_planner::{HardwareProfile, Policy};
 use std::error::Error;
 
 /// What is left must be so many times faster by another plan, loading included, to change over.
@@ -51,6 +51,7 @@ impl<'a> Replanner<'a> {
     ) -> Replanner<'a> {
         let Ready { executor, planned, profile, speculation } = ready;
         let mut engine = Engine::new(executor, tokenizer, planned.engine);
+        setup.draft.iter().for_each(|draft| draft.job_begins());
         speculation.into_iter().for_each(|speculation| engine.speculate(speculation));
         Replanner {
             setup,
@@ -107,7 +108,7 @@ impl<'a> Replanner<'a> {
         let device = self.engine().executor().device();
         let mut asked = question.ask(device)?;
         asked.stand_where(&self.planned);
-        let seconds = asked.seconds(device, &self.planned.plan.policy)?;
+        let seconds = asked.seconds(device, &self.policy())?;
         let other = asked.plan(device)?;
         let most = seconds / GAIN;
         if other.plan.seconds() + other.plan.load_seconds > most {
@@ -141,13 +142,29 @@ impl<'a> Replanner<'a> {
 
     /// What was found out about draft trees goes into the next plan, of this job and of others.
     pub(super) fn learn_trees(&self) {
+        let failure = self.engine().tree_stats().and_then(|stats| stats.failure.clone());
+        if let (Some(draft), Some(why)) = (&self.setup.draft, failure) {
+            draft.give_up(why);
+        }
         if let (Some(draft), Some(trees)) = (&self.setup.draft, self.engine().speculation()) {
             draft.learn(trees.learned());
         }
     }
 
-    /// Whether draft trees bring more or less than was planned for.
+    /// What is followed now: the plan's policy, less its trees once their draft has failed.
+    fn policy(&self) -> Policy {
+        let policy = self.planned.plan.policy.clone();
+        match self.setup.draft() {
+            Some(_) => policy,
+            None => Policy { tree_budget: 0, draft: None, ..policy },
+        }
+    }
+
+    /// Whether draft trees bring more or less than was planned for, or have ended.
     fn trees_surprise(&self) -> bool {
+        if self.policy().tree_budget != self.planned.plan.policy.tree_budget {
+            return true;
+        }
         let planned = self.planned.plan.tokens_per_pass;
         self.tokens_per_tree().is_some_and(|tokens| (tokens / planned).ln().abs() > APART.ln())
     }
@@ -156,11 +173,15 @@ impl<'a> Replanner<'a> {
     fn change_over(&mut self, left: &Survey) -> anyhow::Result<()> {
         self.moved = self.traffic();
         self.trees_before = self.trees();
-        let suspended = self.engine.take().map(Engine::suspend).expect("it is there between steps");
+        let mut suspended =
+            self.engine.take().map(Engine::suspend).expect("it is there between steps");
         // The device's memory was given back with the old engine.
         let device = self.setup.open_device()?;
         let Ready { executor, planned, profile, speculation } =
             self.setup.ready(device, left, &mut Display::new(true))?;
+        if let Some(why) = self.setup.draft.as_ref().and_then(|draft| draft.failure()) {
+            suspended.trees_ended(why);
+        }
         let mut engine = Engine::resume(executor, self.tokenizer, planned.engine, suspended);
         speculation.into_iter().for_each(|speculation| engine.speculate(speculation));
         self.engine = Some(engine);

@@ -10,9 +10,9 @@ use super::replan::Replanner;
 use super::{attention, draft_said, interrupt, kv, log, memory, planning};
 use crate::backend::DeviceInfo;
 use crate::job::{
-    Clocks, Defaults, Input, InputFormat, Job, Manifest, MovedBytes, Outcome, Output,
+    Clocks, Defaults, Input, InputFormat, Job, JobError, Manifest, MovedBytes, Outcome, Output,
     OutputOptions, ParseConfig, Parser, PeakBytes, Placement, Progress, RequestCounts, Seconds,
-    Summary, Survey, TokensPerSecond, survey, write_trace,
+    Summary, Survey, TokensPerSecond, check_writable, survey, write_trace,
 };
 use crate::sample::SamplingParams;
 use serde_json::{Map, Value, json};
@@ -22,11 +22,14 @@ use std::time::Instant;
 pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let started = Instant::now();
     let stop = interrupt::watch();
+    check_outputs(args)?;
     let format = InputFormat::from_name(&args.input_format).unwrap_or(InputFormat::Auto);
     let input = Input::open(&args.input, format)?;
+    if input.digest().is_some_and(|digest| digest.requests == 0) {
+        tracing::warn!("{}: there is no prompt in it", input.name());
+    }
     let model = Model::open(&args.model.model)?;
-    let temperature = args.sampling.temperature;
-    let mut setup = Setup::new(&args.engine, &args.memory, &model, (temperature, quiet))?;
+    let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
     setup.trace = args.trace.is_some();
     let context_len = setup.context_len;
     let resumed = if args.overwrite { None } else { kv::recorded(&args.output) };
@@ -39,7 +42,8 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
         let survey = survey(&input, config.clone(), encoder, context_len)?;
         let survey = survey.map(|survey| survey.after(answered));
         let survey = survey.filter(|survey| !survey.requests.is_empty());
-        Ok(survey.unwrap_or_else(|| planning::unknown(context_len)))
+        let greedy = planning::greedy(args.sampling.temperature);
+        Ok(survey.unwrap_or_else(|| planning::unknown(context_len, greedy)))
     };
     let mut device = setup.open_device()?;
     let resumed = if args.overwrite { None } else { attention::recorded(&args.output) };
@@ -82,11 +86,22 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     drop(display);
     worker.learn_trees();
     setup.draft.iter().for_each(|draft| draft.keep());
-    if let Some(path) = &args.trace {
-        let events = worker.engine().executor().trace().iter();
-        write_trace(path, events.map(|e| (&*e.name, e.track, e.start, e.duration, e.pass)))?;
-    }
-    report.close(&outcome, loaded, Some(&Facts(&worker)))
+    let traced = trace(args, &worker);
+    let code = report.close(&outcome, loaded, Some(&Facts(&worker)))?;
+    Ok(traced.map(|()| code)?)
+}
+
+/// Refuses a summary or a trace that could not be written in the end.
+fn check_outputs(args: &RunArgs) -> Result<(), JobError> {
+    let paths = [&args.summary, &args.trace];
+    paths.into_iter().flatten().try_for_each(|path| check_writable(path))
+}
+
+/// Writes the trace, if there is to be one.
+fn trace(args: &RunArgs, worker: &Replanner<'_>) -> Result<(), JobError> {
+    let Some(path) = &args.trace else { return Ok(()) };
+    let events = worker.engine().executor().trace().iter();
+    write_trace(path, events.map(|e| (&*e.name, e.track, e.start, e.duration, e.pass)))
 }
 
 /// Says what was planned, and why there are no draft trees where there could be.

@@ -37,6 +37,12 @@ pub(super) fn split(text: &str) -> Result<PinnedSplit, String> {
             return Err(format!("{} is given twice", name.trim()));
         }
     }
+    let parts = [split.device, split.ram, split.disk];
+    let sum = 100.0 * parts.iter().flatten().sum::<f64>();
+    let whole = (sum - 100.0).abs() < 0.1;
+    if !whole && (sum > 100.0 || parts.iter().all(Option::is_some)) {
+        return Err(format!("the parts add up to {sum:.1} %, not to 100 %"));
+    }
     Ok(split)
 }
 

@@ -92,6 +92,13 @@ impl Clock {
         device.pass_seconds + rows * device.embed_seconds + computed + logits
     }
 
+    /// Plays uploads before a pass.
+    pub(super) fn fill_ahead(&mut self, plan: &StreamPlan) {
+        let mut simulation = std::mem::take(&mut self.simulation);
+        simulation.fill_ahead(plan, &Costs { clock: self, plan, micro: &[], outputs: 0 });
+        self.simulation = simulation;
+    }
+
     /// Lets time pass.
     pub(super) fn idle(&mut self, seconds: f64) {
         self.simulation.idle(seconds);

@@ -59,6 +59,8 @@ pub struct Executor {
     /// For each row of the last pass its micro-batch and its row there, and the number of micro-batches.
     pub(super) last: (Vec<(usize, u32)>, usize),
     pub(super) uploaded_bytes: u64,
+    /// Streams of the coming pass that were uploaded before it began.
+    pub(super) ahead: usize,
     pub(super) throttle: Option<Arc<Throttle>>,
     pub(super) poison: bool,
     pub(super) trace: Option<Trace>,
@@ -189,6 +191,7 @@ impl Executor {
         let rests = self.plan.rows_rest(micro.len());
         self.play(&steps.1, &mut Pass { micro, rests, outputs, each })?;
         self.passes += 1;
+        self.ahead = 0;
         self.last.0.clear();
         for (at, batch) in micro.iter().enumerate() {
             self.last.0.extend((0..batch.rows() as u32).map(|row| (at, row)));
@@ -253,6 +256,7 @@ impl Executor {
     fn step(&mut self, step: Step, pass: &mut Pass<'_>) -> Result<(), ExecError> {
         match step {
             Step::Embed { micro } => self.embed(micro, pass),
+            Step::Upload { stream, next_pass: false } if stream < self.ahead => Ok(()),
             Step::Upload { stream, next_pass } => {
                 self.flush()?;
                 self.upload(stream, self.passes + usize::from(next_pass))

@@ -44,10 +44,7 @@ impl Executor {
         resources: Resources,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Executor, ExecError> {
-        let source: Arc<dyn WeightSource> = match &resources.weights {
-            Some(source) => Arc::clone(source),
-            None => Arc::new(FileWeights::new(Arc::clone(&files), IoControl::default())?),
-        };
+        let source = source(&files, &resources)?;
         let spec = files.spec();
         let shares_ram = device.info().computes_in_ram();
         let config = attending(config, shares_ram)?;
@@ -68,7 +65,7 @@ impl Executor {
         let pager = pager(device.as_mut(), spec, &config, &resources, shares_ram)?;
         let shape = super::model_shape(&files, config.host_attention)?;
         let clock = |profile| Clock::new(&matrices, &plan, shape, profile, config.kv_format);
-        let clock = resources.profile.map(clock);
+        let clock = resources.profile.clone().map(clock);
         let size = config.workspace(plan.head_streams());
         let workspace = Workspace::alloc(device.as_mut(), spec, size)?;
         let bind = |(index, layer): (usize, LayerWeights)| layer.bind(spec, index, &workspace);
@@ -77,7 +74,7 @@ impl Executor {
             streams: None,
             pager,
             host,
-            in_ram: load_ram(device.as_mut(), &plan, &*source)?,
+            in_ram: load_ram(device.as_mut(), &plan, &*source, copies_by_itself(&resources))?,
             host_ring: None,
             device,
             files: Arc::clone(&files),
@@ -96,6 +93,7 @@ impl Executor {
             reused: Reused::default(),
             last: Default::default(),
             uploaded_bytes: 0,
+            ahead: 0,
             throttle: resources.upload_throttle,
             poison: resources.poison,
             trace: resources.trace.then(Trace::new),
@@ -158,6 +156,17 @@ impl Executor {
     }
 }
 
+/// Where streams come from: what was lent, or else the model's own files.
+fn source(
+    files: &Arc<ModelFiles>,
+    resources: &Resources,
+) -> Result<Arc<dyn WeightSource>, ExecError> {
+    match &resources.weights {
+        Some(source) => Ok(Arc::clone(source)),
+        None => Ok(Arc::new(FileWeights::new(Arc::clone(files), IoControl::default())?)),
+    }
+}
+
 /// The configuration as it is meant: a device that computes in RAM is the host already.
 fn attending(config: ExecutorConfig, shares_ram: bool) -> Result<ExecutorConfig, ExecError> {
     let host_attention = config.host_attention && !shares_ram;
@@ -186,17 +195,34 @@ fn load(
     Ok((layers, loader.head()?))
 }
 
+/// Whether what is at home in RAM lies where the device copies from by itself: unless that was measured to be
+/// the slower way.
+fn copies_by_itself(resources: &Resources) -> bool {
+    resources.profile.as_ref().is_none_or(|profile| profile.copies_by_itself)
+}
+
+/// Memory in RAM from which the device copies by itself, if it is to.
+fn reached(
+    device: &mut dyn Device,
+    reaches: bool,
+    bytes: usize,
+    what: &str,
+) -> Result<Option<Buffer>, ExecError> {
+    if reaches { Ok(device.alloc_host(bytes, what)?) } else { Ok(None) }
+}
+
 /// Reads the streams that live in RAM.
 fn load_ram(
     device: &mut dyn Device,
     plan: &StreamPlan,
     source: &dyn WeightSource,
+    reaches: bool,
 ) -> Result<HashMap<usize, InRam>, ExecError> {
     let mut in_ram = HashMap::new();
     for (index, stream) in plan.streams.iter().enumerate().filter(|(_, s)| s.home == Tier::Ram) {
         let mut bytes = AlignedBuffer::new(stream.bytes)?;
         source.read_segment(stream.tensor, stream.index, &mut bytes)?;
-        let home = match device.alloc_host(stream.bytes, "weights in RAM")? {
+        let home = match reached(device, reaches, stream.bytes, "weights in RAM")? {
             Some(buffer) => {
                 device.write(buffer, 0, &bytes)?;
                 InRam::Reached(buffer)
@@ -248,10 +274,14 @@ fn pager(
         homes.push(match config.cache_home(layer) {
             _ if config.host_attention => None,
             Tier::Device => None,
-            Tier::Ram => Some(match device.alloc_host(config.pages * bytes, "cache in RAM")? {
-                Some(buffer) => Home::Reached(buffer),
-                None => Home::Ram(AlignedBuffer::new(config.pages * bytes)?),
-            }),
+            Tier::Ram => {
+                let all = config.pages * bytes;
+                let reaches = copies_by_itself(resources);
+                Some(match reached(device, reaches, all, "cache in RAM")? {
+                    Some(buffer) => Home::Reached(buffer),
+                    None => Home::Ram(AlignedBuffer::new(all)?),
+                })
+            }
             Tier::Disk => {
                 let first = spilled;
                 spilled += (config.pages * stride(bytes)) as u64;

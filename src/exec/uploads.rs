@@ -3,11 +3,12 @@
 use super::ExecError;
 use super::executor::{Executor, InRam, POISON};
 use crate::backend::{CopyPart, DeviceError};
-use crate::schedule::Part;
+use crate::schedule::{Part, Step, streams_ahead, uploads_ahead};
 use crate::store::Throttle;
 use forebay_planner::Tier;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 impl Executor {
     pub(super) fn upload(&mut self, index: usize, pass: usize) -> Result<(), ExecError> {
@@ -42,6 +43,27 @@ impl Executor {
             bytes.fill(POISON);
         }
         self.uploaded(stream.bytes);
+        Ok(())
+    }
+
+    /// Lets the weights of the coming pass go on arriving, as far as the ring has room, while something else
+    /// computes: those that the device copies from RAM by itself, without anybody waiting for it.
+    pub fn fill_ahead(&mut self) -> Result<(), ExecError> {
+        let by_itself = |home: &InRam| matches!(home, InRam::Reached(_));
+        if self.ahead > 0 || !self.in_ram.values().all(by_itself) {
+            return Ok(());
+        }
+        for step in uploads_ahead(&self.plan).collect::<Vec<_>>() {
+            let (Step::Upload { stream, .. }, start) = (step, Instant::now()) else { continue };
+            self.upload(stream, self.passes)?;
+            if let Some(trace) = &mut self.trace {
+                trace.step(step, self.passes, start);
+            }
+        }
+        self.ahead = streams_ahead(&self.plan);
+        if let Some(clock) = &mut self.clock {
+            clock.fill_ahead(&self.plan);
+        }
         Ok(())
     }
 

@@ -116,6 +116,13 @@ pub struct Suspended<'t> {
     trees: Option<SpeculationStats>,
 }
 
+impl Suspended<'_> {
+    /// Notes why there will be no more draft trees.
+    pub fn trees_ended(&mut self, why: String) {
+        self.trees.get_or_insert_default().failure.get_or_insert(why);
+    }
+}
+
 /// Rows that one sequence brings to a pass.
 pub(super) struct Share {
     pub(super) sequence: usize,

@@ -22,6 +22,9 @@ impl Engine<'_> {
         };
         let start = Instant::now();
         let in_target = speculation.uses_target();
+        if speculation.grows_beside() {
+            executor.fill_ahead()?;
+        }
         if in_target {
             settle(executor, active, shares)?;
         }
@@ -99,6 +102,7 @@ impl Engine<'_> {
             tokenizer: self.tokenizer,
             context_len: self.config.context_len,
             vocab: self.executor.spec().vocab,
+            known: self.tokenizer.vocab_len(),
         };
         let Engine { executor, active, batch, .. } = self;
         let began = Instant::now();
@@ -113,10 +117,7 @@ impl Engine<'_> {
         let chosen: usize = follows.iter().map(|follow| follow.chosen).sum();
         if let Some(speculation) = &mut self.speculation {
             let predicted = speculation.predicted(self.batch.rows());
-            self.executor.note(began, || {
-                let (trees, took) = (told(trees), took.as_secs_f64());
-                format!("verify {trees}: {chosen} tokens, {predicted:.3} s predicted, {took:.3} s")
-            });
+            self.executor.note(began, || verified(trees, &follows, predicted, took));
             let prompt = shares.iter().filter(|s| s.prompt).map(|s| s.rows).sum();
             let passed = Passed {
                 rows: self.batch.rows(),
@@ -192,6 +193,28 @@ fn settle(
         sequence.moves.clear();
     }
     executor.move_rows(&moves)
+}
+
+/// What came of the trees of a pass, in a line.
+fn verified(
+    trees: &[Tree],
+    follows: &[Follow<'_>],
+    predicted: Option<f64>,
+    took: Duration,
+) -> String {
+    let chosen: usize = follows.iter().map(|follow| follow.chosen).sum();
+    let depth = |follow: &Follow<'_>| follow.walk.path().len();
+    let deepest = follows.iter().map(depth).max().unwrap_or(0);
+    let accepted = |at: usize| follows.iter().filter(|follow| depth(follow) >= at).count();
+    let by_depth: Vec<String> = (1..=deepest).map(|at| accepted(at).to_string()).collect();
+    let by_depth = match by_depth.is_empty() {
+        true => "none accepted".to_string(),
+        false => format!("accepted by depth {}", by_depth.join(" ")),
+    };
+    let predicted =
+        predicted.map_or(String::new(), |seconds| format!(", {seconds:.3} s predicted"));
+    let (trees, took) = (told(trees), took.as_secs_f64());
+    format!("verify {trees}: {chosen} tokens, {by_depth}{predicted}, {took:.3} s")
 }
 
 /// Trees in a few words.

@@ -78,7 +78,10 @@ impl<'a> Follow<'a> {
 pub(super) struct Choice<'t> {
     pub(super) tokenizer: &'t Tokenizer,
     pub(super) context_len: usize,
+    /// Logits of a row.
     pub(super) vocab: usize,
+    /// Tokens that there are: a model may have more logits, which stand for nothing.
+    pub(super) known: usize,
 }
 
 /// Runs the pass and follows all trees to where they end; returns rows whose logits were computed.
@@ -138,6 +141,7 @@ fn take_all<'t>(
     }
     for_rows(items, |sampler, (follow, sequence, nodes), logits| {
         follow.take(nodes, logits, |logits| {
+            let logits = &logits[..choice.known.min(logits.len())];
             match sequence.advance(logits, sampler, choice.tokenizer, choice.context_len) {
                 Some(finish) => Err(finish),
                 None => Ok(sequence.newest()),

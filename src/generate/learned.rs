@@ -1,6 +1,6 @@
 //! What is learned of draft trees while they are used: what they bring and what they cost.
 
-use crate::speculate::{GainCurve, Sharpness};
+use crate::speculate::{GainCurve, Sharpness, Tree};
 use serde::{Deserialize, Serialize};
 
 /// Passes and tokens that what was assumed at first counts for.
@@ -11,8 +11,8 @@ const PRIOR_OUTPUTS: f64 = 1.5;
 /// What is learned of speculation in a job, to plan the next one with.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct DraftLearned {
-    /// Tokens that trees of a size bring.
-    pub gain: GainCurve,
+    /// Tokens that trees of a size bring, of greedy and of sampled sequences.
+    gains: [GainCurve; 2],
     /// How far scores of greedy and of sampled sequences are to be trusted.
     pub sharpness: Option<[Sharpness; 2]>,
     /// Rounds of growth, and how many were to be expected of trees of those sizes.
@@ -56,6 +56,18 @@ impl DraftLearned {
         self.part.get_or_insert(part);
     }
 
+    /// Expected tokens of a sequence's pass with a tree of `nodes` nodes, where the part `greedy` of all
+    /// sequences, 0 to 1, is sampled without noise.
+    pub fn tokens(&self, nodes: usize, greedy: f64) -> f64 {
+        let [sure, noisy] = [0, 1].map(|noisy: usize| self.gains[noisy].tokens(nodes));
+        greedy * sure + (1.0 - greedy) * noisy
+    }
+
+    /// Takes in a verified tree of a sequence that is chosen with noise or without, and its accepted nodes.
+    pub(super) fn followed(&mut self, noisy: bool, tree: &Tree, accepted: &[usize]) {
+        self.gains[usize::from(noisy)].record(tree, accepted);
+    }
+
     /// Rounds of growth of so many nodes over all trees.
     pub fn rounds_of(&self, nodes: usize) -> f64 {
         let factor = rate(self.rounds, self.rounds_expected, 1.0);
@@ -90,6 +102,7 @@ impl DraftLearned {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::speculate::Node;
 
     #[test]
     fn another_part_of_a_target_is_another_draft() {
@@ -103,6 +116,18 @@ mod tests {
         let fresh = DraftLearned::default();
         assert_eq!(learned.outputs_per_token(), fresh.outputs_per_token());
         assert_eq!(learned.part, Some(0.85));
+    }
+
+    #[test]
+    fn greedy_and_sampled_sequences_have_gains_of_their_own() {
+        let mut learned = DraftLearned::default();
+        let root = Tree::new(0).nodes()[0];
+        let tree = Tree::from_nodes(vec![root, Node { log_p: -0.5, depth: 1, ..root }]);
+        (0..500).for_each(|_| learned.followed(false, &tree, &[1]));
+        (0..500).for_each(|_| learned.followed(true, &tree, &[]));
+        let [sure, noisy, half] = [1.0, 0.0, 0.5].map(|greedy| learned.tokens(1, greedy));
+        assert!(sure > 1.95 && noisy < 1.05, "{sure} {noisy}");
+        assert!((half - (sure + noisy) / 2.0).abs() < 1e-9);
     }
 
     #[test]

@@ -17,9 +17,11 @@ pub const TREE_NODES_MAX: usize = 4095;
 pub struct SpeculationConfig {
     /// Most nodes of all trees of a pass.
     pub budget: usize,
-    /// (rows, seconds) of a pass, draft excluded: with it, trees are as large as brings the most tokens per
-    /// second; without, as large as the budget allows.
-    pub curve: Option<Vec<(usize, f64)>>,
+    /// (rows, predicted seconds) of a pass, draft excluded; empty where nothing is known.
+    pub curve: Vec<(usize, f64)>,
+    /// Whether trees are as large as brings the most tokens per second by `curve`, and not as large as the
+    /// budget allows.
+    pub adapts: bool,
     /// What trees look like.
     pub shape: TreeShape,
 }
@@ -87,12 +89,14 @@ pub(super) struct Passed {
 pub struct Speculation {
     drafter: Option<Box<dyn Drafter>>,
     config: SpeculationConfig,
-    pace: Option<Pace>,
+    pace: Pace,
     learned: DraftLearned,
     stats: SpeculationStats,
     /// Time and simulated seconds of the last growth, and whether there was one.
     pub(super) last: (Duration, f64),
     grew: bool,
+    /// Time and rounds of growths that had nothing to read first.
+    rounds: (Duration, u64),
 }
 
 impl Speculation {
@@ -104,18 +108,29 @@ impl Speculation {
     ) -> Speculation {
         Speculation {
             drafter: Some(drafter),
-            pace: config.curve.clone().map(Pace::new),
+            pace: Pace::new(config.curve.clone()),
             config,
             learned,
             stats: SpeculationStats::default(),
             last: Default::default(),
             grew: false,
+            rounds: Default::default(),
         }
     }
 
     /// Most nodes of all trees of a pass.
     pub fn budget(&self) -> usize {
         self.config.budget
+    }
+
+    /// What sizes of trees follow, if anything.
+    fn pace(&self) -> Option<&Pace> {
+        self.config.adapts.then_some(&self.pace)
+    }
+
+    /// Whether trees grow beside the target, as far as the last pass tells.
+    pub(super) fn grows_beside(&self) -> bool {
+        self.grew && !self.uses_target()
     }
 
     /// Whether trees grow in the target's own cache; see [`Drafter::uses_target`].
@@ -153,7 +168,7 @@ impl Speculation {
         self.grew = false;
         self.last = Default::default();
         let wanted = sequences.iter().any(|sequence| sequence.depth > 0);
-        let on = self.pace.as_mut().is_none_or(Pace::speculates);
+        let on = !self.config.adapts || self.pace.speculates();
         let trees = match self.drafter.is_some() && wanted && on && self.config.budget > 0 {
             true => self.try_to_grow(target, sequences, others),
             false => None,
@@ -186,6 +201,7 @@ impl Speculation {
             rounds: TREE_DEPTH_MAX,
             tree_nodes: budget.min(TREE_NODES_MAX),
         };
+        let start = Instant::now();
         // Taken out, and put back unless it fails.
         let mut drafter = self.drafter.take()?;
         let before = drafter.work();
@@ -198,6 +214,10 @@ impl Speculation {
                 let (rounds, rows) = (work.rounds - before.rounds, work.rows - before.rows);
                 self.stats.refused += work.refused - before.refused;
                 self.learned.grew(rounds, rows, nodes);
+                if !drafter.caught_up() {
+                    self.rounds.0 += start.elapsed();
+                    self.rounds.1 += rounds;
+                }
                 self.drafter = Some(drafter);
                 Some(trees)
             }
@@ -221,11 +241,11 @@ impl Speculation {
             }
             TreeShape::Static => {
                 let p = drafter.acceptance();
-                let Some(pace) = &self.pace else {
+                let Some(pace) = self.pace() else {
                     return Some(greedy_tree(&p, nodes + 1, depth));
                 };
                 let seconds = |rows: usize| pace.seconds(trees * rows);
-                let level = self.stats.draft.as_secs_f64() / (self.stats.heights.max(1) as f64);
+                let level = self.rounds.0.as_secs_f64() / self.rounds.1.max(1) as f64;
                 let best = choose_shape(&p, nodes + 1, depth, &seconds, level);
                 Some(greedy_tree(&p, best.nodes, best.depth))
             }
@@ -240,7 +260,7 @@ impl Speculation {
 
     /// Whether another round brings tokens faster than the pass as it stands.
     fn goes_on(&self, sequences: usize, others: usize, growth: Growth) -> bool {
-        let Some(pace) = &self.pace else { return true };
+        let Some(pace) = self.pace() else { return true };
         let tokens = sequences as f64 + growth.expected;
         let rows = sequences + (self.config.budget / 2).min(growth.expected.ceil() as usize * 2);
         let seconds = pace.seconds(others + rows) + growth.spent.as_secs_f64();
@@ -249,7 +269,7 @@ impl Speculation {
 
     /// As many of the trees' best nodes as bring the most tokens per second.
     fn trim(&mut self, trees: Vec<Tree>, others: usize, took: Duration) -> Vec<Tree> {
-        let Some(pace) = &self.pace else { return trees };
+        let Some(pace) = self.pace() else { return trees };
         let seconds = |rows: usize| pace.seconds(others + rows) + took.as_secs_f64();
         let keep = best_size(&node_log_ps(&trees), trees.len(), &seconds);
         trim_to_best(&trees, keep)
@@ -271,28 +291,27 @@ impl Speculation {
         stats.by_depth[..what.path.len()].iter_mut().for_each(|count| *count += 1);
         // What ends a sequence says nothing about the trees.
         if !ended {
-            self.learned.gain.record(what.tree, what.path);
+            self.learned.followed(what.noisy, what.tree, what.path);
             if let Some(drafter) = &mut self.drafter {
                 drafter.followed(what);
             }
         }
     }
 
-    /// Seconds that a pass over `rows` rows is predicted to take; 0 where nothing is known.
-    pub(super) fn predicted(&self, rows: usize) -> f64 {
-        self.pace.as_ref().map_or(0.0, |pace| pace.seconds(rows))
+    /// Seconds that a pass over `rows` rows is predicted to take, if anything is known.
+    pub(super) fn predicted(&self, rows: usize) -> Option<f64> {
+        Some(self.pace.seconds(rows)).filter(|seconds| *seconds > 0.0)
     }
 
     /// Takes in a pass.
     pub(super) fn passed(&mut self, pass: &Passed) {
         let seconds = pass.took.as_secs_f64();
-        if let Some(pace) = &mut self.pace {
-            pace.measured(pass.rows, seconds);
-            // Prompts, which the draft has to read too, are no part of the bargain.
-            let caught_up = self.drafter.as_ref().is_some_and(|drafter| drafter.caught_up());
-            if self.grew && pass.prompt == 0 && !caught_up {
-                pace.judge(pass.sequences, pass.tokens, seconds + self.last.0.as_secs_f64());
-            }
+        self.pace.measured(pass.rows, seconds);
+        // Prompts, which the draft has to read too, are no part of the bargain.
+        let caught_up = self.drafter.as_ref().is_some_and(|drafter| drafter.caught_up());
+        if self.config.adapts && self.grew && pass.prompt == 0 && !caught_up {
+            let both = seconds + self.last.0.as_secs_f64();
+            self.pace.judge(pass.sequences, pass.tokens, both);
         }
         if self.grew {
             self.learned.passed(pass.outputs, pass.tokens);

@@ -24,7 +24,7 @@ pub enum JobError {
         source: io::Error,
     },
     /// The output is a folder.
-    #[error("{} is a directory; -o takes a file", .0.display())]
+    #[error("{} is a directory; name a file", .0.display())]
     IsDirectory(PathBuf),
     /// The output is the input.
     #[error("{} is both input and output", .0.display())]

@@ -11,6 +11,16 @@ use std::path::{Path, PathBuf};
 
 const BUFFER_BYTES: usize = 1 << 20;
 
+/// How files begin that are taken for prompts by mistake: each line of such bytes would get an error.
+const NO_PROMPTS: [(&[u8], &str); 6] = [
+    (b"GGUF", "a GGUF model"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b\x08", "a gzip archive"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (b"\xff\xfe{\0", "text in UTF-16"),
+    (b"PAR1", "a Parquet table"),
+];
+
 /// Shapes of input lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputFormat {
@@ -142,6 +152,13 @@ fn scan(file: &mut File) -> io::Result<Digest> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
+        if let Some((_, what)) =
+            NO_PROMPTS.iter().find(|(magic, _)| buffer[..count].starts_with(magic))
+            && digest.bytes == 0
+        {
+            let why = format!("it is {what}; prompts are lines of UTF-8");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         hash.update(&buffer[..count]);
         digest.bytes += count as u64;
         for &byte in &buffer[..count] {
@@ -193,5 +210,9 @@ mod tests {
         let missing = format!("{path}/none.jsonl");
         let Err(error) = Input::open(&missing, InputFormat::Auto) else { panic!() };
         assert!(error.to_string().contains("none.jsonl"), "{error}");
+        let model = format!("{path}/model.txt");
+        std::fs::write(&model, b"GGUF\x03\0\0\0").unwrap();
+        let Err(error) = Input::open(&model, InputFormat::Text) else { panic!() };
+        assert!(error.to_string().contains("model.txt: it is a GGUF model"), "{error}");
     }
 }

@@ -32,7 +32,7 @@ pub use learned::{LEARNED_MIN, Learned};
 pub use limits::{
     FREQUENCY_PENALTY, MIN_P, PRESENCE_PENALTY, REPETITION_PENALTY, Range, TEMPERATURE, TOP_P,
 };
-pub use manifest::Manifest;
+pub use manifest::{Manifest, check_writable};
 pub use output::{Output, OutputOptions};
 pub use parse::{ParseConfig, Parser, check_stops};
 pub use policy_file::PolicyFile;

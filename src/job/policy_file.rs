@@ -14,6 +14,10 @@ const FORMAT: &str = "forebay-policy-1";
 /// Bytes of a policy file at most: one letter for each 4 MiB of weights, and some words.
 const BYTES_MAX: u64 = 16 << 20;
 
+/// Most of anything in it that is counted, and most bytes of a ring: sums of what is hostile must not overflow.
+const COUNT_MAX: usize = 1 << 24;
+const RING_BYTES_MAX: u64 = 1 << 48;
+
 /// A policy and the model it was made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyFile {
@@ -124,6 +128,24 @@ impl PolicyFile {
             let found = text.format.chars().take(40).collect::<String>();
             return Err(format!("format: expected {FORMAT}, found {found}; emit the plan again"));
         }
+        for (field, count) in [
+            ("batch", text.batch),
+            ("micro_batch", text.micro_batch),
+            ("prefill_chunk", text.prefill_chunk),
+            ("tree_budget", text.tree_budget),
+            ("pages", text.pages),
+            ("window_pages", text.window_pages),
+        ] {
+            if count > COUNT_MAX {
+                return Err(format!(
+                    "{field}: {count} is more than {COUNT_MAX}; emit the plan again"
+                ));
+            }
+        }
+        let rings = [text.ring_device_bytes, text.ring_ram_bytes];
+        if let Some(bytes) = rings.into_iter().find(|bytes| *bytes > RING_BYTES_MAX) {
+            return Err(format!("ring: {bytes} bytes are too many; emit the plan again"));
+        }
         let homes = text.weights.iter().map(|homes| tiers(homes, "weights"));
         let [activations] = tiers(&text.activations, "activations")?[..] else {
             return Err("activations: expected one letter".to_string());
@@ -212,6 +234,17 @@ mod tests {
             ("forebay-policy-1", "forebay-policy-9", "format: expected"),
             ("\"batch\": 8", "\"batch\": -8", "invalid value"),
             ("\"batch\"", "\"botch\"", "botch"),
+            (
+                "\"tree_budget\": 64",
+                "\"tree_budget\": 18446744073709551615",
+                "tree_budget: 184467440737",
+            ),
+            ("\"pages\": 100", "\"pages\": 99999999999", "pages: 99999999999 is more than"),
+            (
+                "\"ring_ram_bytes\": 6",
+                "\"ring_ram_bytes\": 999999999999999",
+                "ring: 999999999999999",
+            ),
         ] {
             std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
             let error = PolicyFile::load(&path).unwrap_err();

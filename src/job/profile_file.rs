@@ -56,6 +56,9 @@ struct ProfileText {
     ram_bytes_per_sec: f64,
     upload_bytes_per_sec: f64,
     download_bytes_per_sec: f64,
+    /// Files of before it was measured lack it.
+    #[serde(default)]
+    copies_by_itself: bool,
     upload_overlap: f64,
     disk: DiskText,
 }
@@ -269,6 +272,7 @@ impl From<ProfileText> for HardwareProfile {
             ram_bytes_per_sec: text.ram_bytes_per_sec,
             upload_bytes_per_sec: text.upload_bytes_per_sec,
             download_bytes_per_sec: text.download_bytes_per_sec,
+            copies_by_itself: text.copies_by_itself,
             upload_overlap: text.upload_overlap,
             disk: DiskRates {
                 read_bytes_per_sec,
@@ -292,6 +296,7 @@ impl From<&HardwareProfile> for ProfileText {
             ram_bytes_per_sec: profile.ram_bytes_per_sec,
             upload_bytes_per_sec: profile.upload_bytes_per_sec,
             download_bytes_per_sec: profile.download_bytes_per_sec,
+            copies_by_itself: profile.copies_by_itself,
             upload_overlap: profile.upload_overlap,
             disk: DiskText {
                 read_bytes_per_sec: disk.read_bytes_per_sec,
@@ -384,6 +389,7 @@ mod tests {
             ram_bytes_per_sec: 1e10,
             upload_bytes_per_sec: 1.2e10,
             download_bytes_per_sec: 1.1e10,
+            copies_by_itself: true,
             upload_overlap: 0.9,
             disk: DiskRates {
                 read_bytes_per_sec: 2e9,

@@ -88,14 +88,20 @@ pub fn calibrate(
     done?;
     let device = rates.rates();
     let host = host.map_or_else(|| device.clone(), |(_, rates)| rates.rates());
-    let transfer = |path| if shares_ram { 0.0 } else { memory.rate(path) };
+    let copies_by_itself = !shares_ram && memory.copies_by_itself();
+    let [up, down] = match copies_by_itself {
+        true => [Path::CopyUp, Path::CopyDown],
+        false => [Path::Write, Path::Read],
+    };
+    let transfer = |path| if shares_ram { 0.0 } else { memory.rate(path).unwrap_or(0.0) };
     let profile = HardwareProfile {
         device,
         host,
         shares_ram,
         ram_bytes_per_sec: memory.copy_rate(),
-        upload_bytes_per_sec: transfer([Path::CopyUp, Path::Write]),
-        download_bytes_per_sec: transfer([Path::CopyDown, Path::Read]),
+        upload_bytes_per_sec: transfer(up),
+        download_bytes_per_sec: transfer(down),
+        copies_by_itself,
         upload_overlap: memory.overlap(),
         disk: disk.profile(),
     };

@@ -105,7 +105,10 @@ impl Memory {
         let to = meter.buffer(SEGMENT)?;
         let host = vec![1u8; SEGMENT];
         let compute = vec![Call::Add { x, y, count }];
-        let reached = meter.device.alloc_host(SEGMENT, "measuring")?;
+        let reached = match self.copies_by_itself() {
+            true => meter.device.alloc_host(SEGMENT, "measuring")?,
+            false => None,
+        };
         let all = [CopyPart { from: 0, to: 0, bytes: SEGMENT }];
         let write = |meter: &mut Meter<'_>| match reached {
             Some(from) => meter.device.copy(from, to, &all),
@@ -151,11 +154,16 @@ impl Memory {
         1.0 / self.copy.least()
     }
 
-    /// What segments reached on the first of these paths that there is.
-    pub(super) fn rate(&self, paths: [Path; 2]) -> f64 {
+    /// What segments reached on this path, if there is one.
+    pub(super) fn rate(&self, path: Path) -> Option<f64> {
         let rates = self.transfers();
-        let find = |path| rates.iter().find(|rate| rate.path == path && rate.bytes == SEGMENT);
-        paths.into_iter().find_map(find).map_or(0.0, |rate| rate.bytes_per_sec)
+        let found = rates.iter().find(|rate| rate.path == path && rate.bytes == SEGMENT);
+        found.map(|rate| rate.bytes_per_sec)
+    }
+
+    /// Whether the device is faster where it copies from memory of the host by itself.
+    pub(super) fn copies_by_itself(&self) -> bool {
+        self.rate(Path::CopyUp) > self.rate(Path::Write)
     }
 
     /// What was reached on each path.
@@ -251,6 +259,7 @@ mod tests {
         assert_eq!(rates.len(), 9);
         assert!(rates.iter().all(|rate| rate.bytes_per_sec > 1e6), "{rates:?}");
         assert!(memory.copy_rate() > 1e8 && (0.0..=1.0).contains(&memory.overlap()));
-        assert!(memory.rate([Path::CopyUp, Path::Write]) > 0.0);
+        assert!(memory.rate(Path::Write) > Some(0.0) && memory.rate(Path::CopyUp).is_none());
+        assert!(!memory.copies_by_itself());
     }
 }

@@ -21,4 +21,6 @@ pub use part::{Homes, Matrices, Part, head_tensor};
 pub use plan::{PartPlan, Piecework, RingSizes, Stream, StreamPlan};
 pub use ring::{Gate, Piece, Place, RingTooSmall, lay_out, ring_bytes_min};
 pub use simulate::{PageSeconds, Simulation, StepCosts};
-pub use step::{PassShape, Step, head_steps, pass_steps, prologue, resident_steps};
+pub use step::{
+    PassShape, Step, head_steps, pass_steps, prologue, resident_steps, streams_ahead, uploads_ahead,
+};

@@ -1,7 +1,7 @@
 //! An event clock over the steps of a pass: what overlap can give, from measured rates.
 
 use super::plan::StreamPlan;
-use super::step::Step;
+use super::step::{Step, streams_ahead, uploads_ahead};
 use forebay_planner::Tier;
 use std::collections::VecDeque;
 
@@ -58,6 +58,8 @@ pub struct Simulation {
     host_place_free: Vec<f64>,
     parts_released: usize,
     uploads: usize,
+    /// Streams of the coming pass that are uploaded before it begins.
+    ahead: usize,
     /// When the thread that moves pages is free, and when the pages of coming turns are there.
     pager_free: f64,
     arrivals: VecDeque<f64>,
@@ -97,6 +99,16 @@ impl Simulation {
         self.now += seconds;
     }
 
+    /// Plays uploads before a pass, to be made while something else computes; see [`uploads_ahead`].
+    pub fn fill_ahead(&mut self, plan: &StreamPlan, costs: &impl StepCosts) {
+        self.host_free = self.host_free.max(self.now);
+        for step in uploads_ahead(plan) {
+            let Step::Upload { stream, .. } = step else { continue };
+            self.upload(plan, stream, costs);
+        }
+        self.ahead = streams_ahead(plan);
+    }
+
     /// Plays a pass; returns the seconds it took.
     pub fn pass(&mut self, plan: &StreamPlan, steps: &[Step], costs: &impl StepCosts) -> f64 {
         let start = self.now;
@@ -104,6 +116,7 @@ impl Simulation {
         for &step in steps {
             self.read_ahead(plan, costs);
             match step {
+                Step::Upload { stream, next_pass: false } if stream < self.ahead => {}
                 Step::Upload { stream, .. } => self.upload(plan, stream, costs),
                 Step::Await { part } => {
                     let there = |stream: usize| self.there[stream];
@@ -144,6 +157,7 @@ impl Simulation {
             }
         }
         self.pass += 1;
+        self.ahead = 0;
         self.now - start
     }
 

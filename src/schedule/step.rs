@@ -1,7 +1,7 @@
 //! The closed set of steps. A pass is a list of them; `exec` is the one interpreter.
 
 use super::part::Part;
-use super::plan::StreamPlan;
+use super::plan::{Stream, StreamPlan};
 use forebay_planner::Tier;
 use std::fmt;
 
@@ -144,6 +144,20 @@ pub fn prologue(plan: &StreamPlan) -> Vec<Step> {
         _ => None,
     });
     ahead.collect()
+}
+
+/// The first streams of a pass that can be uploaded before it begins, while nothing computes: they are at
+/// home in RAM, and their places in the ring are free once the pass before is through.
+pub fn streams_ahead(plan: &StreamPlan) -> usize {
+    let free = |stream: &&Stream| stream.home == Tier::Ram && stream.place.gate.round_before;
+    if plan.shares_ram { 0 } else { plan.streams.iter().take_while(free).count() }
+}
+
+/// The uploads of [`streams_ahead`] that the pass before has not made already.
+pub fn uploads_ahead(plan: &StreamPlan) -> impl Iterator<Item = Step> {
+    let done = |stream: &usize| plan.streams[*stream].part == 0 && is_early(plan, *stream);
+    let left = (0..streams_ahead(plan)).filter(move |stream| !done(stream));
+    left.map(|stream| Step::Upload { stream, next_pass: false })
 }
 
 /// The steps of a pass: FlexGen's zig-zag (Sheng et al. 2023, section 4.1) over ragged micro-batches.

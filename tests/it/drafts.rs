@@ -65,6 +65,34 @@ fn answers_are_the_same_with_trees_and_the_summary_tells() {
     assert!(code == 0 && text.contains("3 requests are answered"), "{code} {text}");
 }
 
+/// Passes and growths of trees are events of the trace, predictions beside what was measured; the plan says
+/// what trees have to bring.
+#[test]
+fn the_trace_and_the_plan_tell_of_trees() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace.json");
+    let draft = tiny("qwen3");
+    let arguments = ["--draft", &draft, "--speculate", "6", "--trace", trace.to_str().unwrap()];
+    let (code, text) = outcome(run(dir.path(), "out.jsonl", &arguments));
+    assert_eq!(code, 0, "{text}");
+    let trace = fs::read_to_string(&trace).unwrap();
+    assert!(trace.contains("grow 3 trees of"), "{trace}");
+    let verified = trace.split("verify ").nth(1).unwrap().split('"').next().unwrap();
+    for part in ["tokens, ", "accepted", " s predicted, "] {
+        assert!(verified.contains(part), "{verified}");
+    }
+    let mut plan = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    plan.args(["plan", "-m", &tiny("llama"), "-i", prompts(dir.path()).to_str().unwrap()]);
+    plan.args(["--device", "cpu", "--max-model-len", "64", "--draft", "lookup"]);
+    let Output { status, stdout, stderr, .. } =
+        plan.env("XDG_CACHE_HOME", dir.path()).output().unwrap();
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    let text = String::from_utf8_lossy(&stdout);
+    for part in ["draft trees: ", "by nodes of draft trees", "are faster than none from"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
 /// A sure draft expands nodes that others outdo later: its cache has room for those too.
 #[test]
 fn large_trees_have_room_in_the_cache_of_the_draft() {

@@ -1,10 +1,14 @@
 //! Promise 3: token ids depend on model, prompt, sampling parameters and seed, on nothing else.
 
 use crate::support::{Kind, Model, complete, engine, greedy, real};
+use forebay::backend::cpu::{CpuDevice, SimdPath};
+use forebay::exec::{Executor, ExecutorConfig};
 use forebay::generate::{EngineConfig, Request};
 use forebay::kernel::KvFormat;
 use forebay::sample::SamplingParams;
+use forebay::schedule::{Batch, Span};
 use forebay::tokenizer::Special;
+use std::sync::Arc;
 
 const TEXTS: [&str; 10] = [
     "The capital of France is",
@@ -71,6 +75,53 @@ fn check_format(name: &str, kind: Kind, ways: &[((usize, usize, usize), bool)], 
             "{name} on {kind:?}, {format}: (batch, chunk, positions) {way:?}"
         );
     }
+}
+
+/// All instruction sets of this processor give the same logits, bit by bit: what golden tables, perplexities
+/// and the tests here show of the best one holds of every one.
+#[test]
+fn every_path_computes_the_same_bits() {
+    let paths: Vec<SimdPath> =
+        SimdPath::ALL.into_iter().filter(|path| path.is_available()).collect();
+    for path in SimdPath::ALL.iter().filter(|path| !paths.contains(path)) {
+        eprintln!("skipped: this processor has no {path}");
+    }
+    for (name, format) in [("smollm2-135m", KvFormat::F16), ("gemma3-270m", KvFormat::Q4)] {
+        let Some(model) = real(name) else { continue };
+        let prompts: Vec<Vec<u32>> = [TEXTS[0], TEXTS[1], TEXTS[3]]
+            .map(|text| model.tokenizer.encode(text, Special::Parse).unwrap())
+            .into();
+        let all: Vec<Vec<u32>> =
+            paths.iter().map(|&path| bits(&model, path, format, &prompts)).collect();
+        for (path, found) in paths.iter().zip(&all) {
+            assert!(found == &all[0], "{name}, {format}: {path} and {} differ", paths[0]);
+        }
+    }
+}
+
+/// The bits of the logits after prompts that are read in one pass, and after one more token each.
+fn bits(model: &Model, path: SimdPath, kv_format: KvFormat, prompts: &[Vec<u32>]) -> Vec<u32> {
+    let config = ExecutorConfig { kv_format, ..ExecutorConfig::resident(64, 12) };
+    let device = Box::new(CpuDevice::with_path(None, path).unwrap());
+    let mut executor =
+        Executor::new(device, Arc::clone(&model.files), config, &mut |_, _| {}).unwrap();
+    let pages: Vec<Vec<u32>> =
+        (0..prompts.len() as u32).map(|at| (4 * at..4 * at + 4).collect()).collect();
+    let mut found = Vec::new();
+    for decodes in [false, true] {
+        let mut batch = Batch::default();
+        for (prompt, pages) in prompts.iter().zip(&pages) {
+            let (tokens, start) = match decodes {
+                false => (&prompt[..], 0),
+                true => (&prompt[..1], prompt.len()),
+            };
+            batch.push(Span { tokens, start, pages, logits: 1, moves: &[] });
+        }
+        let mut each =
+            |_: usize, logits: &[f32]| found.extend(logits.iter().map(|logit| logit.to_bits()));
+        executor.pass(&batch, &mut each).unwrap();
+    }
+    found
 }
 
 /// (batch, prefill chunk, cache positions), input order shuffled. The last cache is too small for the

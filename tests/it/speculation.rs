@@ -2,14 +2,15 @@
 
 use crate::placement::{WEIGHTS, Way, config as placed};
 use crate::support::{Kind, Model, complete, device, executor, fixture, greedy, open, real};
+use crate::tree_rows::sequential;
 use forebay::exec::{Executor, Resources};
 use forebay::generate::{
-    DraftError, DraftLookup, DraftModel, Draftable, Drafter, Engine, EngineConfig, Followed,
-    GrowthPlan, Request, Speculation, SpeculationConfig, SpeculationStats, Target, TreeShape,
+    DraftError, DraftLookup, DraftModel, Draftable, Drafter, Engine, EngineConfig, FinishReason,
+    Followed, GrowthPlan, Request, Speculation, SpeculationConfig, SpeculationStats, Target,
+    TreeShape,
 };
 use forebay::kernel::KvFormat;
 use forebay::sample::SamplingParams;
-use forebay::schedule::{Batch, CacheMove, Span, TreeSpan};
 use forebay::speculate::{Node, Tree};
 use forebay::tokenizer::Special;
 use forebay_planner::Tier;
@@ -25,12 +26,17 @@ const TEXTS: [&str; 7] = [
     "Once upon a time, in a land far away, there lived a miller who had three sons and a cat.",
 ];
 
+/// The request that is likely to end before it has all its tokens.
+const ENDS: usize = 5;
+
 /// What grows the trees.
 #[derive(Clone, Debug)]
 enum Draft {
     /// A model, with trees on the noise of sampling or without.
     Model(String, bool),
     Lookup,
+    /// A model that knows fewer tokens than the target.
+    Narrow(String),
     /// Layers of the target that are at hand.
     Layers,
     /// Trees of nonsense.
@@ -94,6 +100,8 @@ struct Run {
     budget: usize,
     shape: TreeShape,
     batch: usize,
+    /// Seconds of passes that trees adapt to; of a fixed size if there are none.
+    curve: &'static [(usize, f64)],
     /// Where things live; resident if `None`.
     way: Option<Way>,
     positions: usize,
@@ -106,6 +114,7 @@ const PLAIN: Run = Run {
     budget: 0,
     shape: TreeShape::Dynamic,
     batch: 3,
+    curve: &[],
     way: None,
     positions: 2048,
     kv_format: KvFormat::F16,
@@ -117,17 +126,27 @@ fn drafter(run: &Run, rows: usize, vocab: usize) -> Box<dyn Drafter> {
         Draft::Layers => Box::new(DraftModel::of_target(vocab, true, &Default::default())),
         Draft::Nonsense => Box::new(Nonsense { state: 7, vocab: vocab as u64 }),
         Draft::Failing => Box::new(Failing(Nonsense { state: 7, vocab: vocab as u64 }, 0)),
-        Draft::Model(name, shares_noise) => {
-            let model = named(name).expect("the target is there too");
-            // Few rows, so that rounds and prompts take several passes.
-            let executor = executor(&model, run.kind, rows.min(11), 1024, KvFormat::F16).unwrap();
-            Box::new(DraftModel::new(executor, vocab, *shares_noise, &Default::default()))
+        Draft::Model(name, shares_noise) => Box::new(DraftModel::new(
+            draft(run, name, rows),
+            vocab,
+            *shares_noise,
+            &Default::default(),
+        )),
+        Draft::Narrow(name) => {
+            let known = vocab / 2;
+            Box::new(DraftModel::new(draft(run, name, rows), known, true, &Default::default()))
         }
     }
 }
 
+/// A draft on the target's device, with few rows, so that rounds and prompts take several passes.
+fn draft(run: &Run, name: &str, rows: usize) -> Executor {
+    let model = named(name).expect("the target is there too");
+    executor(&model, run.kind, rows.min(11), 1024, KvFormat::F16).unwrap()
+}
+
 /// A tiny model of the fixtures, or a real one.
-fn named(name: &str) -> Option<Model> {
+pub(crate) fn named(name: &str) -> Option<Model> {
     match name.contains('-') {
         true => real(name),
         false => Some(open(&fixture(&format!("fixtures/tiny/{name}")))),
@@ -145,8 +164,11 @@ fn sampling(id: usize) -> SamplingParams {
     }
 }
 
-/// The ids of all requests, and what speculation did.
-fn ids(model: &Model, run: &Run, shift: usize) -> Option<(Vec<Vec<u32>>, SpeculationStats)> {
+/// Ids, text and end of an answer.
+type Answer = (Vec<u32>, String, FinishReason);
+
+/// The answers to all requests, and what speculation did.
+fn answers(model: &Model, run: &Run, shift: usize) -> Option<(Vec<Answer>, SpeculationStats)> {
     let Run { kind, budget, batch, positions, kv_format, .. } = *run;
     let config = EngineConfig { batch, prefill_chunk: 9, context_len: 128, tree_budget: budget };
     let executor = match run.way {
@@ -167,13 +189,20 @@ fn ids(model: &Model, run: &Run, shift: usize) -> Option<(Vec<Vec<u32>>, Specula
     let mut engine = Engine::new(executor, &model.tokenizer, config);
     if budget > 0 {
         let drafter = drafter(run, config.rows(), vocab);
-        let config = SpeculationConfig { budget, shape: run.shape, ..Default::default() };
+        let (curve, adapts) = (run.curve.to_vec(), !run.curve.is_empty());
+        let config = SpeculationConfig { budget, curve, adapts, shape: run.shape };
         engine.speculate(Speculation::new(drafter, config, Default::default()));
     }
     let request = |(id, text): (usize, &&str)| {
         let prompt = model.tokenizer.encode(text, Special::Parse).unwrap();
         let stop = if id == 3 { vec!["e".to_string()] } else { Vec::new() };
-        Request { sampling: sampling(id + shift), stop, ..greedy(id as u64, &prompt, 20) }
+        let mut sampling = sampling(id + shift);
+        if id == ENDS {
+            // It ends at any moment, in the middle of a tree as well.
+            sampling.logit_bias = vec![(model.tokenizer.eos().unwrap(), 3.0)];
+            sampling.temperature = 1.0;
+        }
+        Request { sampling, stop, ..greedy(id as u64, &prompt, 20) }
     };
     let requests = TEXTS.iter().enumerate().map(request).collect();
     let done = complete(&mut engine, requests);
@@ -181,7 +210,7 @@ fn ids(model: &Model, run: &Run, shift: usize) -> Option<(Vec<Vec<u32>>, Specula
         assert!(engine.stats().preemptions > 0, "the small cache was meant to preempt");
     }
     let stats = engine.speculation().map(|s| s.stats().clone()).unwrap_or_default();
-    Some((done.into_iter().map(|completion| completion.tokens).collect(), stats))
+    Some((done.into_iter().map(|done| (done.tokens, done.text, done.finish)).collect(), stats))
 }
 
 /// Runs all ways; returns what speculation did in each.
@@ -190,9 +219,9 @@ fn check(target: &str, runs: &[Run]) -> Vec<SpeculationStats> {
     let mut all = Vec::new();
     for (at, run) in runs.iter().enumerate() {
         let plain = Run { budget: 0, batch: 3, way: None, positions: 2048, ..run.clone() };
-        let Some((expected, _)) = ids(&model, &plain, at) else { return all };
-        assert!(expected.iter().any(|tokens| tokens.len() == 20));
-        let (found, stats) = ids(&model, run, at).unwrap();
+        let Some((expected, _)) = answers(&model, &plain, at) else { return all };
+        assert!(expected.iter().any(|(tokens, ..)| tokens.len() == 20));
+        let (found, stats) = answers(&model, run, at).unwrap();
         assert_eq!(found, expected, "{target}: {run:?}");
         assert_eq!(stats.failure, None);
         all.push(stats);
@@ -214,6 +243,7 @@ fn trees_change_no_token_of_tiny_models() {
             itself(other),
             Draft::Lookup,
             Draft::Nonsense,
+            Draft::Narrow(target.into()),
         ];
         let run = |(kind, at, budget, batch): (Kind, usize, usize, usize)| Run {
             kind,
@@ -223,12 +253,63 @@ fn trees_change_no_token_of_tiny_models() {
             ..PLAIN
         };
         let sizes = [(1, 1), (16, 8), (128, 1), (128, 8)];
-        let cpu = (0..5).flat_map(|at| sizes.map(|(budget, batch)| (Kind::Cpu, at, budget, batch)));
+        let cpu = (0..6).flat_map(|at| sizes.map(|(budget, batch)| (Kind::Cpu, at, budget, batch)));
         let reference = (0..5).map(|at| (Kind::Reference, at, 16, 8));
         // The software adapter takes its time.
         let gpu = [0, 4].map(|at| (Kind::Gpu, at, 16, 8));
         check(target, &cpu.chain(reference).chain(gpu).map(run).collect::<Vec<_>>());
     }
+}
+
+/// Sizes that follow the clock: trees are cut, left out for some passes, taken up again.
+#[test]
+fn trees_that_adapt_change_no_token() {
+    let curves: [&[(usize, f64)]; 3] = [
+        &[(1, 1e-3), (8, 1e-3), (64, 4e-3)],
+        // Two rows take twice as long as one: trees soon pause.
+        &[(1, 1e-3), (64, 64e-3)],
+        &[(1, 1.0), (64, 1.0)],
+    ];
+    for target in ["llama", "gemma3"] {
+        let drafts = [itself(target), Draft::Lookup, Draft::Layers, Draft::Nonsense];
+        let run = |(curve, draft)| Run { curve, draft, budget: 40, batch: 4, ..PLAIN };
+        let all = curves.into_iter().flat_map(|curve| drafts.clone().map(|draft| (curve, draft)));
+        let stats = check(target, &all.map(run).collect::<Vec<_>>());
+        assert!(stats.iter().all(|stats| stats.passes > 0), "{stats:?}");
+    }
+}
+
+/// More nodes than tokens are left, or than the cache has room for.
+#[test]
+fn large_trees_change_no_token() {
+    let run = |draft, budget, batch| Run { draft, budget, batch, ..PLAIN };
+    let runs = [
+        run(itself("llama"), 256, 1),
+        run(itself("llama"), 2048, 3),
+        run(Draft::Lookup, 2048, 1),
+        run(Draft::Nonsense, 2048, 8),
+    ];
+    let stats = check("llama", &runs);
+    assert!(stats[1].nodes > 100 * stats[1].trees, "{:?}", stats[1]);
+}
+
+/// A sequence that ends within a tree ends there.
+#[test]
+fn an_end_within_a_tree_is_kept() {
+    let model = named("llama").unwrap();
+    let run = |shift| {
+        let run = Run { draft: itself("llama"), budget: 12, batch: 1, ..PLAIN };
+        (answers(&model, &PLAIN, shift).unwrap().0, answers(&model, &run, shift).unwrap())
+    };
+    let mut ended = 0;
+    for shift in 0..6 {
+        let (plain, (trees, stats)) = run(shift);
+        assert_eq!(plain, trees, "{shift}");
+        let (tokens, _, finish) = &plain[ENDS];
+        ended += usize::from(*finish == FinishReason::Stop && tokens.len() > 1);
+        assert!(stats.tokens_per_tree() > 1.5, "{stats:?}");
+    }
+    assert!(ended > 1, "{ended} of 6 ended before they had all tokens");
 }
 
 #[test]
@@ -257,6 +338,9 @@ fn trees_change_no_token_where_things_live_elsewhere() {
             ..WEIGHTS
         },
     ];
+    // Weights arrive while a draft computes.
+    let ahead = [9 << 20, 1 << 10].map(|spare| Way { resident: 40, in_ram: 100, spare, ..WEIGHTS });
+    let mixed = Way { in_ram: 70, ..ahead[0] };
     for target in ["qwen2", "gemma3"] {
         let run = |kind, way: Way, draft| {
             let kv_format = way.kv_format;
@@ -266,14 +350,15 @@ fn trees_change_no_token_where_things_live_elsewhere() {
         let cpu = ways.iter().flat_map(|&way| drafts().map(|draft| run(Kind::Cpu, way, draft)));
         let gpu = drafts().into_iter().zip(&ways[1..]);
         let gpu = gpu.map(|(draft, &way)| run(Kind::Gpu, way, draft));
-        check(target, &cpu.chain(gpu).collect::<Vec<_>>());
+        let ahead = ahead.into_iter().chain([mixed]).map(|way| run(Kind::Gpu, way, itself(target)));
+        check(target, &cpu.chain(gpu).chain(ahead).collect::<Vec<_>>());
     }
     let host = Way { resident: 100, host: true, micro_rows: 5, ..WEIGHTS };
     let run = Run { kind: Kind::Gpu, draft: itself("qwen2"), budget: 24, ..PLAIN };
     let model = named("qwen2").unwrap();
     let plain = Run { way: Some(host), budget: 0, ..run.clone() };
-    let Some(expected) = ids(&model, &plain, 0) else { return };
-    assert_eq!(ids(&model, &Run { way: Some(host), ..run }, 0).unwrap().0, expected.0);
+    let Some(expected) = answers(&model, &plain, 0) else { return };
+    assert_eq!(answers(&model, &Run { way: Some(host), ..run }, 0).unwrap().0, expected.0);
 }
 
 /// The target's own layers draft, those that are at hand, over the target's cache.
@@ -303,7 +388,7 @@ fn trees_give_way_where_the_cache_is_small() {
     for draft in [itself("llama"), Draft::Nonsense] {
         let run = Run { draft, budget: 64, batch: 8, positions: 176, ..PLAIN };
         check("llama", std::slice::from_ref(&run));
-        ids(&named("llama").unwrap(), &Run { budget: 0, ..run }, 0);
+        answers(&named("llama").unwrap(), &Run { budget: 0, ..run }, 0);
     }
 }
 
@@ -333,9 +418,9 @@ impl Drafter for Failing {
 #[test]
 fn a_job_outlives_its_draft() {
     let model = named("llama").unwrap();
-    let (expected, _) = ids(&model, &PLAIN, 0).unwrap();
+    let (expected, _) = answers(&model, &PLAIN, 0).unwrap();
     let run = Run { draft: Draft::Failing, budget: 16, ..PLAIN };
-    let (found, stats) = ids(&model, &run, 0).unwrap();
+    let (found, stats) = answers(&model, &run, 0).unwrap();
     assert_eq!(found, expected);
     assert_eq!(stats.passes, 2);
     assert!(stats.failure.unwrap().contains("the draft"));
@@ -359,6 +444,34 @@ fn the_target_drafts_for_itself() {
     }
 }
 
+/// What was accepted lies in the draft's cache as a fresh prefill would have it: a draft that is the target
+/// goes on being right, without noise to the last node of every chain.
+#[test]
+fn the_cache_of_a_draft_stays_that_of_its_sequence() {
+    let model = named("llama").unwrap();
+    for (batch, shape) in [(1, TreeShape::Chain), (3, TreeShape::Chain), (1, TreeShape::Static)] {
+        let config =
+            EngineConfig { batch, prefill_chunk: 9, context_len: 128, tree_budget: 5 * batch };
+        let target = executor(&model, Kind::Cpu, config.rows(), 2048, KvFormat::F16).unwrap();
+        let vocab = target.spec().vocab;
+        let run = Run { draft: itself("llama"), budget: 5 * batch, shape, ..PLAIN };
+        let mut engine = Engine::new(target, &model.tokenizer, config);
+        let sizes = SpeculationConfig { budget: run.budget, shape, ..Default::default() };
+        let drafter = drafter(&run, config.rows(), vocab);
+        engine.speculate(Speculation::new(drafter, sizes, Default::default()));
+        let request = |(id, text): (usize, &&str)| Request {
+            ignore_eos: true,
+            ..greedy(id as u64, &model.tokenizer.encode(text, Special::Parse).unwrap(), 40)
+        };
+        complete(&mut engine, TEXTS.iter().enumerate().map(request).collect());
+        let stats = engine.speculation().unwrap().stats();
+        let deep = stats.accepted as f64 / stats.heights as f64;
+        // A static tree may have its depth where the target does not go, at another rank.
+        let least = if shape == TreeShape::Chain { 1.0 } else { 0.5 };
+        assert!(deep >= least, "{shape:?}, batch {batch}: {stats:?}");
+    }
+}
+
 #[test]
 fn trees_change_no_token_of_a_real_model() {
     let draft = |draft, budget, batch| Run { draft, budget, batch, ..PLAIN };
@@ -373,112 +486,6 @@ fn trees_change_no_token_of_a_real_model() {
     );
     if let Some(first) = stats.first() {
         assert!(first.tokens_per_tree() > 4.0, "{first:?}");
-    }
-}
-
-/// The logits of all outputs of a pass, bit by bit.
-fn logits(executor: &mut Executor, batch: &Batch) -> Vec<Vec<u32>> {
-    let (vocab, mut all) = (executor.spec().vocab, Vec::new());
-    let mut each = |_: usize, logits: &[f32]| {
-        all.extend(logits.chunks_exact(vocab).map(|row| row.iter().map(|v| v.to_bits()).collect()));
-    };
-    executor.pass(batch, &mut each).unwrap();
-    all
-}
-
-/// The logits after the last of `tokens`, from a fresh cache, position by position.
-fn sequential(executor: &mut Executor, tokens: &[u32], pages: &[u32]) -> Vec<u32> {
-    let mut last = Vec::new();
-    for start in 0..tokens.len() {
-        let mut batch = Batch::default();
-        let tokens = &tokens[start..=start];
-        batch.push(Span { tokens, start, pages, logits: 1, moves: &[] });
-        last = logits(executor, &batch).remove(0);
-    }
-    last
-}
-
-/// A tree's rows have the bits of plain sequences, whatever came before them; what is accepted and moved
-/// gives the bits of a fresh prefill; logits can be asked for later.
-#[test]
-fn a_tree_computes_what_its_paths_would() {
-    for name in ["llama", "qwen2", "gemma3"] {
-        let model = named(name).unwrap();
-        for kind in [Kind::Reference, Kind::Cpu, Kind::Gpu] {
-            for kv_format in [KvFormat::F16, KvFormat::Q4] {
-                let Some(mut executor) = executor(&model, kind, 64, 512, kv_format) else { return };
-                check_tree(&mut executor, &format!("{name}, {kind:?}, {kv_format}"));
-            }
-        }
-    }
-}
-
-fn check_tree(executor: &mut Executor, what: &str) {
-    let pages: Vec<u32> = (0..8).rev().collect();
-    let other: Vec<u32> = (10..18).collect();
-    // Two chains and a fan below the root, rows not in the order of depth.
-    let nodes = [5u32, 6, 7, 8, 9, 10, 11, 12];
-    let parents = [0usize, 0, 1, 2, 0, 4, 5, 2];
-    let path = |node: usize| {
-        let up = std::iter::successors(Some(node), |&at| (at > 0).then(|| parents[at]));
-        let mut path: Vec<u32> = up.filter(|&at| at > 0).map(|at| at as u32).collect();
-        path.reverse();
-        path
-    };
-    let paths: Vec<Vec<u32>> = (0..nodes.len()).map(path).collect();
-    for length in [1usize, 2, 14, 40] {
-        let prompt: Vec<u32> = (0..length as u32).map(|i| 20 + i * 7 % 200).collect();
-        let root = nodes[0];
-        let mut batch = Batch::default();
-        // The prompt comes in the tree's own pass for some lengths.
-        let joined = length.is_multiple_of(2);
-        if !joined {
-            batch.push(Span { tokens: &prompt, start: 0, pages: &pages, logits: 0, moves: &[] });
-            logits(executor, &batch);
-            batch.clear();
-        }
-        batch.push_tree(TreeSpan {
-            lead: if joined { &prompt } else { &[] },
-            tokens: &nodes,
-            paths: &paths,
-            start: length,
-            pages: &pages,
-            outputs: &[0, 3, 7],
-            moves: &[],
-        });
-        let found = logits(executor, &batch);
-        let of = |executor: &mut Executor, node: usize, more: &[u32]| {
-            let path = paths[node].iter().map(|&at| nodes[at as usize]);
-            let tokens: Vec<u32> = prompt
-                .iter()
-                .copied()
-                .chain([root])
-                .chain(path)
-                .chain(more.iter().copied())
-                .collect();
-            sequential(executor, &tokens, &other)
-        };
-        let first = if joined { length } else { 0 };
-        let mut rest = Vec::new();
-        let vocab = executor.spec().vocab;
-        let rows: Vec<usize> = [1, 2, 4, 5, 6].iter().map(|node| first + node).collect();
-        let mut each = |_: usize, all: &[f32]| {
-            let rows = all.chunks_exact(vocab);
-            rest.extend(rows.map(|row| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>()));
-        };
-        executor.logits_of(&rows, &mut each).unwrap();
-        let nodes_in_turn = [0, 3, 7].into_iter().zip(found);
-        for (node, bits) in nodes_in_turn.chain([1, 2, 4, 5, 6].into_iter().zip(rest)) {
-            assert!(of(executor, node, &[]) == bits, "{what}: node {node} after {length}");
-        }
-        // Rows 4, 5, 6 are accepted and move to where 1, 2, 3 were.
-        let start = length as u32;
-        let moves: Vec<CacheMove> = (1..4).map(|d| (start + d + 3, start + d)).collect();
-        let (tokens, start) = (&[30, 31][..], length + 4);
-        batch.clear();
-        batch.push(Span { tokens, start, pages: &pages, logits: 1, moves: &moves });
-        let after = logits(executor, &batch).remove(0);
-        assert!(of(executor, 6, &[30, 31]) == after, "{what}: accepted after {length}");
     }
 }
 

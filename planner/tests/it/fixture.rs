@@ -115,6 +115,7 @@ pub(crate) fn desktop() -> HardwareProfile {
         ram_bytes_per_sec: 30e9,
         upload_bytes_per_sec: 22e9,
         download_bytes_per_sec: 20e9,
+        copies_by_itself: true,
         upload_overlap: 0.9,
         disk: DiskRates {
             read_bytes_per_sec: 5e9,

@@ -42,11 +42,15 @@ fn a_streamed_model_with_one_sequence_grows_large_trees() {
     assert!(grown.terms.draft > 0.0 && policy.draft.is_some());
     assert!(policy.homes.last().unwrap().iter().all(|&home| home == Tier::Device));
     let off = grown.by_budget[0];
-    assert!(off.0 == 0 && off.1 > 2.0 * grown.seconds(), "{:?}", grown.by_budget);
-    let least = grown.by_budget.iter().map(|&(_, seconds)| seconds).fold(f64::INFINITY, f64::min);
+    let slower = off.seconds > 2.0 * grown.seconds();
+    assert!(off.tree_budget == 0 && slower, "{:?}", grown.by_budget);
+    assert_eq!(off.break_even, Some(1.0));
+    let chosen = grown.by_budget.iter().find(|of| of.tree_budget == policy.tree_budget).unwrap();
+    assert!(chosen.break_even.unwrap() < chosen.tokens_per_pass, "{chosen:?}");
+    let least = grown.by_budget.iter().map(|of| of.seconds).fold(f64::INFINITY, f64::min);
     assert!(grown.seconds() <= ROOM * least, "{:?}", grown.by_budget);
-    let mut larger = grown.by_budget.iter().filter(|(budget, _)| *budget > policy.tree_budget);
-    assert!(larger.all(|&(_, seconds)| seconds > ROOM * least), "{:?}", grown.by_budget);
+    let mut larger = grown.by_budget.iter().filter(|of| of.tree_budget > policy.tree_budget);
+    assert!(larger.all(|of| of.seconds > ROOM * least), "{:?}", grown.by_budget);
     // Rows up to N* are free, and beyond they cost.
     let rows = grown.curve.iter().map(|&(rows, _)| rows).collect::<Vec<_>>();
     assert!(rows[0] == 1 && rows[rows.len() - 1] == policy.rows(), "{rows:?}");
@@ -64,6 +68,9 @@ fn a_batch_that_fills_the_pass_grows_none() {
     assert_eq!((plain.tokens_per_pass, plain.terms.draft), (1.0, 0.0));
     assert_eq!(plain.memory.draft, Split::default());
     assert!(plain.by_budget.len() > 3, "{:?}", plain.by_budget);
+    let mut trees = plain.by_budget.iter().filter(|of| of.tree_budget > 0);
+    let loses = trees.all(|of| of.break_even.unwrap() > 0.97 * of.tokens_per_pass);
+    assert!(loses, "{:?}", plain.by_budget);
     assert_eq!(plain.free_rows, 0.0);
 }
 
@@ -262,7 +269,7 @@ fn more_memory_or_gain_is_never_slower_and_trees_are_no_loss() {
         let mut case = random_speculation(seed);
         let Ok(planned) = plan(&case.inputs()) else { continue };
         let fastest = |planned: &Plan| {
-            let seconds = planned.by_budget.iter().map(|&(_, seconds)| seconds);
+            let seconds = planned.by_budget.iter().map(|of| of.seconds);
             seconds.fold(f64::INFINITY, f64::min)
         };
         let seconds = fastest(&planned);

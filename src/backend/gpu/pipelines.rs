@@ -58,6 +58,12 @@ impl Pipelines {
         }
     }
 
+    /// Makes a pipeline at once, for its faults.
+    #[cfg(test)]
+    pub(super) fn make(&mut self, device: &wgpu::Device, kernel: Kernel) {
+        compile(device, kernel, &layout(&mut self.layouts, device, kernel).group, None);
+    }
+
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.pipelines.len()

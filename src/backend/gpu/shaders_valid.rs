@@ -2,6 +2,7 @@
 //! says, and host structs lie in memory as the shaders' do.
 
 use super::kernels::{ENTRIES, FRAGMENTS, Kernel};
+use super::pipelines::Pipelines;
 use std::collections::BTreeSet;
 use std::path::Path;
 use wgpu::naga;
@@ -85,4 +86,40 @@ fn parameters_lie_in_memory_as_the_shaders_read_them() {
             assert_eq!(member.offset as usize, 4 * index, "{kernel:?}: {:?}", member.name);
         }
     }
+}
+
+/// wgpu's own checks, which every real adapter makes: bindings, immediates, workgroups within the limits that
+/// every adapter has.
+#[test]
+fn every_kernel_becomes_a_pipeline_of_a_real_adapter() {
+    let device = noop();
+    let mut pipelines = Pipelines::new(None);
+    for kernel in Kernel::all() {
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        pipelines.make(&device, kernel);
+        let fault = pollster::block_on(scope.pop());
+        assert!(fault.is_none(), "{kernel:?}: {fault:?}");
+    }
+}
+
+/// A device that computes nothing, with what kernels of all kinds ask for.
+fn noop() -> wgpu::Device {
+    let mut wanted = wgpu::InstanceDescriptor::new_without_display_handle();
+    wanted.backends = wgpu::Backends::NOOP;
+    wanted.backend_options.noop = wgpu::NoopBackendOptions::enabled();
+    let instance = wgpu::Instance::new(wanted);
+    let adapter = pollster::block_on(instance.request_adapter(&Default::default())).unwrap();
+    let wanted = wgpu::DeviceDescriptor {
+        required_features: wgpu::Features::IMMEDIATES
+            | wgpu::Features::SUBGROUP
+            | super::adapter::MATRIX_UNITS,
+        required_limits: wgpu::Limits {
+            max_immediate_size: super::params::BYTES_MAX,
+            ..wgpu::Limits::default()
+        },
+        // SAFETY: nothing is computed.
+        experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+        ..Default::default()
+    };
+    pollster::block_on(adapter.request_device(&wanted)).unwrap().0
 }
