@@ -87,7 +87,7 @@ fn by_budget(found: &[Priced]) -> Vec<OfBudget> {
     for priced in found {
         best.entry(priced.setting.tree_budget).or_insert(priced);
     }
-    let off = best.get(&0).map(|off| off.decode_seconds);
+    let off = best.get(&0).map(|off| off.decode_seconds).filter(|seconds| *seconds > 0.0);
     let of = |(&tree_budget, priced): (&usize, &&Priced)| OfBudget {
         tree_budget,
         seconds: priced.seconds(),
@@ -140,6 +140,9 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
     policy.draft = policy.draft.filter(|_| policy.tree_budget > 0);
     policy.weights = memory::weights(inputs.model, &policy.homes);
     policy.kv = memory::cache(&search.costs, &setting, policy.pages, &policy.kv_homes);
+    // The workload may be another than the one that it was made for.
+    let away = memory::window_pages(inputs, &setting, policy.pages);
+    policy.window_pages = policy.window_pages.max(away);
     let needed = memory::account(inputs, &search.costs, &setting, &policy).total();
     let missing = needed.beyond(&inputs.capacity());
     if missing != Split::default() {

@@ -442,12 +442,14 @@ impl<'a> Costs<'a> {
         passes.iter().map(seconds).sum()
     }
 
-    /// Seconds in which an empty ring of weights fills.
+    /// Seconds in which an empty ring of weights fills while a draft computes.
     fn ring_seconds(&self, setting: &Setting, at: &Placement) -> f64 {
         let hw = self.hardware;
         let ring = RingShape::new(&self.half_bytes, 0.0, setting.ring_parts).layers;
         let read = ring * at.layers[2] / hw.disk.read_bytes_per_sec;
-        let uploaded = ring * (at.layers[1] + at.layers[2]);
+        // What comes from disk is uploaded by the pass itself.
+        let fills = hw.copies_by_itself && !self.drafts_itself(setting.draft);
+        let uploaded = if fills { ring * at.layers[1] } else { 0.0 };
         if hw.shares_ram { read } else { read.max(uploaded / hw.upload_bytes_per_sec) }
     }
 

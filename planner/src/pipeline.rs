@@ -78,7 +78,9 @@ impl<'a> Stream<'a> {
         let disk = sum(|l| l.disk) + bytes(true) / hw.disk.read_bytes_per_sec;
         let draft = self.costs.draft_seconds(setting, pass, &self.layers);
         let busiest = (sum(|l| l.compute) + draft).max(sum(|l| l.link) + uploads).max(disk);
-        let mut clock = Clock::new(self, &loads, draft);
+        let itself = self.costs.drafts_itself(setting.draft);
+        let fills = draft > 0.0 && !itself && hw.copies_by_itself;
+        let mut clock = Clock::new(self, &loads, (draft, fills));
         (0..WARM).for_each(|_| clock.pass());
         let start = clock.compute;
         (0..MEASURED).for_each(|_| clock.pass());
@@ -124,8 +126,11 @@ impl<'a> Stream<'a> {
 struct Clock<'a> {
     stream: &'a Stream<'a>,
     loads: &'a [Load],
-    /// Seconds of the draft before each pass.
+    /// Seconds of the draft before each pass, and whether the device's ring fills from RAM meanwhile.
     draft: f64,
+    fills: bool,
+    /// When the pass began to compute.
+    begun: f64,
     disk: f64,
     link: f64,
     compute: f64,
@@ -143,11 +148,13 @@ struct Clock<'a> {
 }
 
 impl<'a> Clock<'a> {
-    fn new(stream: &'a Stream<'a>, loads: &'a [Load], draft: f64) -> Clock<'a> {
+    fn new(stream: &'a Stream<'a>, loads: &'a [Load], (draft, fills): (f64, bool)) -> Clock<'a> {
         Clock {
             stream,
             loads,
             draft,
+            fills,
+            begun: 0.0,
             disk: 0.0,
             link: 0.0,
             compute: 0.0,
@@ -161,9 +168,10 @@ impl<'a> Clock<'a> {
     }
 
     fn pass(&mut self) {
-        // Trees are grown before the pass that checks them; the rings go on filling meanwhile.
+        // Trees are grown before the pass that checks them; reads go on meanwhile, and uploads from RAM.
         self.compute += self.draft;
-        for (&(first, end), load) in self.stream.parts.iter().zip(self.loads) {
+        self.begun = self.compute;
+        for (part, (&(first, end), load)) in self.stream.parts.iter().zip(self.loads).enumerate() {
             self.disk += load.disk;
             self.link += load.link;
             let cache = if load.disk > 0.0 { self.disk } else { 0.0 }.max(if load.link > 0.0 {
@@ -176,7 +184,7 @@ impl<'a> Clock<'a> {
                 self.make_room(size);
                 bytes += size;
                 self.held += size;
-                ready = self.arrive(size, from_disk);
+                ready = self.arrive(part, size, from_disk);
             }
             let through = self.compute.max(ready) + load.compute;
             self.compute = through.max(cache + load.after_cache);
@@ -198,7 +206,7 @@ impl<'a> Clock<'a> {
     }
 
     /// Reads and uploads a segment; returns when it is where the device can use it.
-    fn arrive(&mut self, size: f64, from_disk: bool) -> f64 {
+    fn arrive(&mut self, part: usize, size: f64, from_disk: bool) -> f64 {
         let hw = self.stream.costs.hardware;
         let mut at_hand = 0.0;
         if from_disk {
@@ -209,7 +217,12 @@ impl<'a> Clock<'a> {
         if hw.shares_ram {
             return at_hand;
         }
-        self.link = self.link.max(at_hand).max(self.room) + size / hw.upload_bytes_per_sec;
+        // What does not fill the ring beside a draft is uploaded beside the part before its own: the first part's
+        // with the last pass.
+        let waits = self.draft > 0.0 && part > 0 && (from_disk || !self.fills);
+        let issued = if waits { self.begun } else { 0.0 };
+        self.link =
+            self.link.max(at_hand).max(self.room).max(issued) + size / hw.upload_bytes_per_sec;
         if from_disk {
             self.host_held += size;
             self.host.push_back((size, self.link));

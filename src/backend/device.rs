@@ -151,6 +151,11 @@ pub trait Device: Send {
         })
     }
 
+    /// Copies from several buffers to parts of another one, after all calls so far, without waiting for it.
+    fn gather(&mut self, copies: &[(Buffer, CopyPart)], to: Buffer) -> Result<(), DeviceError> {
+        copies.iter().try_for_each(|(from, part)| self.copy(*from, to, std::slice::from_ref(part)))
+    }
+
     /// Releases a buffer.
     fn free(&mut self, buffer: Buffer);
 

@@ -6,7 +6,7 @@ use super::exit::CliError;
 use super::planning::Planned;
 use super::prepare::Setup;
 use super::progress::Display;
-use super::{cache, draft_place, log, prepare, profiles};
+use super::{cache, draft_place, log, profiles};
 use crate::backend::Device;
 use crate::backend::cpu::CpuDevice;
 use crate::exec::{Executor, ExecutorConfig, Resources};
@@ -286,7 +286,7 @@ impl Drafting {
             return Ok(None);
         }
         match self.try_to_start(setup, made, profile, display) {
-            Err(error) if self.in_job.get() && !prepare::is_out_of_memory(&error) => {
+            Err(error) if self.in_job.get() => {
                 tracing::warn!("the draft: {error:#}; going on without it");
                 self.give_up(format!("{error:#}"));
                 Ok(None)

@@ -4,8 +4,8 @@ use super::exit::CliError;
 use crate::generate::{Completion, Engine, Request};
 use crate::job::{Counters, Encode, Prompt, Worker};
 use crate::model::ModelSpec;
-use crate::store::ModelFiles;
-use crate::tokenizer::{ChatMessage, Special, Tokenizer};
+use crate::store::{ModelFiles, checksum};
+use crate::tokenizer::{ChatMessage, Special, Tokenizer, TokenizerSource};
 use anyhow::Context;
 use std::error::Error;
 use std::path::Path;
@@ -20,6 +20,8 @@ pub(super) struct Model {
     pub(super) files: Arc<ModelFiles>,
     /// Its tokenizer.
     pub(super) tokenizer: Tokenizer,
+    /// Checksum of tokenizer files that are beside the model's own, which have one that covers theirs.
+    pub(super) tokenizer_checksum: Option<String>,
     /// Its name in results: that of the file or folder.
     pub(super) name: String,
 }
@@ -32,8 +34,18 @@ impl Model {
         let tokenizer = Tokenizer::new(&source)
             .with_context(|| format!("{}: the tokenizer", files.path().display()))?;
         let name = model_name(reference, files.path());
-        Ok(Model { files: Arc::new(files), tokenizer, name })
+        let tokenizer_checksum = checksum_of(&source);
+        Ok(Model { files: Arc::new(files), tokenizer, tokenizer_checksum, name })
     }
+}
+
+fn checksum_of(source: &TokenizerSource) -> Option<String> {
+    let TokenizerSource::HuggingFace { tokenizer_json, config, eos_ids, chat_template } = source
+    else {
+        return None;
+    };
+    let rest = format!("{config:?} {eos_ids:?} {chat_template:?}");
+    Some(format!("{:016x}{:016x}", checksum(tokenizer_json), checksum(rest.as_bytes())))
 }
 
 /// The reference itself if it is `org/repo`, else the name of the file or folder.

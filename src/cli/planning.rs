@@ -6,7 +6,7 @@ use super::exit::CliError;
 use crate::backend::Device;
 use crate::exec::{ExecutorConfig, ExecutorFootprint, model_shape};
 use crate::generate::EngineConfig;
-use crate::job::Survey;
+use crate::job::{LINE_BYTES, Survey};
 use crate::kernel::{KvFormat, PAGE_LEN};
 use crate::quant::SEGMENT_BYTES_MAX;
 use crate::sample::sampling_bytes;
@@ -60,6 +60,7 @@ pub(super) struct Asked<'a> {
 }
 
 /// A plan and what an engine is made with to follow it.
+#[derive(Clone)]
 pub(super) struct Planned {
     pub(super) plan: Plan,
     pub(super) budgets: Split,
@@ -85,7 +86,7 @@ impl<'a> Question<'a> {
         let lands = shares_ram && !device.info().computes_in_ram();
         let landing = if lands { LANDING_SEGMENTS * SEGMENT_BYTES_MAX } else { 0 };
         let mut base = base(device, shares_ram, self.model.files.spec().vocab);
-        base.ram += landing as u64;
+        base.ram += landing as u64 + LINE_BYTES * self.survey.lines;
         Ok(Asked {
             shape: model_shape(&self.model.files, self.pins.host_attention == Some(true))?,
             workload: Workload { speculation: self.speculation.clone(), ..workload(self.survey) },

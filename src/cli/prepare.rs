@@ -82,7 +82,7 @@ impl<'a> Setup<'a> {
 }
 
 /// Whether a device had less memory than it said.
-pub(super) fn is_out_of_memory(error: &anyhow::Error) -> bool {
+fn is_out_of_memory(error: &anyhow::Error) -> bool {
     let of_device = |error| matches!(error, &ExecError::Device(DeviceError::OutOfMemory { .. }));
     error.downcast_ref::<ExecError>().is_some_and(of_device)
 }
@@ -259,6 +259,23 @@ impl Setup<'_> {
         unreachable!("the last attempt returns")
     }
 
+    /// Allocates and loads by a plan that was followed before.
+    pub(super) fn follow(
+        &self,
+        planned: Planned,
+        profile: &HardwareProfile,
+        survey: &Survey,
+        display: &mut Display,
+    ) -> anyhow::Result<Ready> {
+        let question = self.question(profile, survey)?;
+        let executor = self.executor(&question, &planned, profile, self.open_device()?, display)?;
+        let speculation = match self.draft() {
+            Some(draft) => draft.start(self, (&planned, &executor), profile, display)?,
+            None => None,
+        };
+        Ok(Ready { executor, planned, profile: profile.clone(), speculation })
+    }
+
     /// Says what a draft that is no smaller than the model is predicted to cost.
     fn warn_of_large_draft(&self, question: &Question<'_>, planned: &Planned, device: &dyn Device) {
         let larger = self.draft.as_ref().and_then(|draft| draft.larger_than(self.model));
@@ -354,6 +371,11 @@ impl Setup<'_> {
         };
         let needed = PackedCache::needed_bytes(files);
         if needed > options.bytes_max {
+            // One that is there takes no more.
+            let there = PackedCache::open(Arc::clone(files), &question.folder, reading.clone());
+            if let Ok(cache) = there {
+                return Ok(Arc::new(cache));
+            }
             tracing::warn!(
                 "weights are packed anew on every read: {} of disk would hold them packed, --disk \
                  leaves {}",

@@ -104,12 +104,13 @@ impl<'a> Replanner<'a> {
             return Ok(());
         }
         let left = Survey { learned: self.learned, ..left };
-        let question = self.setup.question(&self.profile, &left)?;
-        let device = self.engine().executor().device();
-        let mut asked = question.ask(device)?;
-        asked.stand_where(&self.planned);
-        let seconds = asked.seconds(device, &self.policy())?;
-        let other = asked.plan(device)?;
+        let (seconds, other) = match self.compare(&left) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!("no other plan: {error:#}");
+                return Ok(());
+            }
+        };
         let most = seconds / GAIN;
         if other.plan.seconds() + other.plan.load_seconds > most {
             return Ok(());
@@ -126,6 +127,15 @@ impl<'a> Replanner<'a> {
             ));
         }
         self.change_over(&left)
+    }
+
+    /// Seconds of what is left under the plan that is followed, and the best plan for it.
+    fn compare(&self, left: &Survey) -> anyhow::Result<(f64, Planned)> {
+        let question = self.setup.question(&self.profile, left)?;
+        let device = self.engine().executor().device();
+        let mut asked = question.ask(device)?;
+        asked.stand_where(&self.planned);
+        Ok((asked.seconds(device, &self.policy())?, asked.plan(device)?))
     }
 
     /// Trees and their accepted nodes so far.
@@ -176,9 +186,18 @@ impl<'a> Replanner<'a> {
         let mut suspended =
             self.engine.take().map(Engine::suspend).expect("it is there between steps");
         // The device's memory was given back with the old engine.
+        let display = &mut Display::new(true);
         let device = self.setup.open_device()?;
         let Ready { executor, planned, profile, speculation } =
-            self.setup.ready(device, left, &mut Display::new(true))?;
+            match self.setup.ready(device, left, display) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    tracing::warn!(
+                        "the new plan can't be followed ({error:#}); going on with the old one"
+                    );
+                    self.setup.follow(self.planned.clone(), &self.profile, left, display)?
+                }
+            };
         if let Some(why) = self.setup.draft.as_ref().and_then(|draft| draft.failure()) {
             suspended.trees_ended(why);
         }
@@ -200,9 +219,10 @@ impl Worker for Replanner<'_> {
     }
 
     fn step(&mut self) -> Result<Vec<Completion>, Box<dyn Error + Send + Sync>> {
+        // What ended with a pass is written before anything else can fail.
+        self.look()?;
         let completions = Worker::step(self.engine_mut())?;
         self.learn(&completions);
-        self.look()?;
         Ok(completions)
     }
 

@@ -2,7 +2,7 @@
 
 use super::args::{RunArgs, SamplingArgs};
 use super::engine::Model;
-use super::exit::{DONE, FAILED_REQUESTS, INTERRUPTED};
+use super::exit::{CliError, DONE, FAILED_REQUESTS, INTERRUPTED};
 use super::explain::{self, Facts};
 use super::prepare::Setup;
 use super::progress::Display;
@@ -12,10 +12,11 @@ use crate::backend::DeviceInfo;
 use crate::job::{
     Clocks, Defaults, Input, InputFormat, Job, JobError, Manifest, MovedBytes, Outcome, Output,
     OutputOptions, ParseConfig, Parser, PeakBytes, Placement, Progress, RequestCounts, Seconds,
-    Summary, Survey, TokensPerSecond, check_writable, survey, write_trace,
+    Summary, Survey, TokensPerSecond, check_writable, is_same_file, survey, write_trace,
 };
 use crate::sample::SamplingParams;
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Answers a file of prompts.
@@ -25,9 +26,7 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     check_outputs(args)?;
     let format = InputFormat::from_name(&args.input_format).unwrap_or(InputFormat::Auto);
     let input = Input::open(&args.input, format)?;
-    if input.digest().is_some_and(|digest| digest.requests == 0) {
-        tracing::warn!("{}: there is no prompt in it", input.name());
-    }
+    warn_if_empty(&input);
     let model = Model::open(&args.model.model)?;
     let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
     setup.trace = args.trace.is_some();
@@ -91,10 +90,30 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     Ok(traced.map(|()| code)?)
 }
 
-/// Refuses a summary or a trace that could not be written in the end.
-fn check_outputs(args: &RunArgs) -> Result<(), JobError> {
-    let paths = [&args.summary, &args.trace];
-    paths.into_iter().flatten().try_for_each(|path| check_writable(path))
+fn warn_if_empty(input: &Input) {
+    if input.digest().is_some_and(|digest| digest.requests == 0) {
+        tracing::warn!("{}: there is no prompt in it", input.name());
+    }
+}
+
+/// Refuses a summary or a trace that could not be written in the end, or would replace something else.
+fn check_outputs(args: &RunArgs) -> anyhow::Result<()> {
+    let output = PathBuf::from(&args.output);
+    let mut others = vec![
+        ("the input", PathBuf::from(&args.input)),
+        ("the output's manifest", Manifest::path_beside(&output)),
+        ("the output", output),
+    ];
+    for (flag, path) in [("--summary", &args.summary), ("--trace", &args.trace)] {
+        let Some(path) = path else { continue };
+        check_writable(path)?;
+        if let Some((what, _)) = others.iter().find(|(_, other)| is_same_file(path, other)) {
+            let text = format!("{flag} {}: that is {what}; name another file", path.display());
+            return Err(CliError::Usage(text).into());
+        }
+        others.push(("the summary", path.clone()));
+    }
+    Ok(())
 }
 
 /// Writes the trace, if there is to be one.
@@ -177,6 +196,9 @@ fn manifest(
     let mut manifest = Manifest::default();
     manifest.depends_on("forebay", env!("CARGO_PKG_VERSION"));
     manifest.depends_on("model", model.files.fingerprint());
+    if let Some(tokenizer) = &model.tokenizer_checksum {
+        manifest.depends_on("tokenizer", tokenizer.clone());
+    }
     manifest.depends_on("input_sha256", input.digest().map(|digest| digest.sha256.clone()));
     manifest.depends_on("input_bytes", input.digest().map(|digest| digest.bytes));
     manifest.depends_on("input_format", input.format().name());

@@ -240,6 +240,9 @@ impl Executor {
     pub(super) fn play(&mut self, steps: &[Step], pass: &mut Pass<'_>) -> Result<(), ExecError> {
         for &step in steps {
             let start = Instant::now();
+            if matches!(step, Step::Upload { stream, next_pass: false } if stream < self.ahead) {
+                continue;
+            }
             self.step(step, pass)?;
             if let Some(trace) = &mut self.trace {
                 trace.step(step, self.passes, start);
@@ -256,7 +259,6 @@ impl Executor {
     fn step(&mut self, step: Step, pass: &mut Pass<'_>) -> Result<(), ExecError> {
         match step {
             Step::Embed { micro } => self.embed(micro, pass),
-            Step::Upload { stream, next_pass: false } if stream < self.ahead => Ok(()),
             Step::Upload { stream, next_pass } => {
                 self.flush()?;
                 self.upload(stream, self.passes + usize::from(next_pass))

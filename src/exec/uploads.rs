@@ -3,7 +3,7 @@
 use super::ExecError;
 use super::executor::{Executor, InRam, POISON};
 use crate::backend::{CopyPart, DeviceError};
-use crate::schedule::{Part, Step, streams_ahead, uploads_ahead};
+use crate::schedule::{Part, Step, Stream, streams_ahead, uploads_ahead};
 use crate::store::Throttle;
 use forebay_planner::Tier;
 use std::ops::Range;
@@ -49,18 +49,24 @@ impl Executor {
     /// Lets the weights of the coming pass go on arriving, as far as the ring has room, while something else
     /// computes: those that the device copies from RAM by itself, without anybody waiting for it.
     pub fn fill_ahead(&mut self) -> Result<(), ExecError> {
-        let by_itself = |home: &InRam| matches!(home, InRam::Reached(_));
-        if self.ahead > 0 || !self.in_ram.values().all(by_itself) {
+        let Some(ring) = self.ring.filter(|_| self.ahead == 0 && self.throttle.is_none()) else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        let mut copies = Vec::new();
+        for step in uploads_ahead(&self.plan) {
+            let Step::Upload { stream: index, .. } = step else { continue };
+            let Some(InRam::Reached(from)) = self.in_ram.get(&index) else { return Ok(()) };
+            let Stream { place, bytes, .. } = self.plan.streams[index];
+            copies.push((*from, CopyPart { from: 0, to: place.offset, bytes }));
+        }
+        if copies.is_empty() {
             return Ok(());
         }
-        for step in uploads_ahead(&self.plan).collect::<Vec<_>>() {
-            let (Step::Upload { stream, .. }, start) = (step, Instant::now()) else { continue };
-            self.upload(stream, self.passes)?;
-            if let Some(trace) = &mut self.trace {
-                trace.step(step, self.passes, start);
-            }
-        }
+        self.device.gather(&copies, ring)?;
+        copies.iter().for_each(|(_, part)| self.uploaded(part.bytes));
         self.ahead = streams_ahead(&self.plan);
+        self.note(start, || format!("{} uploads ahead", copies.len()));
         if let Some(clock) = &mut self.clock {
             clock.fill_ahead(&self.plan);
         }

@@ -22,7 +22,7 @@ impl Engine<'_> {
         };
         let start = Instant::now();
         let in_target = speculation.uses_target();
-        if speculation.grows_beside() {
+        if speculation.computes_beside() {
             executor.fill_ahead()?;
         }
         if in_target {

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// Nodes of one tree at most: what a sequence's part of the cache is planned for.
 pub const TREE_NODES_MAX: usize = 4095;
 
+/// A time in which something else can be done.
+const WHILE: Duration = Duration::from_millis(1);
+
 /// Sizes of trees.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SpeculationConfig {
@@ -128,9 +131,9 @@ impl Speculation {
         self.config.adapts.then_some(&self.pace)
     }
 
-    /// Whether trees grow beside the target, as far as the last pass tells.
-    pub(super) fn grows_beside(&self) -> bool {
-        self.grew && !self.uses_target()
+    /// Whether a draft computes for a while beside the target, as far as its last growth tells.
+    pub(super) fn computes_beside(&self) -> bool {
+        self.grew && !self.uses_target() && self.last.0 >= WHILE
     }
 
     /// Whether trees grow in the target's own cache; see [`Drafter::uses_target`].

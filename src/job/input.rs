@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// How files begin that are taken for prompts by mistake: each line of such bytes would get an error.
-const NO_PROMPTS: [(&[u8], &str); 6] = [
-    (b"GGUF", "a GGUF model"),
+const NO_PROMPTS: [(&[u8], &str); 7] = [
+    (b"GGUF\x02\0\0\0", "a GGUF model"),
+    (b"GGUF\x03\0\0\0", "a GGUF model"),
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b\x08", "a gzip archive"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive"),
     (b"\xff\xfe{\0", "text in UTF-16"),
-    (b"PAR1", "a Parquet table"),
+    (b"PAR1\x15", "a Parquet table"),
 ];
 
 /// Shapes of input lines.

@@ -1,10 +1,10 @@
 //! The file beside an output that says what its answers depend on.
 
 use super::JobError;
-use super::prior::{folder_of, sync_folder};
+use super::whole_file::write_whole;
 use serde_json::{Map, Value, json};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 const FORMAT: u64 = 1;
@@ -29,10 +29,12 @@ impl Manifest {
         self.notes.insert(key.to_string(), value.into());
     }
 
-    /// What the answers in `output` depend on under `key`, if its manifest says.
+    /// What the answers in `output` depend on under `key`, if there are any and its manifest says.
     pub fn recorded(output: &Path, key: &str) -> Option<Value> {
-        let manifest = Manifest::load(&Manifest::path_beside(output)).ok()??;
-        manifest.answers.get(key).cloned()
+        let output = std::fs::canonicalize(output).ok()?;
+        let results = std::fs::metadata(&output).ok()?;
+        let manifest = Manifest::load(&Manifest::path_beside(&output)).ok()??;
+        manifest.answers.get(key).filter(|_| results.len() > 0).cloned()
     }
 
     /// Where the manifest of `output` is.
@@ -95,58 +97,9 @@ impl Manifest {
     }
 }
 
-/// Says beforehand if a file cannot be written: what takes an hour should not end with that.
-///
-/// # Errors
-/// [`JobError::IsDirectory`] or [`JobError::Open`].
-pub fn check_writable(path: &Path) -> Result<(), JobError> {
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => return Err(JobError::IsDirectory(path.into())),
-        // A device or pipe is written to as it is.
-        Ok(metadata) if !metadata.is_file() => return Ok(()),
-        _ => {}
-    }
-    let fail = |source| JobError::Open { path: path.into(), source };
-    let folder = folder_of(path);
-    std::fs::metadata(folder).map_err(fail)?;
-    let made = tempfile::Builder::new().prefix(".forebay-").tempfile_in(folder);
-    // The temporary file's own name is nobody's concern.
-    made.map(drop).map_err(|error| fail(error.kind().into()))
-}
-
-/// Writes a file so that it is there whole or not at all.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = folder_of(path);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".forebay-").suffix(".tmp");
-    // Temporary files are private by default; this one becomes an ordinary file.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temporary = builder.tempfile_in(folder)?;
-    temporary.write_all(bytes)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    sync_folder(folder);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_that_cannot_be_written_are_told_beforehand() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(check_writable(&dir.path().join("new.json")).is_ok());
-        assert!(check_writable(Path::new("/dev/null")).is_ok());
-        let said = |path: &Path| check_writable(path).unwrap_err().to_string();
-        assert!(said(dir.path()).contains("is a directory"));
-        let missing = dir.path().join("missing/s.json");
-        let error = check_writable(&missing).unwrap_err();
-        assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
-        assert!(error.hint().unwrap().contains("create the folder"), "{error}");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
 
     #[test]
     fn manifests_survive_a_file_and_name_differences() {

@@ -24,6 +24,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod trace_file;
+mod whole_file;
 mod writer;
 
 pub use error::JobError;
@@ -32,9 +33,9 @@ pub use learned::{LEARNED_MIN, Learned};
 pub use limits::{
     FREQUENCY_PENALTY, MIN_P, PRESENCE_PENALTY, REPETITION_PENALTY, Range, TEMPERATURE, TOP_P,
 };
-pub use manifest::{Manifest, check_writable};
+pub use manifest::Manifest;
 pub use output::{Output, OutputOptions};
-pub use parse::{ParseConfig, Parser, check_stops};
+pub use parse::{LINE_BYTES, ParseConfig, Parser, check_stops};
 pub use policy_file::PolicyFile;
 pub use profile_file::ProfileFile;
 pub use run::{Counters, Encode, Job, Outcome, Progress, Worker};
@@ -45,3 +46,4 @@ pub use summary::{
 pub use survey::{Lengths, Survey, survey};
 pub use task::{Defaults, Endpoint, LineError, Message, Prompt, Task};
 pub use trace_file::{TraceRow, write_trace};
+pub use whole_file::{check_writable, is_same_file};

@@ -26,6 +26,8 @@ pub struct Output {
     prior: Prior,
     ordered: bool,
     requests: Option<u64>,
+    /// Of a job that starts anew, until it does: what was there before stays as long as nothing replaces it.
+    fresh: Option<Manifest>,
     /// Earlier files of the same name, open because closing them would release their locks.
     _replaced: Vec<File>,
 }
@@ -62,15 +64,28 @@ impl Output {
         }
         lock(&file, path)?;
         let requests = input.digest().map(|digest| digest.requests);
-        let (file, prior, replaced) = claim(file, path, input, manifest, options)?;
+        let (file, prior, replaced, fresh) = claim(file, path, input, manifest, options)?;
         Ok(Output {
             writer: Writer::new(Sink::File(file), path.display().to_string()),
             path: Some(path.clone()),
             prior,
             ordered: options.ordered,
             requests,
+            fresh: fresh.then(|| manifest.clone()),
             _replaced: replaced,
         })
+    }
+
+    /// Empties the output of a job that starts anew, and says what its answers depend on.
+    pub(super) fn begin(&mut self) -> Result<(), JobError> {
+        let (Some(manifest), Some(path)) = (self.fresh.take(), &self.path) else { return Ok(()) };
+        let open_error = |source| JobError::Open { path: path.clone(), source };
+        // In this order: results never stand beside a manifest that is not theirs.
+        if let Some(file) = self.writer.file() {
+            file.set_len(0).map_err(open_error)?;
+            file.sync_all().map_err(open_error)?;
+        }
+        manifest.store(&Manifest::path_beside(path))
     }
 
     /// Lines answered by earlier runs: how many well, how many with an error.
@@ -133,6 +148,7 @@ fn stream(
         prior: Prior::default(),
         ordered: false,
         requests: input.digest().map(|digest| digest.requests),
+        fresh: None,
         _replaced: Vec::new(),
     })
 }
@@ -148,24 +164,20 @@ fn lock(file: &File, path: &Path) -> Result<(), JobError> {
     }
 }
 
-/// Makes a locked output this job's: empties it, or takes up what the same job left.
+/// Makes a locked output this job's: takes up what the same job left, or says that it is to begin anew.
 fn claim(
     file: File,
     path: &Path,
     input: &Input,
     manifest: &Manifest,
     options: OutputOptions,
-) -> Result<(File, Prior, Vec<File>), JobError> {
+) -> Result<(File, Prior, Vec<File>, bool), JobError> {
     let open_error = |source| JobError::Open { path: path.to_path_buf(), source };
     let foreign = |reasons| JobError::Foreign { path: path.to_path_buf(), reasons };
     let manifest_path = Manifest::path_beside(path);
     let length = file.metadata().map_err(open_error)?.len();
     if options.overwrite || length == 0 {
-        // In this order: results never stand beside a manifest that is not theirs.
-        file.set_len(0).map_err(open_error)?;
-        file.sync_all().map_err(open_error)?;
-        manifest.store(&manifest_path)?;
-        return Ok((file, Prior::default(), Vec::new()));
+        return Ok((file, Prior::default(), Vec::new(), true));
     }
     let there = match Manifest::load(&manifest_path) {
         Ok(Some(there)) => there,
@@ -182,8 +194,10 @@ fn claim(
     let Some(digest) = input.digest() else {
         return Err(foreign(vec![format!("{} can't be resumed", input.name())]));
     };
-    prior::take_up(file, path, digest.lines, options.retry_errors).map_err(|error| match error {
+    let taken = prior::take_up(file, path, digest.lines, options.retry_errors);
+    let (file, prior, replaced) = taken.map_err(|error| match error {
         PriorError::Io(source) => open_error(source),
         PriorError::Foreign(reason) => foreign(vec![reason]),
-    })
+    })?;
+    Ok((file, prior, replaced, false))
 }

@@ -23,6 +23,9 @@ pub struct ParseConfig {
     pub model_names: Vec<String>,
 }
 
+/// Memory for each line whose custom_id is remembered, while the table of them grows.
+pub const LINE_BYTES: u64 = 53;
+
 /// Reads lines. Remembers 16 bytes per custom_id (a hash and its line) to find duplicates; nothing
 /// else grows with the file.
 #[derive(Debug)]

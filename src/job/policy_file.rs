@@ -1,7 +1,7 @@
 //! A policy as a file: `plan --emit` writes it, `run --plan` reads it.
 
 use super::JobError;
-use super::manifest::write_whole;
+use super::whole_file::write_whole;
 use forebay_planner::{Policy, Split, Tier};
 use serde::{Deserialize, Serialize};
 use std::fs::File;

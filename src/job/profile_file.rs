@@ -1,7 +1,7 @@
 //! Hardware profiles as JSON: what `calibrate` writes, what is cached, what users bring for other machines.
 
 use super::JobError;
-use super::manifest::write_whole;
+use super::whole_file::write_whole;
 use forebay_planner::{AttentionRate, DeviceRates, DiskRates, HardwareProfile, LinearRate};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -56,11 +56,15 @@ struct ProfileText {
     ram_bytes_per_sec: f64,
     upload_bytes_per_sec: f64,
     download_bytes_per_sec: f64,
-    /// Files of before it was measured lack it.
-    #[serde(default)]
+    /// Files of before it was measured lack it: then devices did, where they could.
+    #[serde(default = "yes")]
     copies_by_itself: bool,
     upload_overlap: f64,
     disk: DiskText,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Deserialize, Serialize)]

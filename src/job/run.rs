@@ -98,7 +98,9 @@ impl Job<'_> {
     ) -> Result<Outcome, JobError> {
         let name = self.input.name().to_string();
         let mut lines = self.input.into_lines();
-        let mut desk = Desk::new(self.parser, self.output, self.encoder, self.model);
+        let mut output = self.output;
+        output.begin()?;
+        let mut desk = Desk::new(self.parser, output, self.encoder, self.model);
         let start = Instant::now();
         let mut exhausted = false;
         loop {

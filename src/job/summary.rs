@@ -1,7 +1,7 @@
 //! The figures of a run, for programs and for people.
 
 use super::JobError;
-use super::manifest::write_whole;
+use super::whole_file::write_whole;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -183,13 +183,7 @@ impl Summary {
     /// Writes it as JSON, whole or not at all.
     pub fn store(&self, path: &Path) -> Result<(), JobError> {
         let text = serde_json::to_string_pretty(self).expect("plain data becomes JSON") + "\n";
-        // A device or pipe can't be replaced, only written to.
-        let special = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
-        let result = match special {
-            true => std::fs::write(path, text),
-            false => write_whole(path, text.as_bytes()),
-        };
-        result.map_err(|source| JobError::write(path, source))
+        write_whole(path, text.as_bytes()).map_err(|source| JobError::write(path, source))
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Survey {
     pub learned: Learned,
     /// Part of the sequences that take the likeliest token, 0 to 1.
     pub greedy: f64,
+    /// Lines of the whole file that get an answer: the id of each is remembered.
+    pub lines: u64,
 }
 
 impl Survey {
@@ -80,8 +82,9 @@ pub fn survey(
         let sampled = index % stride == 0;
         index += 1;
         let Ok(task) = parser.parse(&line) else { continue };
-        all += task.prompts.len();
-        greedy += if task.sampling.temperature <= 0.0 { task.prompts.len() } else { 0 };
+        let sequences = task.prompts.len() * task.n as usize;
+        all += sequences;
+        greedy += if task.sampling.temperature <= 0.0 { sequences } else { 0 };
         for prompt in &task.prompts {
             let tokens = match sampled {
                 true => encoder.encode(prompt).map_or(0, |ids| ids.len()),
@@ -95,6 +98,7 @@ pub fn survey(
             }
         }
     }
+    survey.lines = digest.requests;
     survey.greedy = greedy as f64 / all.max(1) as f64;
     Ok(Some(survey))
 }

@@ -1,8 +1,7 @@
 //! A run's trace in Chrome's format, for chrome://tracing and Perfetto.
 
 use super::JobError;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use super::whole_file::replace;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,8 +13,7 @@ pub fn write_trace<'a>(
     path: &Path,
     rows: impl IntoIterator<Item = TraceRow<'a>>,
 ) -> Result<(), JobError> {
-    let write = || -> std::io::Result<()> {
-        let mut out = BufWriter::new(File::create(path)?);
+    let written = replace(path, |out| {
         write!(out, "[")?;
         for (at, (name, track, start, duration, pass)) in rows.into_iter().enumerate() {
             let event = serde_json::json!({
@@ -29,10 +27,9 @@ pub fn write_trace<'a>(
             });
             write!(out, "{}\n{event}", if at == 0 { "" } else { "," })?;
         }
-        writeln!(out, "\n]")?;
-        out.flush()
-    };
-    write().map_err(|source| JobError::write(path, source))
+        writeln!(out, "\n]")
+    });
+    written.map_err(|source| JobError::write(path, source))
 }
 
 #[cfg(test)]

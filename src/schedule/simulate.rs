@@ -117,7 +117,11 @@ impl Simulation {
             self.read_ahead(plan, costs);
             match step {
                 Step::Upload { stream, next_pass: false } if stream < self.ahead => {}
-                Step::Upload { stream, .. } => self.upload(plan, stream, costs),
+                Step::Upload { stream, .. } => {
+                    // What does not overlap holds the device up.
+                    let seconds = self.upload(plan, stream, costs);
+                    self.now += seconds * (1.0 - costs.upload_overlap());
+                }
                 Step::Await { part } => {
                     let there = |stream: usize| self.there[stream];
                     let latest = plan.parts[part].streams.clone().map(there).fold(0.0, f64::max);
@@ -215,7 +219,8 @@ impl Simulation {
         }
     }
 
-    fn upload(&mut self, plan: &StreamPlan, index: usize, costs: &impl StepCosts) {
+    /// Copies a stream after those before it; returns the seconds it takes.
+    fn upload(&mut self, plan: &StreamPlan, index: usize, costs: &impl StepCosts) -> f64 {
         let stream = &plan.streams[index];
         if stream.home == Tier::Disk {
             self.host_free = self.host_free.max(self.read[index]);
@@ -225,7 +230,6 @@ impl Simulation {
         self.there[index] = self.host_free;
         self.host_place_free[index] = self.host_free;
         self.uploads += 1;
-        // What does not overlap holds the device up.
-        self.now += seconds * (1.0 - costs.upload_overlap());
+        seconds
     }
 }

@@ -91,12 +91,14 @@ fn streamed(rate: f64) -> (StreamPlan, Costs) {
     let least = StreamPlan::rings_min(&spec, &matrices, &homes, true);
     let rings = RingSizes { device: 3 * least.device, host: 0 };
     let plan = StreamPlan::new(&spec, &matrices, &homes, rings, true).unwrap();
-    (plan, Costs { rate, attention: 0.0 })
+    (plan, Costs { rate, attention: 0.0, upload: 0.0 })
 }
 
 struct Costs {
     rate: f64,
     attention: f64,
+    /// Seconds of a byte.
+    upload: f64,
 }
 
 impl StepCosts for Costs {
@@ -109,11 +111,11 @@ impl StepCosts for Costs {
     fn read_seconds(&self, bytes: usize) -> f64 {
         bytes as f64 / self.rate
     }
-    fn upload_seconds(&self, _bytes: usize) -> f64 {
-        0.0
+    fn upload_seconds(&self, bytes: usize) -> f64 {
+        bytes as f64 * self.upload
     }
     fn upload_overlap(&self) -> f64 {
-        1.0
+        0.5
     }
     fn read_overlap(&self) -> f64 {
         1.0
@@ -142,7 +144,7 @@ fn a_simulated_turn_waits_for_its_pages() {
         Simulation::new(&resting).pass(
             &resting,
             &steps,
-            &Costs { rate: page_seconds, attention: 0.0 },
+            &Costs { rate: page_seconds, attention: 0.0, upload: 0.0 },
         )
     };
     let resident = pass(&plan, 0.0);
@@ -160,10 +162,13 @@ fn a_simulated_pass_takes_the_longer_of_reading_and_computing() {
     for speed in [0.25, 1.0, 4.0] {
         let (plan, _) = streamed(1.0);
         let steps = pass_steps(&plan, shape);
-        let costs = Costs { rate: 1.0, attention: 0.0 };
+        let costs = Costs { rate: 1.0, attention: 0.0, upload: 0.0 };
         let compute: f64 = steps.iter().map(|&step| costs.compute_seconds(step)).sum();
-        let costs =
-            Costs { rate: plan.bytes_from(Tier::Disk) as f64 / compute * speed, attention: 0.0 };
+        let costs = Costs {
+            rate: plan.bytes_from(Tier::Disk) as f64 / compute * speed,
+            attention: 0.0,
+            upload: 0.0,
+        };
         let load = compute / speed;
         let mut clock = Simulation::new(&plan);
         for _ in 0..3 {
@@ -184,7 +189,7 @@ fn the_host_attends_beside_the_device() {
     let plan = StreamPlan::new(&spec, &matrices, &homes, RingSizes::default(), false).unwrap();
     let pass = |micro_batches: usize, attention: f64| {
         let shape = PassShape { micro_batches, slices: 0 };
-        let costs = Costs { rate: 1.0, attention };
+        let costs = Costs { rate: 1.0, attention, upload: 0.0 };
         Simulation::new(&plan).pass(&plan, &pass_steps(&plan, shape), &costs)
     };
     // A layer is two turns of 0.01 s for each micro-batch.
@@ -192,4 +197,38 @@ fn the_host_attends_beside_the_device() {
     assert!((pass(4, 0.01) - 8.0 * 0.08).abs() < 1e-9, "{}", pass(4, 0.01));
     // The host is the slower one: it waits for the first projection, the device for its last.
     assert!((pass(4, 0.1) - 8.0 * 0.42).abs() < 1e-9, "{}", pass(4, 0.1));
+}
+
+/// What is uploaded while a draft computes need not be waited for: of a ring that holds half of the weights, half.
+#[test]
+fn a_ring_that_fills_beside_a_draft_saves_its_uploads() {
+    let spec = spec(8, 1024, 8192, 20_000);
+    let matrices = matrices(&spec);
+    let homes = Homes::from_list(&matrices, std::iter::repeat(Tier::Ram));
+    let probe = StreamPlan::rings_min(&spec, &matrices, &homes, false);
+    let bytes = |plan: &StreamPlan| plan.bytes_from(Tier::Ram) as f64;
+    let least = StreamPlan::new(&spec, &matrices, &homes, probe, false).unwrap();
+    let rings = RingSizes { device: bytes(&least) as usize / 2, host: 0 };
+    let plan = StreamPlan::new(&spec, &matrices, &homes, rings, false).unwrap();
+    let ahead: usize = plan.streams[..streams_ahead(&plan)].iter().map(|s| s.bytes).sum();
+    let part = ahead as f64 / bytes(&plan);
+    assert!((0.3..0.5).contains(&part), "{part} of all weights fit into half of them");
+    let costs = Costs { rate: 1.0, attention: 0.0, upload: 10.0 / bytes(&plan) };
+    let steps = pass_steps(&plan, PassShape { micro_batches: 1, slices: 1 });
+    let pass = |fills: bool| {
+        let mut clock = Simulation::new(&plan);
+        let mut last = 0.0;
+        for _ in 0..3 {
+            if fills {
+                clock.fill_ahead(&plan, &costs);
+            }
+            clock.idle(100.0);
+            last = clock.pass(&plan, &steps, &costs);
+        }
+        last
+    };
+    let (with, without) = (pass(true), pass(false));
+    let early = uploads_ahead(&plan).count() as f64 / plan.streams.len() as f64;
+    let saved = (without - with) / without;
+    assert!((saved - early).abs() < 0.1, "{with} and {without}: {saved}, {early} are ahead");
 }

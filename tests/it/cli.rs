@@ -256,6 +256,36 @@ fn wrong_arguments_have_their_exit_codes() {
     assert!(stderr(&ran).contains("no-such-gpu"), "{}", stderr(&ran));
 }
 
+/// What a run cannot do in the end it refuses at the beginning, and results that are there stay.
+#[test]
+fn nothing_is_lost_to_a_run_that_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = fixture("fixtures/tiny/llama/model.gguf").to_str().unwrap().to_string();
+    let input = dir.path().join("in.txt");
+    fs::write(&input, "Once\n").unwrap();
+    let (out, missing) = (dir.path().join("out.jsonl"), dir.path().join("missing/s.json"));
+    let small = ["--max-model-len", "64", "--max-tokens", "4"];
+    let ran = run(&tiny, &input, &out).args(small).output().unwrap();
+    assert_eq!(code(&ran), 0, "{}", stderr(&ran));
+    let before = fs::read_to_string(&out).unwrap();
+    let [results, prompts, missing] = [&out, &input, &missing].map(|path| path.to_str().unwrap());
+    for (arguments, expected, said) in [
+        (&["--overwrite", "--ram", "1MiB"][..], 4, "RAM"),
+        (&["--summary", results], 2, "that is the output"),
+        (&["--trace", prompts], 2, "that is the input"),
+        (&["--summary", missing], 1, "create the folder"),
+        (&["--weights", "ram=80%,disk=80%"], 2, "add up to 160.0 %"),
+    ] {
+        let ran = run(&tiny, &input, &out).args(small).args(arguments).output().unwrap();
+        assert_eq!(code(&ran), expected, "{arguments:?}: {}", stderr(&ran));
+        assert!(stderr(&ran).contains(said), "{arguments:?}: {}", stderr(&ran));
+        assert_eq!(fs::read_to_string(&out).unwrap(), before, "{arguments:?}");
+        assert_eq!(fs::read_to_string(&input).unwrap(), "Once\n");
+    }
+    let ran = run(&tiny, Path::new(&tiny), &dir.path().join("other.jsonl")).output().unwrap();
+    assert!(code(&ran) == 1 && stderr(&ran).contains("it is a GGUF model"), "{}", stderr(&ran));
+}
+
 #[test]
 fn listings_print_data_and_survive_a_closed_pipe() {
     let devices = forebay().args(["devices", "--json"]).output().unwrap();

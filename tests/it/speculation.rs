@@ -179,6 +179,7 @@ fn answers(model: &Model, run: &Run, shift: usize) -> Option<(Vec<Answer>, Specu
             let resources = Resources {
                 spill_folder: folder.path().into(),
                 poison: true,
+                trace: true,
                 ..Resources::default()
             };
             let files = Arc::clone(&model.files);
@@ -208,6 +209,11 @@ fn answers(model: &Model, run: &Run, shift: usize) -> Option<(Vec<Answer>, Specu
     let done = complete(&mut engine, requests);
     if positions < 200 && budget == 0 {
         assert!(engine.stats().preemptions > 0, "the small cache was meant to preempt");
+    }
+    if run.way.is_some_and(|way| way.in_ram > 0) && budget > 0 {
+        let ahead = |name: &str| name.ends_with(" uploads ahead");
+        let found = engine.executor().trace().iter().any(|event| ahead(&event.name));
+        assert!(found, "nothing arrived while the draft computed: {run:?}");
     }
     let stats = engine.speculation().map(|s| s.stats().clone()).unwrap_or_default();
     Some((done.into_iter().map(|done| (done.tokens, done.text, done.finish)).collect(), stats))

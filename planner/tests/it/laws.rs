@@ -1,7 +1,7 @@
 //! Laws that every plan keeps, on random models, machines, jobs and budgets.
 
 use crate::fixture::{Case, Random, desktop, llama, processor, workload};
-use forebay_planner::{Inputs, Plan, PlanError, Split, Tier, plan, predict};
+use forebay_planner::{Inputs, Plan, PlanError, Policy, Split, Tier, plan, predict};
 
 const CASES: u64 = 60;
 
@@ -108,6 +108,20 @@ fn a_plan_is_predicted_as_it_was_planned_and_planned_again_the_same() {
         assert_eq!(predicted.memory, planned.memory, "seed {seed}");
         assert_eq!(plan(&case.inputs()).unwrap(), planned, "seed {seed}");
     }
+}
+
+/// A policy may be followed for a workload with longer sequences than it was made for.
+#[test]
+fn windows_are_those_of_the_workload() {
+    let mut away = 0;
+    for (seed, case, planned) in planned() {
+        let policy = Policy { window_pages: 0, ..planned.policy.clone() };
+        let predicted = predict(&case.inputs(), &policy).unwrap();
+        assert_eq!(predicted.memory, planned.memory, "seed {seed}");
+        assert!(predicted.policy.window_pages >= planned.policy.window_pages, "seed {seed}");
+        away += usize::from(planned.policy.window_pages > 0);
+    }
+    assert!(away > 0, "no plan has windows");
 }
 
 #[test]

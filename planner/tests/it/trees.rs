@@ -123,8 +123,8 @@ fn drafts_itself(share: u64, hardware: HardwareProfile) -> Case {
 
 #[test]
 fn a_target_that_drafts_for_itself_keeps_whole_layers() {
-    for hardware in [desktop(), processor()] {
-        let mut case = drafts_itself(40, hardware);
+    for (share, hardware) in [(20, desktop()), (40, processor())] {
+        let mut case = drafts_itself(share, hardware);
         let grown = plan(&case.inputs()).unwrap();
         let (policy, near) = (&grown.policy, of(&mut case).drafts[0].home);
         assert_eq!((policy.draft, grown.memory.draft), (Some(near), Split::default()));

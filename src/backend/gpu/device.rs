@@ -170,6 +170,22 @@ impl GpuDevice {
         Ok(())
     }
 
+    /// Copies in one submission.
+    fn submit_copies<'a>(
+        &mut self,
+        copies: impl Iterator<Item = (Buffer, &'a CopyPart)>,
+        to: Buffer,
+    ) -> Result<(), DeviceError> {
+        let Parts { memory, context, .. } = &mut self.parts;
+        let to = &memory.buffer(to).buffer;
+        let mut encoder = context.device.create_command_encoder(&Default::default());
+        for (from, part) in copies {
+            let [source, target, bytes] = [part.from, part.to, part.bytes].map(|n| n as u64);
+            encoder.copy_buffer_to_buffer(&memory.buffer(from).buffer, source, to, target, bytes);
+        }
+        context.submit(encoder.finish()).map(|_| ())
+    }
+
     fn release(&mut self, block: &Block) {
         self.parts.pipelines.forget(block);
         self.parts.memory.release(block);
@@ -197,14 +213,11 @@ impl Device for GpuDevice {
     }
 
     fn copy(&mut self, from: Buffer, to: Buffer, parts: &[CopyPart]) -> Result<(), DeviceError> {
-        let Parts { memory, context, .. } = &mut self.parts;
-        let [from, to] = [from, to].map(|buffer| &memory.buffer(buffer).buffer);
-        let mut encoder = context.device.create_command_encoder(&Default::default());
-        for part in parts {
-            let [source, target, bytes] = [part.from, part.to, part.bytes].map(|n| n as u64);
-            encoder.copy_buffer_to_buffer(from, source, to, target, bytes);
-        }
-        context.submit(encoder.finish()).map(|_| ())
+        self.submit_copies(parts.iter().map(|part| (from, part)), to)
+    }
+
+    fn gather(&mut self, copies: &[(Buffer, CopyPart)], to: Buffer) -> Result<(), DeviceError> {
+        self.submit_copies(copies.iter().map(|(from, part)| (*from, part)), to)
     }
 
     fn free(&mut self, buffer: Buffer) {

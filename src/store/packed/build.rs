@@ -165,6 +165,10 @@ fn lock(file: &File, path: &Path) -> io::Result<()> {
             tracing::warn!("{}: another process is building it; waiting", path.display());
             file.lock()
         }
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+            tracing::warn!("{} can't be locked ({error}); start no second run", path.display());
+            Ok(())
+        }
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
