@@ -122,6 +122,8 @@ impl Output {
 
     /// Syncs, and where every line is answered puts them in order if that was asked for.
     pub fn finish(mut self, complete: bool) -> Result<(), JobError> {
+        // A job without lines begins and ends here.
+        self.begin()?;
         self.writer.sync()?;
         if let (true, true, Some(file), Some(path)) =
             (complete, self.ordered, self.writer.file(), &self.path)

@@ -64,8 +64,10 @@ fn kill_at_random(device: &str, requests: usize, kills: usize) {
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let (mut killed, mut resumed) = (0, 0);
     while killed < kills {
-        let mut child =
-            run(device, &model, &input, &out).arg("-q").stderr(Stdio::null()).spawn().unwrap();
+        // Draft trees are no part of a job: every other run has some.
+        let trees: &[&str] = if killed % 2 == 1 { &["--speculate", "6"] } else { &[] };
+        let mut child = run(device, &model, &input, &out);
+        let mut child = child.args(trees).arg("-q").stderr(Stdio::null()).spawn().unwrap();
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         sleep(undisturbed.mul_f64((random >> 40) as f64 / (1u64 << 24) as f64));
         if child.try_wait().unwrap().is_some() {

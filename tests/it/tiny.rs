@@ -2,10 +2,12 @@
 //! an independent implementation (`scripts/make_tiny_models.py`).
 
 use crate::support::{Kind, complete, engine, executor, fixture, greedy, open};
-use forebay::generate::EngineConfig;
+use forebay::generate::{Engine, EngineConfig, Request};
 use forebay::kernel::KvFormat;
 use forebay::kernel::PAGE_LEN;
+use forebay::sample::SamplingParams;
 use forebay::schedule::{Batch, Span};
+use forebay::tokenizer::{Tokenizer, TokenizerSource};
 use serde::Deserialize;
 use std::fs;
 use std::path::PathBuf;
@@ -90,4 +92,42 @@ fn folder_and_gguf_agree() {
             assert_eq!(Some(from_folder), tokens(folder(name).join("model.gguf")), "{name}");
         }
     }
+}
+
+/// A model may have more logits than its tokenizer has tokens: those beyond stand for nothing and never come.
+#[test]
+fn padding_of_a_vocabulary_is_not_sampled() {
+    const KNOWN: u64 = 280;
+    let text = fs::read_to_string(folder("llama").join("tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["model"]["vocab"].as_object_mut().unwrap().retain(|_, id| id.as_u64() < Some(KNOWN - 2));
+    let kept: std::collections::HashSet<String> =
+        json["model"]["vocab"].as_object().unwrap().keys().cloned().collect();
+    let merges = json["model"]["merges"].as_array_mut().unwrap();
+    merges.retain(|merge| kept.contains(&merge.as_str().unwrap().replacen(' ', "", 1)));
+    for (at, token) in json["added_tokens"].as_array_mut().unwrap().iter_mut().enumerate() {
+        token["id"] = (KNOWN - 2 + at as u64).into();
+    }
+    let tokenizer = Tokenizer::new(&TokenizerSource::HuggingFace {
+        tokenizer_json: json.to_string().into_bytes(),
+        config: None,
+        eos_ids: vec![KNOWN as u32 - 1],
+        chat_template: None,
+    });
+    let tokenizer = tokenizer.unwrap();
+    assert_eq!(tokenizer.vocab_len() as u64, KNOWN);
+    let model = open(&folder("llama"));
+    let config = EngineConfig { batch: 4, prefill_chunk: 16, context_len: 96, tree_budget: 0 };
+    let highest = |tokenizer: &Tokenizer| {
+        let executor = executor(&model, Kind::Cpu, config.rows(), 512, KvFormat::F16).unwrap();
+        let mut engine = Engine::new(executor, tokenizer, config);
+        let request = |id| {
+            let sampling = SamplingParams { temperature: 2.0, seed: id, ..Default::default() };
+            Request { sampling, ignore_eos: true, ..greedy(id, &[1, 2, 3], 64) }
+        };
+        let done = complete(&mut engine, (0..4).map(request).collect());
+        u64::from(done.iter().flat_map(|done| done.tokens.iter().copied()).max().unwrap())
+    };
+    assert!(highest(&model.tokenizer) >= KNOWN, "the model likes its last tokens too");
+    assert!(highest(&tokenizer) < KNOWN);
 }
