@@ -107,7 +107,9 @@ BUDGETS = [4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048]
 SAMPLED_BUDGETS = [16, 64, 256]
 SAMPLINGS = [(0.6, 1.0), (1.0, 1.0), (1.0, 0.9)]
 OTHER_SHAPES = {"static": [16, 64, 512], "chain": [4, 8, 16, 64]}
-FEWER_PROMPTS = {1024: 6, 2048: 4}
+# Of HumanEval: all of greedy trees that grow, half of others, and fewer of large ones, which take long.
+PROMPTS, OTHER_PROMPTS = 20, 10
+FEWER_PROMPTS = {256: 8, 1024: 4, 2048: 2}
 
 
 def acceptance(grid: DraftGrid, report: Report) -> None:
@@ -141,7 +143,8 @@ def accepted_name(budget: int, temperature: float, top_p: float, shape: str) -> 
 def accepted(grid: DraftGrid, report: Report, budget: int, temperature: float, top_p: float,
              shape: str) -> float:
     """Answers end where the model ends them: what it would say then is easy to guess, or hard."""
-    count = 2 if grid.quick else FEWER_PROMPTS.get(budget, 20)
+    usual = PROMPTS if (temperature, shape) == (0.0, "dynamic") else OTHER_PROMPTS
+    count = 2 if grid.quick else min(usual, FEWER_PROMPTS.get(budget, usual))
     prompts = grid.human_eval(count, temperature=temperature, top_p=top_p, seed=budget, ignore_eos=False)
     options = ["--max-tokens", 8 if grid.quick else 64, "--batch", 1, *RESIDENT, *grid.draft(budget)]
     options += [] if shape == "dynamic" else ["--tree-shape", shape]
