@@ -113,6 +113,12 @@ impl Setup<'_> {
 
     /// Rates to plan with, as slow as `--throttle` makes them.
     pub(super) fn profile(&self, device: &mut dyn Device) -> anyhow::Result<HardwareProfile> {
+        let folder = self.memory.disk_dir.as_deref();
+        if let Some(folder) = folder {
+            let made = std::fs::create_dir_all(folder);
+            let why = "no such folder can be made; name another";
+            made.with_context(|| format!("--disk-dir {}: {why}", folder.display()))?;
+        }
         let mut profile = match &self.memory.profile {
             Some(path) => {
                 let profile = ProfileFile::load(path)?.profile;
@@ -128,7 +134,6 @@ impl Setup<'_> {
                 profile
             }
             None => {
-                let folder = self.memory.disk_dir.as_deref();
                 let file = self.model.files.path();
                 let (threads, format) = (self.engine.threads, self.kv_format);
                 let subject = profiles::Subject::new(device, threads, folder, Some(file))?;

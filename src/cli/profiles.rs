@@ -8,7 +8,6 @@ use crate::backend::{Device, DeviceInfo, DeviceKind};
 use crate::job::ProfileFile;
 use crate::kernel::KvFormat;
 use crate::profile::{Calibration, Clock, DiskPlace, Effort, Settings, calibrate};
-use anyhow::Context as _;
 use forebay_planner::HardwareProfile;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -29,7 +28,7 @@ pub(super) struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// `folder`, which is made, or else the user's cache.
+    /// `folder`, or else the user's cache.
     pub(super) fn new(
         device: &'a mut dyn Device,
         threads: Option<usize>,
@@ -37,16 +36,11 @@ impl<'a> Subject<'a> {
         file: Option<&Path>,
     ) -> anyhow::Result<Subject<'a>> {
         let folder = match folder {
-            Some(folder) => {
-                let what = || {
-                    format!(
-                        "--disk-dir {}: no such folder can be made; name another",
-                        folder.display()
-                    )
-                };
-                std::fs::create_dir_all(folder).with_context(what)?;
-                folder.to_path_buf()
+            Some(folder) if !folder.is_dir() => {
+                let why = "no such folder; make it first, on the disk that is to be measured";
+                anyhow::bail!("--disk-dir {}: {why}", folder.display())
             }
+            Some(folder) => folder.to_path_buf(),
             None => own_folder()?,
         };
         let file = file.filter(|file| file.is_file()).map(Path::to_path_buf);

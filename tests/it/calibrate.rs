@@ -47,5 +47,6 @@ fn a_place_that_cannot_be_measured_is_named() {
     let ran = calibrate(Path::new("/no/such/folder"), cache.path()).output().unwrap();
     let stderr = String::from_utf8_lossy(&ran.stderr);
     assert_eq!(ran.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("/no/such/folder") && ran.stdout.is_empty(), "{stderr}");
+    assert!(stderr.contains("/no/such/folder: no such folder; make it first"), "{stderr}");
+    assert!(ran.stdout.is_empty() && !Path::new("/no").exists());
 }
