@@ -399,6 +399,11 @@ impl<'a> Costs<'a> {
         draft.is_some() && draft == self.target_draft
     }
 
+    /// Whether a device's ring fills from RAM while a draft computes.
+    pub(crate) fn fills_beside(&self, draft: Option<usize>) -> bool {
+        self.hardware.copies_by_itself && !self.drafts_itself(draft)
+    }
+
     /// Seconds that the draft takes in a pass, with the layers' weights placed so.
     pub(crate) fn draft_seconds(&self, setting: &Setting, pass: &Pass, layers: &Fractions) -> f64 {
         let seconds = setting.draft.and_then(|draft| pass.draft.get(draft)).copied().unwrap_or(0.0);
@@ -448,8 +453,7 @@ impl<'a> Costs<'a> {
         let ring = RingShape::new(&self.half_bytes, 0.0, setting.ring_parts).layers;
         let read = ring * at.layers[2] / hw.disk.read_bytes_per_sec;
         // What comes from disk is uploaded by the pass itself.
-        let fills = hw.copies_by_itself && !self.drafts_itself(setting.draft);
-        let uploaded = if fills { ring * at.layers[1] } else { 0.0 };
+        let uploaded = if self.fills_beside(setting.draft) { ring * at.layers[1] } else { 0.0 };
         if hw.shares_ram { read } else { read.max(uploaded / hw.upload_bytes_per_sec) }
     }
 

@@ -78,8 +78,7 @@ impl<'a> Stream<'a> {
         let disk = sum(|l| l.disk) + bytes(true) / hw.disk.read_bytes_per_sec;
         let draft = self.costs.draft_seconds(setting, pass, &self.layers);
         let busiest = (sum(|l| l.compute) + draft).max(sum(|l| l.link) + uploads).max(disk);
-        let itself = self.costs.drafts_itself(setting.draft);
-        let fills = draft > 0.0 && !itself && hw.copies_by_itself;
+        let fills = self.costs.fills_beside(setting.draft);
         let mut clock = Clock::new(self, &loads, (draft, fills));
         (0..WARM).for_each(|_| clock.pass());
         let start = clock.compute;

@@ -241,8 +241,7 @@ impl Setup<'_> {
             let (info, held) = (device.info().name.clone(), device.memory().bytes);
             let made = self.executor(&question, &planned, &profile, device, display);
             let started = made.and_then(|executor| {
-                let Some(draft) = self.draft() else { return Ok((executor, None)) };
-                let speculation = draft.start(self, (&planned, &executor), &profile, display)?;
+                let speculation = self.speculation((&planned, &executor), &profile, display)?;
                 Ok((executor, speculation))
             });
             let error = match started {
@@ -274,11 +273,19 @@ impl Setup<'_> {
     ) -> anyhow::Result<Ready> {
         let question = self.question(profile, survey)?;
         let executor = self.executor(&question, &planned, profile, self.open_device()?, display)?;
-        let speculation = match self.draft() {
-            Some(draft) => draft.start(self, (&planned, &executor), profile, display)?,
-            None => None,
-        };
+        let speculation = self.speculation((&planned, &executor), profile, display)?;
         Ok(Ready { executor, planned, profile: profile.clone(), speculation })
+    }
+
+    /// A drafter at work, if the plan wants one.
+    fn speculation(
+        &self,
+        made: (&Planned, &Executor),
+        profile: &HardwareProfile,
+        display: &mut Display,
+    ) -> anyhow::Result<Option<Speculation>> {
+        let start = |draft: &Drafting| draft.start(self, made, profile, display);
+        self.draft().map_or(Ok(None), start)
     }
 
     /// Says what a draft that is no smaller than the model is predicted to cost.

@@ -238,11 +238,9 @@ impl Executor {
     }
 
     pub(super) fn play(&mut self, steps: &[Step], pass: &mut Pass<'_>) -> Result<(), ExecError> {
-        for &step in steps {
+        let ahead = self.ahead;
+        for &step in steps.iter().filter(|step| !step.is_made(ahead)) {
             let start = Instant::now();
-            if matches!(step, Step::Upload { stream, next_pass: false } if stream < self.ahead) {
-                continue;
-            }
             self.step(step, pass)?;
             if let Some(trace) = &mut self.trace {
                 trace.step(step, self.passes, start);

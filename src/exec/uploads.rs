@@ -3,7 +3,7 @@
 use super::ExecError;
 use super::executor::{Executor, InRam, POISON};
 use crate::backend::{CopyPart, DeviceError};
-use crate::schedule::{Part, Step, Stream, streams_ahead, uploads_ahead};
+use crate::schedule::{Part, Stream, streams_ahead, uploads_ahead};
 use crate::store::Throttle;
 use forebay_planner::Tier;
 use std::ops::Range;
@@ -54,8 +54,7 @@ impl Executor {
         };
         let start = Instant::now();
         let mut copies = Vec::new();
-        for step in uploads_ahead(&self.plan) {
-            let Step::Upload { stream: index, .. } = step else { continue };
+        for index in uploads_ahead(&self.plan) {
             let Some(InRam::Reached(from)) = self.in_ram.get(&index) else { return Ok(()) };
             let Stream { place, bytes, .. } = self.plan.streams[index];
             copies.push((*from, CopyPart { from: 0, to: place.offset, bytes }));

@@ -2,6 +2,7 @@
 
 use super::manifest::Manifest;
 use super::prior::{self, Prior, PriorError};
+use super::whole_file::is_same_file;
 use super::writer::{Sink, Writer};
 use super::{Input, JobError};
 use std::fs::{self, File, TryLockError};
@@ -59,7 +60,7 @@ impl Output {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(fail)?;
         let path = &fs::canonicalize(path).map_err(fail)?;
-        if input.path().and_then(|input| fs::canonicalize(input).ok()).as_ref() == Some(path) {
+        if input.path().is_some_and(|input| is_same_file(input, path)) {
             return Err(JobError::SameFile(path.clone()));
         }
         lock(&file, path)?;

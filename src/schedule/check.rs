@@ -95,14 +95,11 @@ pub fn check(plan: &StreamPlan, shape: PassShape, passes: usize) -> Result<(), S
     for pass in 0..passes {
         // Something computes before every other pass, and the ring fills meanwhile.
         let ahead = if pass % 2 == 1 { streams_ahead(plan) } else { 0 };
-        for step in uploads_ahead(plan).filter(|_| ahead > 0) {
-            player.step(step, pass)?;
+        for stream in uploads_ahead(plan).filter(|_| ahead > 0) {
+            player.step(Step::Upload { stream, next_pass: false }, pass)?;
         }
-        for step in pass_steps(plan, shape) {
-            match step {
-                Step::Upload { stream, next_pass: false } if stream < ahead => {}
-                _ => player.step(step, pass)?,
-            }
+        for step in pass_steps(plan, shape).into_iter().filter(|step| !step.is_made(ahead)) {
+            player.step(step, pass)?;
         }
     }
     if !plan.shares_ram {

@@ -102,8 +102,7 @@ impl Simulation {
     /// Plays uploads before a pass, to be made while something else computes; see [`uploads_ahead`].
     pub fn fill_ahead(&mut self, plan: &StreamPlan, costs: &impl StepCosts) {
         self.host_free = self.host_free.max(self.now);
-        for step in uploads_ahead(plan) {
-            let Step::Upload { stream, .. } = step else { continue };
+        for stream in uploads_ahead(plan) {
             self.upload(plan, stream, costs);
         }
         self.ahead = streams_ahead(plan);
@@ -116,7 +115,7 @@ impl Simulation {
         for &step in steps {
             self.read_ahead(plan, costs);
             match step {
-                Step::Upload { stream, next_pass: false } if stream < self.ahead => {}
+                _ if step.is_made(self.ahead) => {}
                 Step::Upload { stream, .. } => {
                     // What does not overlap holds the device up.
                     let seconds = self.upload(plan, stream, costs);

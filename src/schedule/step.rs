@@ -102,6 +102,13 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Whether it is an upload that was made before its pass began, with all of the first `ahead` streams.
+    pub fn is_made(self, ahead: usize) -> bool {
+        matches!(self, Step::Upload { stream, next_pass: false } if stream < ahead)
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -153,11 +160,10 @@ pub fn streams_ahead(plan: &StreamPlan) -> usize {
     if plan.shares_ram { 0 } else { plan.streams.iter().take_while(free).count() }
 }
 
-/// The uploads of [`streams_ahead`] that the pass before has not made already.
-pub fn uploads_ahead(plan: &StreamPlan) -> impl Iterator<Item = Step> {
+/// Those of [`streams_ahead`] that the pass before has not uploaded already.
+pub fn uploads_ahead(plan: &StreamPlan) -> impl Iterator<Item = usize> {
     let done = |stream: &usize| plan.streams[*stream].part == 0 && is_early(plan, *stream);
-    let left = (0..streams_ahead(plan)).filter(move |stream| !done(stream));
-    left.map(|stream| Step::Upload { stream, next_pass: false })
+    (0..streams_ahead(plan)).filter(move |stream| !done(stream))
 }
 
 /// The steps of a pass: FlexGen's zig-zag (Sheng et al. 2023, section 4.1) over ragged micro-batches.
