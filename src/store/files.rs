@@ -104,6 +104,11 @@ pub(super) fn places(
     Ok(places)
 }
 
+/// Source, first byte and length of every tensor.
+pub(super) fn extents(places: &HashMap<TensorId, Place>) -> Vec<(usize, u64, u64)> {
+    places.values().map(|place| (place.source, place.offset, place.info.bytes())).collect()
+}
+
 /// Refuses a model with tensors that the network does not use: leaving them out would change
 /// results.
 ///
@@ -229,7 +234,8 @@ impl ModelFiles {
     }
 
     /// Identifies the model: SHA-256 in hexadecimal over config.json, the header and length of
-    /// every file, and 64 pages sampled over its data. Moving or renaming files keeps it.
+    /// every file, 64 pages sampled over its data, and a page of every tensor. Moving or renaming
+    /// files keeps it.
     pub fn fingerprint(&self) -> String {
         self.opened.fingerprint.clone()
     }

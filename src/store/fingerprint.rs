@@ -8,46 +8,54 @@ use sha2::{Digest, Sha256};
 const SAMPLES: u64 = 64;
 const PAGE: u64 = 4096;
 
-/// SHA-256 over `config`, and over each file's length, header and [`SAMPLES`] pages spread evenly
-/// over its data (all of it where it is smaller), in hexadecimal.
+/// SHA-256 over `config`, over each file's length, header and [`SAMPLES`] pages spread evenly over
+/// its data (all of it where it is smaller), and over the page in the middle of each of `tensors`, in
+/// hexadecimal. So a model of which a few tensors were tuned is another one.
 ///
-/// `files` holds each file's source and the length of its header.
+/// `files` holds each file's source and the length of its header, `tensors` the file, first byte and
+/// length of each tensor in any order.
 pub(super) fn fingerprint(
     path: &str,
     config: &[u8],
     files: &[(&dyn Source, u64)],
+    mut tensors: Vec<(usize, u64, u64)>,
 ) -> Result<String, StoreError> {
     let mut hash = Sha256::new();
     hash.update((config.len() as u64).to_le_bytes());
     hash.update(config);
     let mut buffer = Vec::new();
+    let mut feed = |hash: &mut Sha256, source: &dyn Source, start: u64, end: u64| {
+        let mut at = start;
+        while at < end {
+            buffer.resize((end - at).min(1 << 20) as usize, 0);
+            source.read_at(at, &mut buffer).map_err(|source| StoreError::Io {
+                path: path.to_string(),
+                action: "read data for the fingerprint",
+                source,
+            })?;
+            hash.update(&buffer);
+            at += buffer.len() as u64;
+        }
+        Ok(())
+    };
     for &(source, header_len) in files {
         hash.update(source.size().to_le_bytes());
-        let mut feed = |start: u64, end: u64| {
-            let mut at = start;
-            while at < end {
-                buffer.resize((end - at).min(1 << 20) as usize, 0);
-                source.read_at(at, &mut buffer).map_err(|source| StoreError::Io {
-                    path: path.to_string(),
-                    action: "read data for the fingerprint",
-                    source,
-                })?;
-                hash.update(&buffer);
-                at += buffer.len() as u64;
-            }
-            Ok(())
-        };
-        feed(0, header_len)?;
+        feed(&mut hash, source, 0, header_len)?;
         let data_len = source.size().saturating_sub(header_len);
         if data_len <= SAMPLES * PAGE {
-            feed(header_len, source.size())?;
+            feed(&mut hash, source, header_len, source.size())?;
             continue;
         }
         for sample in 0..SAMPLES {
             // The last sample is the last page. 64 * 2^48 bytes do not overflow.
             let start = header_len + (data_len - PAGE) / (SAMPLES - 1) * sample;
-            feed(start, start + PAGE)?;
+            feed(&mut hash, source, start, start + PAGE)?;
         }
+    }
+    tensors.sort_unstable();
+    for (file, first, len) in tensors {
+        let start = first + len.saturating_sub(PAGE) / 2;
+        feed(&mut hash, files[file].0, start, start + len.min(PAGE))?;
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -59,7 +67,8 @@ mod tests {
 
     fn of(bytes: Vec<u8>) -> String {
         let source = MemorySource(bytes);
-        fingerprint("memory", b"", &[(&source, 100)]).expect("readable")
+        let tensors = vec![(0, 300_000, 30_000), (0, 200_000, 10)];
+        fingerprint("memory", b"", &[(&source, 100)], tensors).expect("readable")
     }
 
     #[test]
@@ -74,5 +83,15 @@ mod tests {
         let mut data = vec![7; 1 << 20];
         data[100] = 8;
         assert_ne!(plain, of(data));
+    }
+
+    #[test]
+    fn each_tensor_counts() {
+        let plain = of(vec![7; 1 << 20]);
+        for at in [200_000..200_010, 300_000..330_000] {
+            let mut tuned = vec![7; 1 << 20];
+            tuned[at].fill(8);
+            assert_ne!(plain, of(tuned));
+        }
     }
 }

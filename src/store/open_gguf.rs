@@ -1,7 +1,7 @@
 //! Opens a GGUF model.
 
 use super::error::StoreError;
-use super::files::{Opened, Place, TensorInfo, TensorListing, places, refuse_extra};
+use super::files::{Opened, Place, TensorInfo, TensorListing, extents, places, refuse_extra};
 use super::fingerprint::fingerprint;
 use super::gguf::{GgufHeader, GgufTensor};
 use super::hparams_gguf::gguf_hparams;
@@ -35,7 +35,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
     let metadata = metadata.map(|(key, value)| (key.clone(), value.display())).collect();
     let files: Vec<_> =
         parts.parts.iter().map(|(_, source, header)| (&**source, header.data_at)).collect();
-    let fingerprint = fingerprint(&shown, b"", &files)?;
+    let fingerprint = fingerprint(&shown, b"", &files, extents(&places))?;
     let sources = parts.parts.into_iter().map(|(_, source, _)| source).collect();
     Ok(Opened { path: first, spec, sources, places, listing, metadata, fingerprint })
 }

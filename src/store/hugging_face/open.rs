@@ -4,7 +4,7 @@ use super::config::{Found, hf_hparams};
 use super::weights::{Weights, read_file};
 use crate::model::{ModelSpec, Role, TensorId};
 use crate::store::error::StoreError;
-use crate::store::files::{Opened, places, refuse_extra};
+use crate::store::files::{Opened, extents, places, refuse_extra};
 use crate::store::fingerprint::fingerprint;
 use serde_json::Value;
 use std::collections::HashSet;
@@ -51,7 +51,7 @@ pub(in crate::store) fn open(folder: &Path) -> Result<Opened, StoreError> {
     })?;
     let files: Vec<_> =
         weights.sources.iter().map(|s| &**s).zip(weights.header_lens.iter().copied()).collect();
-    let fingerprint = fingerprint(&path, &config_bytes, &files)?;
+    let fingerprint = fingerprint(&path, &config_bytes, &files, extents(&places))?;
     let metadata = metadata(&config);
     let sources = weights.sources;
     let path = folder.to_path_buf();
