@@ -1,7 +1,7 @@
 //! The two questions one can ask: what to do, and what a policy would take.
 
 use crate::candidates::{RINGS, Trees};
-use crate::cost::{KvMode, Setting};
+use crate::cost::{Head, KvMode, Setting};
 use crate::error::{Change, PlanError};
 use crate::hardware::{DiskRates, HardwareProfile};
 use crate::inputs::{Inputs, Pins};
@@ -141,8 +141,20 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
     policy.weights = memory::weights(inputs.model, &policy.homes);
     policy.kv = memory::cache(&search.costs, &setting, policy.pages, &policy.kv_homes);
     // The workload may be another than the one that it was made for.
-    let away = memory::window_pages(inputs, &setting, policy.pages);
-    policy.window_pages = policy.window_pages.max(away);
+    policy.window_pages = memory::window_pages(inputs, &setting, policy.pages);
+    // Nor may the machine be the same.
+    let least = memory::ring(inputs, (RINGS[0], setting.head), &policy.homes);
+    let Split { device, ram, disk } = policy.ring;
+    policy.ring = Split { device: device.max(least.device), ram: ram.max(least.ram), disk };
+    let largest = memory::largest_buffer(inputs, &search.costs, &setting, &policy);
+    let most = inputs.footprint.buffer_bytes_max();
+    if largest > most {
+        let why = format!(
+            "the policy's ring, or a layer's cache, has {largest} bytes, and a buffer of this device {most} \
+             at most; a smaller batch takes less cache"
+        );
+        return Err(PlanError::BadInput(why));
+    }
     let needed = memory::account(inputs, &search.costs, &setting, &policy).total();
     let missing = needed.beyond(&inputs.capacity());
     if missing != Split::default() {
@@ -178,6 +190,10 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
         let why = "the policy's sizes are 0, or its cache does not hold the longest sequence";
         return Err(PlanError::BadInput(why.into()));
     }
+    if policy.activations == Tier::Disk {
+        let why = "the policy keeps activations on disk, and they live in device memory or in RAM";
+        return Err(PlanError::BadInput(why.into()));
+    }
     let shares_ram = inputs.hardware.shares_ram;
     let on_device =
         policy.homes.iter().flatten().chain(&policy.kv_homes).chain([&policy.activations]);
@@ -208,7 +224,7 @@ fn setting_of(inputs: &Inputs<'_>, policy: &Policy) -> Result<Setting, PlanError
         kv_floor: Tier::Disk,
         weight_floor: Tier::Disk,
         ring_parts: RINGS[0],
-        head_stays: policy.tree_budget > 0,
+        head: Head::least(policy.tree_budget),
     };
     Ok(round::with_homes(inputs, &setting, &policy.kv_homes))
 }

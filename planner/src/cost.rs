@@ -49,9 +49,26 @@ pub(crate) struct Setting {
     pub(crate) weight_floor: Tier,
     /// Neighbouring parts that the ring holds.
     pub(crate) ring_parts: usize,
-    /// Whether the head stays in reach of the device whatever it costs, so that no ring holds it.
-    /// With draft trees it always does: logits are computed several times a pass, along the path.
-    pub(crate) head_stays: bool,
+    pub(crate) head: Head,
+}
+
+/// Where the output head may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Head {
+    /// Anywhere: the ring holds what streams of it, and its neighbours.
+    Whole,
+    /// Anywhere: what streams of it comes in runs of a part of the ring, however large it is.
+    InRuns,
+    /// In reach of the device whatever it costs, so that no ring holds it. With draft trees it always is:
+    /// logits are computed several times a pass, along the path.
+    Stays,
+}
+
+impl Head {
+    /// With trees, and without where memory is short.
+    pub(crate) fn least(tree_budget: usize) -> Head {
+        if tree_budget > 0 { Head::Stays } else { Head::InRuns }
+    }
 }
 
 impl Setting {
@@ -70,8 +87,8 @@ impl Setting {
 
     /// Whether both are the same but for the ring.
     pub(crate) fn same_sizes(&self, other: &Setting) -> bool {
-        let Setting { ring_parts, head_stays, .. } = *self;
-        *self == Setting { ring_parts, head_stays, ..*other }
+        let Setting { ring_parts, head, .. } = *self;
+        *self == Setting { ring_parts, head, ..*other }
     }
 
     /// Rows of the largest micro-batch.
@@ -450,7 +467,7 @@ impl<'a> Costs<'a> {
     /// Seconds in which an empty ring of weights fills while a draft computes.
     fn ring_seconds(&self, setting: &Setting, at: &Placement) -> f64 {
         let hw = self.hardware;
-        let ring = RingShape::new(&self.half_bytes, 0.0, setting.ring_parts).layers;
+        let ring = RingShape::new(&self.half_bytes, 0.0, setting).layers;
         let read = ring * at.layers[2] / hw.disk.read_bytes_per_sec;
         // What comes from disk is uploaded by the pass itself.
         let uploaded = if self.fills_beside(setting.draft) { ring * at.layers[1] } else { 0.0 };

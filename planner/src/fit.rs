@@ -2,7 +2,7 @@
 
 use crate::candidates::{CHUNKS, RINGS, batches, kv_modes, trees};
 use crate::composer::compose;
-use crate::cost::{Costs, Fractions, KvMode, Placement, Setting};
+use crate::cost::{Costs, Fractions, Head, KvMode, Placement, Setting};
 use crate::error::{Change, PlanError};
 use crate::homes::diffuse;
 use crate::inputs::{Inputs, PinnedSplit, Pins};
@@ -88,7 +88,7 @@ fn settings(inputs: &Inputs<'_>) -> Vec<Setting> {
             kv_floor: Tier::Disk,
             weight_floor: Tier::Disk,
             ring_parts: RINGS[0],
-            head_stays: tree_budget > 0,
+            head: Head::least(tree_budget),
         })
     })
     .collect()

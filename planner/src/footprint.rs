@@ -64,6 +64,11 @@ pub trait Footprint {
     fn spilled_page_bytes(&self, layer: usize, format: &str) -> u64 {
         self.page_bytes(layer, format)
     }
+
+    /// Most bytes of one buffer: a ring is one, and so is a layer's cache that the device can reach.
+    fn buffer_bytes_max(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// A footprint that is linear in everything.
@@ -83,6 +88,8 @@ pub struct LinearFootprint {
     pub windows: u64,
     /// Bytes of a page by (format, bytes in each layer).
     pub pages: Vec<(String, Vec<u64>)>,
+    /// Most bytes of one buffer, if there is a limit.
+    pub buffer_bytes: Option<u64>,
 }
 
 impl Footprint for LinearFootprint {
@@ -106,6 +113,10 @@ impl Footprint for LinearFootprint {
     fn page_bytes(&self, layer: usize, format: &str) -> u64 {
         let of_format = self.pages.iter().find(|(name, _)| name == format);
         of_format.and_then(|(_, bytes)| bytes.get(layer)).copied().unwrap_or(0)
+    }
+
+    fn buffer_bytes_max(&self) -> u64 {
+        self.buffer_bytes.unwrap_or(u64::MAX)
     }
 }
 

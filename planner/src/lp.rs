@@ -3,7 +3,7 @@
 //! Times are affine in the fractions, and the time of a pass is built from sums and maxima of them
 //! with positive weights, so each maximum becomes a variable that is at least either side.
 
-use crate::cost::{Costs, Fractions, KvMode, Placement, Setting};
+use crate::cost::{Costs, Fractions, Head, KvMode, Placement, Setting};
 use crate::inputs::PinnedSplit;
 use crate::memory::RingShape;
 use crate::passes::Pass;
@@ -100,7 +100,7 @@ fn fractions(
     let mut add = |low: f64, high: f64| vars.add(variable().min(low).max(high));
     let device = if shares_ram { 0.0 } else { 1.0 };
     let mut x: Vec<Variable> = [device, 1.0, device, 1.0].map(|high| add(0.0, high)).to_vec();
-    if setting.head_stays {
+    if setting.head == Head::Stays {
         let stays = if shares_ram { [0.0, 1.0] } else { [1.0, 0.0] };
         x.splice(HEAD.., stays.map(|f| add(f, f)));
     }

@@ -1,6 +1,6 @@
 //! Bytes of a policy on each tier, by the allocator's own sizes.
 
-use crate::cost::{Costs, KvMode, Setting};
+use crate::cost::{Costs, Head, KvMode, Setting};
 use crate::footprint::{Demand, Windows};
 use crate::inputs::Inputs;
 use crate::plan::Memory;
@@ -18,10 +18,14 @@ pub(crate) struct RingShape {
 }
 
 impl RingShape {
-    /// For rings of `run` neighbouring parts; `halves` has the bytes of each half of each layer.
-    pub(crate) fn new(halves: &[f64], head: f64, run: usize) -> RingShape {
+    /// For the rings of a setting; `halves` has the bytes of each half of each layer.
+    pub(crate) fn new(halves: &[f64], head: f64, setting: &Setting) -> RingShape {
+        let run = setting.ring_parts;
         let sums = halves.windows(run.min(halves.len())).map(|parts| parts.iter().sum());
         let layers = sums.fold(0.0, f64::max);
+        if setting.head == Head::InRuns {
+            return RingShape { layers, head: 0.0, beside_head: 0.0 };
+        }
         let beside = run.saturating_sub(1).min(halves.len());
         let around = |before: usize| -> f64 {
             let (last, first) = (&halves[halves.len() - before..], &halves[..beside - before]);
@@ -32,6 +36,9 @@ impl RingShape {
     }
 }
 
+/// Segments that a ring has room for at least where the head comes in runs: one is used, one arrives.
+const HEAD_SEGMENTS: u64 = 3;
+
 /// Where the weights of each part are that are not at hand: which homes are streamed from.
 pub(crate) fn streamed(home: Tier, shares_ram: bool) -> bool {
     home == Tier::Disk || (home == Tier::Ram && !shares_ram)
@@ -40,7 +47,8 @@ pub(crate) fn streamed(home: Tier, shares_ram: bool) -> bool {
 /// Bytes of rings for weights at these homes: on the device the `run` neighbouring parts that stream
 /// most (one is used while the others arrive) and a segment that does not fit before the ring's end;
 /// in RAM, on the way to a device of its own memory, the reads in flight and as many to upload.
-pub(crate) fn ring(inputs: &Inputs<'_>, run: usize, homes: &[Vec<Tier>]) -> Split {
+/// A head that comes in runs takes what the layers leave, three of its segments at least.
+pub(crate) fn ring(inputs: &Inputs<'_>, (run, head): (usize, Head), homes: &[Vec<Tier>]) -> Split {
     let (model, shares_ram) = (inputs.model, inputs.hardware.shares_ram);
     let mut parts = vec![0; 2 * model.layers.len() + 1];
     let (mut largest, mut largest_read) = (0, 0);
@@ -55,9 +63,10 @@ pub(crate) fn ring(inputs: &Inputs<'_>, run: usize, homes: &[Vec<Tier>]) -> Spli
             }
         }
     }
+    let in_runs = if head == Head::InRuns { parts.pop().unwrap_or(0) } else { 0 };
     let run = run.min(parts.len());
     let runs = (0..parts.len()).map(|i| parts.iter().cycle().skip(i).take(run).sum::<u64>());
-    let device = runs.max().unwrap_or(0) + largest;
+    let device = runs.max().unwrap_or(0).max(in_runs.min(HEAD_SEGMENTS * largest)) + largest;
     Split { device, ram: host_ring(inputs, largest_read), disk: 0 }.folded(shares_ram)
 }
 
@@ -155,6 +164,27 @@ pub(crate) fn cache(costs: &Costs<'_>, setting: &Setting, pages: usize, homes: &
         }
     }
     split
+}
+
+/// Most bytes of a buffer that a policy asks the device for: its ring, or a layer's cache that it can reach.
+pub(crate) fn largest_buffer(
+    inputs: &Inputs<'_>,
+    costs: &Costs<'_>,
+    setting: &Setting,
+    policy: &Policy,
+) -> u64 {
+    let ring = if inputs.hardware.shares_ram { policy.ring.ram } else { policy.ring.device };
+    let reached = |&home: &Tier| !policy.host_attention && home != Tier::Disk;
+    match policy.kv_homes.iter().any(reached) {
+        true => ring.max(layer_cache(costs, setting, policy.pages)),
+        false => ring,
+    }
+}
+
+/// Bytes of the largest layer's cache.
+pub(crate) fn layer_cache(costs: &Costs<'_>, setting: &Setting, pages: usize) -> u64 {
+    let kinds = costs.kinds.iter().map(|kind| kind.page_bytes[setting.format]);
+    kinds.max().unwrap_or(0) * pages as u64
 }
 
 /// Peak memory of a whole policy.

@@ -1,6 +1,6 @@
 //! What a model costs that is all in reach of its device: a draft.
 
-use crate::cost::{Costs, KvMode, Setting};
+use crate::cost::{Costs, Head, KvMode, Setting};
 use crate::inputs::Inputs;
 use crate::passes::Pass;
 use crate::round;
@@ -22,7 +22,7 @@ pub fn resident_passes(inputs: &Inputs<'_>, positions: usize, rows: &[usize]) ->
             kv_floor: near,
             weight_floor: near,
             ring_parts: 0,
-            head_stays: true,
+            head: Head::Stays,
         };
         let (count, seen) = (rows as f64, |&window: &usize| positions.min(window) as f64);
         let pass = Pass {

@@ -1,6 +1,6 @@
 //! From fractions to homes: whole segments, whole layers of cache, within the budgets to the byte.
 
-use crate::cost::{Costs, Fractions, Kind, KvMode, Placement, Setting};
+use crate::cost::{Costs, Fractions, Head, Kind, KvMode, Placement, Setting};
 use crate::homes::{cache_homes, weight_homes};
 use crate::inputs::{Inputs, PinnedSplit};
 use crate::lp::{self, Decided, Room};
@@ -27,7 +27,8 @@ pub(crate) fn room(
     let near = near(inputs);
     let demand = memory::demand(inputs, costs, setting, pages, away);
     let mut taken = memory::reserved(inputs, setting, &demand).total();
-    let segment = if setting.head_stays { costs.layer_segment } else { costs.segment };
+    let stays = setting.head == Head::Stays;
+    let segment = if stays { costs.layer_segment } else { costs.segment };
     if setting.weight_floor > near {
         // A segment at the ring's end is wasted; reads for a device of its own memory land in RAM.
         *taken.on_mut(near) += segment;
@@ -42,7 +43,7 @@ pub(crate) fn room(
         free: Tier::ALL.map(|tier| capacity.on(tier) as f64 - taken.on(tier) as f64),
         activations: inputs.footprint.activations(&demand) as f64,
         kv: costs.kinds.iter().map(kv).collect(),
-        ring: RingShape::new(&costs.half_bytes, costs.head_bytes, setting.ring_parts),
+        ring: RingShape::new(&costs.half_bytes, costs.head_bytes, setting),
     }
 }
 
@@ -141,7 +142,9 @@ pub(crate) fn fit_weights(
         let policy = unfitted(inputs, costs, setting, pages, &placement, kv_homes);
         let over = memory::account(inputs, costs, setting, &policy).total().beyond(&capacity);
         if over == Split::default() {
-            return keeps_pins(inputs, &policy).then_some(policy);
+            let largest = memory::largest_buffer(inputs, costs, setting, &policy);
+            let allowed = largest <= inputs.footprint.buffer_bytes_max();
+            return (allowed && keeps_pins(inputs, &policy)).then_some(policy);
         }
         for (tier, bytes) in [over.device, over.ram].into_iter().enumerate() {
             let head = (setting.tree_budget == 0).then_some(&mut head);
@@ -204,7 +207,7 @@ pub(crate) fn unfitted(
         tree_budget: setting.tree_budget,
         draft: draft_home(inputs, setting),
         weights: memory::weights(inputs.model, &homes),
-        ring: memory::ring(inputs, setting.ring_parts, &homes),
+        ring: memory::ring(inputs, (setting.ring_parts, setting.head), &homes),
         homes,
         pages,
         kv_format: inputs.kv_formats[setting.format].clone(),

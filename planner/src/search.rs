@@ -5,11 +5,12 @@ use crate::candidates::{
     ways,
 };
 use crate::composer::compose;
-use crate::cost::{Costs, KvMode, Placement, Setting};
+use crate::cost::{Costs, Head, KvMode, Placement, Setting};
 use crate::error::PlanError;
 use crate::fit;
 use crate::inputs::Inputs;
 use crate::lp::{self, Decided};
+use crate::memory;
 use crate::passes::{Composition, Job, Pass, condense};
 use crate::plan::Terms;
 use crate::policy::Tier;
@@ -79,7 +80,7 @@ pub(crate) struct Group {
 impl Group {
     /// A setting without its sizes, but for its trees.
     pub(crate) fn like(setting: &Setting) -> Setting {
-        let rings = Setting { ring_parts: 0, head_stays: false, ..*setting };
+        let rings = Setting { ring_parts: 0, head: Head::Whole, ..*setting };
         Setting { batch: 0, prefill_chunk: 0, micro_batch: 0, ..rings }
     }
 
@@ -254,7 +255,7 @@ impl<'a> Search<'a> {
                     kv_floor: near,
                     weight_floor: near,
                     ring_parts: RING,
-                    head_stays: tree_budget > 0,
+                    head: if tree_budget > 0 { Head::Stays } else { Head::Whole },
                 };
                 let job = self.job(&setting);
                 for micro_batch in thin(micro_batches(&self.inputs, setting.rows(), tight)) {
@@ -294,7 +295,7 @@ impl<'a> Search<'a> {
         let (costs, hw) = (&self.costs, self.inputs.hardware);
         let counted = &self.jobs[job].1;
         let away = round::may_be_away(setting);
-        let least = Setting { head_stays: true, ..*setting };
+        let least = Setting { head: Head::Stays, ..*setting };
         let room = round::room(&self.inputs, costs, &least, counted.pages, away);
         let [device, ram, disk] = room.free;
         let cached: f64 = room.kv.iter().sum();
@@ -305,7 +306,11 @@ impl<'a> Search<'a> {
         let not_near = (weights + kv_near - room.free[near as usize]).max(0.0);
         let not_in_memory = (weights + cached - device - ram).max(0.0);
         let no_disk = setting.kv_floor != Tier::Disk && setting.weight_floor != Tier::Disk;
+        let reached =
+            setting.kv_mode != KvMode::Host && self.inputs.pins.kv.disk.is_none_or(|f| f < 1.0);
+        let largest = memory::layer_cache(costs, setting, counted.pages);
         if room.free.iter().any(|&free| free < 0.0)
+            || (reached && largest > self.inputs.footprint.buffer_bytes_max())
             || cached > device + ram + disk
             || kv_home.is_some_and(|home| cached > room.free[home as usize])
             || (setting.weight_floor == near && not_near > 0.0)
@@ -350,18 +355,20 @@ impl<'a> Search<'a> {
         let away = round::may_be_away(setting);
         let pins = self.inputs.pins;
         let decided = Decided { weights: pins.weights, kv_total: pins.kv, ..Decided::default() };
-        let with_ring = |(ring_parts, head_stays): (usize, bool)| {
-            let setting = Setting { ring_parts, head_stays, ..*setting };
+        let with_ring = |(ring_parts, head): (usize, Head)| {
+            let setting = Setting { ring_parts, head, ..*setting };
             let room = round::room(&self.inputs, &self.costs, &setting, counted.pages, away);
             let placement = lp::solve(&self.costs, &setting, &counted.program, &room, &decided)?;
             let seconds = self.costs.job_seconds(&setting, &counted.passes, &placement);
             Some(Placed { setting, job, placement, seconds })
         };
         if setting.tree_budget > 0 {
-            let both = [(RING, true), (RINGS[0], true)].into_iter().filter_map(with_ring);
+            let both = [RING, RINGS[0]].map(|ring| (ring, Head::Stays));
+            let both = both.into_iter().filter_map(with_ring);
             return both.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
         }
-        [(RING, false), (RINGS[0], false), (RINGS[0], true)].into_iter().find_map(with_ring)
+        let less = [Head::Whole, Head::Stays, Head::InRuns].map(|head| (RINGS[0], head));
+        [(RING, Head::Whole)].into_iter().chain(less).find_map(with_ring)
     }
 
     /// Sizes between the enumerated ones, around the best of the most promising groups.

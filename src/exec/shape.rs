@@ -149,4 +149,8 @@ impl Footprint for ExecutorFootprint<'_> {
     fn spilled_page_bytes(&self, layer: usize, format: &str) -> u64 {
         mover::stride(self.page_bytes(layer, format) as usize) as u64
     }
+
+    fn buffer_bytes_max(&self) -> u64 {
+        self.device.info().buffer_bytes_max
+    }
 }

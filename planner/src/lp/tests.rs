@@ -55,7 +55,7 @@ fn random_setting(random: &mut Random, hw: &HardwareProfile) -> Setting {
         kv_floor: Tier::Disk,
         weight_floor: Tier::Disk,
         ring_parts: 2 + random.below(3),
-        head_stays: false,
+        head: Head::Whole,
     }
 }
 

@@ -78,6 +78,7 @@ pub(crate) fn footprint(model: &ModelShape) -> LinearFootprint {
         activation_row_bytes: 4 * model.hidden as u64,
         windows: 2,
         pages: vec![("f16".into(), page(32)), ("q4".into(), page(9))],
+        buffer_bytes: None,
     }
 }
 

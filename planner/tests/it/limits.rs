@@ -1,7 +1,7 @@
 //! What cannot be planned, and how it is refused.
 
 use crate::fixture::{Case, GIB, MIB, desktop, llama, processor, workload};
-use forebay_planner::{Change, PinnedSplit, PlanError, Tier, plan};
+use forebay_planner::{Change, Footprint, PinnedSplit, PlanError, Policy, Tier, plan, predict};
 
 fn small(budgets: [u64; 3]) -> Case {
     let job = workload(&[(200, 100, 64)]);
@@ -86,4 +86,35 @@ fn inputs_that_make_no_sense_are_refused_by_name() {
     case.hardware = processor();
     case.pins.weights.device = Some(0.2);
     assert!(refusal(&case).to_string().contains("none of its own"));
+}
+
+#[test]
+fn no_buffer_is_larger_than_the_device_gives() {
+    let mut case = small([4 * GIB, 16 * GIB, 16 * GIB]);
+    let free = plan(&case.inputs()).unwrap().policy;
+    let cache = |case: &Case, pages: usize| pages as u64 * case.footprint.page_bytes(0, "f16");
+    let most = cache(&case, free.pages) / 3;
+    case.footprint.buffer_bytes = Some(most);
+    let bounded = plan(&case.inputs()).unwrap().policy;
+    assert!(bounded.batch > 1, "{bounded:?}");
+    assert!(bounded.ring.device <= most, "{bounded:?}");
+    assert!(cache(&case, bounded.pages) <= most, "{} of {} pages", bounded.pages, free.pages);
+    let error = predict(&case.inputs(), &free).unwrap_err().to_string();
+    assert!(error.contains("a buffer of this device"), "{error}");
+}
+
+#[test]
+fn a_head_that_memory_has_no_room_for_comes_in_runs() {
+    let job = workload(&[(200, 100, 64)]);
+    let model = llama(12, 1024, 16, 4, 4096, 128_000);
+    let head = model.head.bytes();
+    for hardware in [processor(), desktop()] {
+        let [device, ram] = if hardware.shares_ram { [0, 64 * MIB] } else { [4 * MIB, GIB] };
+        let budgets = [device + head / 2, ram + head / 2, GIB];
+        let case = Case::new(model.clone(), hardware, job.clone(), budgets);
+        let Policy { homes, ring, .. } = plan(&case.inputs()).expect("it streams").policy;
+        let near = if case.hardware.shares_ram { Tier::Ram } else { Tier::Device };
+        assert!(homes.last().unwrap().iter().any(|&home| home > near));
+        assert!(ring.on(near) < head / 2, "{ring:?}");
+    }
 }
