@@ -23,7 +23,7 @@ const WARM_UP_TOKENS: usize = 4;
 
 /// Measures every combination of prompt length, output length and number of requests.
 pub(super) fn bench(args: &BenchArgs, quiet: bool) -> anyhow::Result<u8> {
-    let stop = interrupt::watch_saying("forebay: interrupted; telling what was measured");
+    let stop = interrupt::watch("forebay: interrupted; telling what was measured");
     let cases = cases(args)?;
     let format = Format::from_name(&args.format).unwrap_or_default();
     let model = Model::open(&args.model.model)?;
@@ -40,20 +40,12 @@ pub(super) fn bench(args: &BenchArgs, quiet: bool) -> anyhow::Result<u8> {
     }
     let text = model.tokenizer.encode(TEXT, Special::Plain)?;
     let mut bench = Bench { args, setup: &setup, text, stop, rows: Vec::new() };
-    for (index, &case) in cases.iter().enumerate() {
-        let started = SystemTime::now();
-        let Some(row) = bench.measure(case)? else { break };
-        if !quiet {
-            log::say(&format!("{}/{}: {row}", index + 1, cases.len()));
-        }
-        if format == Format::Jsonl {
-            shell::print(format!("{}\n", row.json(&subject, started)).as_bytes())?;
-        }
-        bench.rows.push((row, started));
-    }
-    if format != Format::Jsonl {
+    let measured = bench.measure_all(&cases, &subject, format);
+    // Rows that took an hour are not lost with the one after them.
+    if format != Format::Jsonl && (measured.is_ok() || !bench.rows.is_empty()) {
         shell::print(format.text(&subject, &bench.rows)?.as_bytes())?;
     }
+    measured?;
     Ok(if stop.load(Ordering::Relaxed) { INTERRUPTED } else { DONE })
 }
 
@@ -113,6 +105,27 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// Measures one case after the other, until one fails or the run is interrupted.
+    fn measure_all(
+        &mut self,
+        cases: &[Case],
+        subject: &Subject,
+        format: Format,
+    ) -> anyhow::Result<()> {
+        for (index, &case) in cases.iter().enumerate() {
+            let started = SystemTime::now();
+            let Some(row) = self.measure(case)? else { break };
+            if !self.setup.quiet {
+                log::say(&format!("{}/{}: {row}", index + 1, cases.len()));
+            }
+            if format == Format::Jsonl {
+                shell::print(format!("{}\n", row.json(subject, started)).as_bytes())?;
+            }
+            self.rows.push((row, started));
+        }
+        Ok(())
+    }
+
     /// Plans, loads and runs one job several times; `None` if it was interrupted.
     fn measure(&mut self, case: Case) -> anyhow::Result<Option<Row>> {
         let started = Instant::now();
@@ -139,7 +152,7 @@ impl Bench<'_> {
                 None => return Ok(None),
             }
         }
-        let trees = engine.tree_stats().map(|stats| stats.tokens_per_tree());
+        let trees = engine.tree_stats().map(|stats| stats.tokens_per_pass());
         Ok(Some(Row { case, planned, load_seconds, samples, trees }))
     }
 

@@ -67,13 +67,22 @@ fn ram_reserve(total: u64) -> u64 {
 /// What a device is taken to have where it does not say.
 const UNKNOWN_DEVICE_BYTES: u64 = 4 << 30;
 
+/// What the machine is taken to have where the system does not say.
+const UNKNOWN_RAM_BYTES: u64 = 8 << 30;
+
+/// Bytes of RAM that this process, which has `held` of them, may take.
+fn ram_bytes(ram: Amount, total: Option<u64>, available: Option<u64>, held: u64) -> u64 {
+    let total = total.unwrap_or(UNKNOWN_RAM_BYTES);
+    let free = available.unwrap_or(total).saturating_add(held).min(total);
+    ram.bytes(total, free, ram_reserve(total))
+}
+
 impl Amounts {
     /// Bytes of each tier. RAM counts what this process holds already.
     pub(super) fn resolve(&self, device: &DeviceInfo, folder: &Path) -> Split {
         let held = memory::resident_bytes().unwrap_or(0);
-        let total = memory::total_bytes().unwrap_or(u64::MAX / 4);
-        let free = memory::available_bytes().unwrap_or(total).saturating_add(held).min(total);
-        let ram = self.ram.bytes(total, free, ram_reserve(total));
+        let (total, available) = (memory::total_bytes(), memory::available_bytes());
+        let ram = ram_bytes(self.ram, total, available, held);
         let memory = device.memory_bytes.unwrap_or(UNKNOWN_DEVICE_BYTES);
         // A tenth for what the driver and the desktop take.
         let gpu = self.gpu_mem.bytes(memory, memory, memory / 10);
@@ -101,5 +110,17 @@ mod tests {
         }
         assert_eq!(Amount::Auto.bytes(100, 80, 10), 70);
         assert_eq!(Amount::Part(0.5).bytes(100, 80, 10), 50);
+    }
+
+    #[test]
+    fn a_system_that_does_not_tell_is_taken_for_a_small_one() {
+        const GIB: u64 = 1 << 30;
+        let unknown = |ram| ram_bytes(ram, None, None, 0);
+        assert_eq!(unknown(Amount::Auto), 8 * GIB - ram_reserve(8 * GIB));
+        assert_eq!(unknown(Amount::Part(0.5)), 4 * GIB);
+        assert_eq!(unknown(Amount::Bytes(100 * GIB)), 100 * GIB);
+        let known = |ram| ram_bytes(ram, Some(64 * GIB), Some(20 * GIB), GIB);
+        assert_eq!(known(Amount::Auto), 21 * GIB - ram_reserve(64 * GIB));
+        assert_eq!(known(Amount::Part(0.5)), 32 * GIB);
     }
 }

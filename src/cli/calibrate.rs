@@ -2,6 +2,7 @@
 
 use super::args::CalibrateArgs;
 use super::exit::DONE;
+use super::plan::refuse_to_replace;
 use super::profiles::Subject;
 use super::{device, log, shell};
 use crate::backend::DeviceInfo;
@@ -18,10 +19,21 @@ use std::fmt::Write as _;
 pub(super) fn calibrate(args: &CalibrateArgs, quiet: bool) -> anyhow::Result<u8> {
     args.output.as_deref().map_or(Ok(()), check_writable)?;
     let model = args.model.as_deref().map(ModelFiles::open).transpose()?;
+    if let Some(path) = &args.output {
+        let read = model.iter().flat_map(|model| model.paths()).map(|file| ("the model", file));
+        refuse_to_replace("-o", path, read)?;
+    }
     let mut device = device::open(&args.device, args.threads)?;
     let info = device.info().clone();
     let file = model.as_ref().map(|model| model.path());
     let mut subject = Subject::new(device.as_mut(), args.threads, args.disk_dir.as_deref(), file)?;
+    if let Some(model) = file.filter(|model| model.is_file() && subject.file.is_none()) {
+        let (model, folder) = (model.display(), subject.folder.display());
+        tracing::warn!(
+            "{model}: it is short, or not on the disk of {folder}, from which weights are streamed; a \
+             scratch file there is read instead"
+        );
+    }
     let (effort, time) = match args.quick {
         true => (Effort::Quick, "ten seconds"),
         false => (Effort::Full, "a minute"),

@@ -57,7 +57,24 @@ pub(super) fn recorded(output: &str) -> Option<KvFormat> {
     KvFormat::from_name(found.as_str()?)
 }
 
-/// Whether a profile has rates for a format.
+/// Whether a profile has rates of its own for a format, not only ones that could stand for them.
 pub(super) fn has_rates(profile: &HardwareProfile, format: KvFormat) -> bool {
-    [&profile.device, &profile.host].iter().all(|side| side.attention(format.name()).is_some())
+    let sides = [&profile.device, &profile.host];
+    sides.iter().all(|side| side.attention.iter().any(|rate| rate.format == format.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::ProfileFile;
+
+    #[test]
+    fn rates_of_another_format_are_none() {
+        let example =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/examples/profiles/pcie4-rtx4090-like.json");
+        let mut profile = ProfileFile::load(Path::new(example)).unwrap().profile;
+        assert!(has_rates(&profile, KvFormat::F16) && !has_rates(&profile, KvFormat::Q4));
+        profile.device.attention[0].format = KvFormat::Q4.name().to_string();
+        assert!(!has_rates(&profile, KvFormat::F16) && !has_rates(&profile, KvFormat::Q4));
+    }
 }

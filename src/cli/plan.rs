@@ -12,18 +12,24 @@ use super::sweep::{Axis, Sweep};
 use super::{attention, kv, shell};
 use crate::backend::Device;
 use crate::job::{
-    Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, check_writable,
+    Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, check_writable, is_same_file,
     survey as survey_of,
 };
 use comfy_table::{CellAlignment, Table, presets};
 use forebay_planner::{HardwareProfile, Memory, OfBudget, Split, Tier};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// Shows where everything would live, how long the job would take, and why.
 pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
+    if args.sweep.is_some() && args.emit.is_some() {
+        let why = "a sweep has a policy for each row; leave one of them out";
+        return Err(CliError::Usage(format!("--sweep and --emit: {why}")).into());
+    }
     args.emit.as_deref().map_or(Ok(()), check_writable)?;
     let model = Model::open(&args.model.model)?;
+    args.emit.as_deref().map_or(Ok(()), |path| check_emit(path, args, &model))?;
     let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
     setup.kv_format = kv::resolve(&setup, None)?;
     let survey = survey(args, &model, setup.context_len)?;
@@ -57,10 +63,37 @@ pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
     Ok(DONE)
 }
 
+/// Refuses a policy that would replace what the plan is made from.
+fn check_emit(path: &Path, args: &PlanArgs, model: &Model) -> Result<(), CliError> {
+    let named = [
+        ("the input", args.input.as_deref().map(Path::new)),
+        ("the policy of --plan", args.memory.plan.as_deref()),
+        ("the profile", args.memory.profile.as_deref()),
+        ("the draft", args.engine.draft.draft.as_deref().map(Path::new)),
+    ];
+    let named = named.into_iter().filter_map(|(what, file)| Some((what, file?)));
+    let files = model.files.paths().map(|file| ("the model", file));
+    refuse_to_replace("--emit", path, named.chain(files))
+}
+
+/// Refuses an output, named by `flag`, that would replace a file that is read.
+pub(super) fn refuse_to_replace<'a>(
+    flag: &str,
+    output: &Path,
+    read: impl IntoIterator<Item = (&'static str, &'a Path)>,
+) -> Result<(), CliError> {
+    match read.into_iter().find(|(_, file)| is_same_file(output, file)) {
+        Some((what, _)) => {
+            let path = output.display();
+            Err(CliError::Usage(format!("{flag} {path}: that is {what}; name another file")))
+        }
+        None => Ok(()),
+    }
+}
+
 fn survey(args: &PlanArgs, model: &Model, context_len: usize) -> anyhow::Result<Survey> {
     let Some(path) = &args.input else {
-        let prompt = args.prompt_len.min(context_len - 1);
-        let output_max = args.gen_len.min(context_len - prompt);
+        let (prompt, output_max) = lengths(args, context_len)?;
         let (fixed, count) = (true, args.requests);
         let requests = vec![Lengths { prompt, output_max, fixed, count }];
         let (longest, greedy) =
@@ -74,10 +107,31 @@ fn survey(args: &PlanArgs, model: &Model, context_len: usize) -> anyhow::Result<
         vocab: model.files.spec().vocab,
         model_names: Vec::new(),
     };
-    let survey = survey_of(&input, config, &model.tokenizer, context_len)?;
-    survey
-        .filter(|survey| !survey.requests.is_empty())
-        .ok_or_else(|| CliError::Usage(format!("{path}: no request in it to plan for")).into())
+    match survey_of(&input, config, &model.tokenizer, context_len)? {
+        Some(survey) if !survey.requests.is_empty() => Ok(survey),
+        Some(_) => Err(CliError::Usage(format!("{path}: no request in it to plan for")).into()),
+        None => Err(CliError::Usage(format!(
+            "{}: a pipe can be read only once, by the job; name a file to plan for, or leave -i out and \
+             give --prompt-len, --gen-len and --requests",
+            input.name()
+        ))
+        .into()),
+    }
+}
+
+/// Tokens of prompt and output of requests that no file tells of.
+fn lengths(args: &PlanArgs, context_len: usize) -> Result<(usize, usize), CliError> {
+    let room = |other: Option<usize>| context_len.saturating_sub(other.unwrap_or(1)).max(1);
+    let prompt = args.prompt_len.unwrap_or(512.min(room(args.gen_len)));
+    let output = args.gen_len.unwrap_or(128.min(room(Some(prompt))));
+    let both = prompt.saturating_add(output);
+    if both > context_len {
+        return Err(CliError::Usage(format!(
+            "--prompt-len {prompt} and --gen-len {output} take {both} positions, and a sequence has \
+             {context_len}; raise --max-model-len, or lower one of them"
+        )));
+    }
+    Ok((prompt, output))
 }
 
 /// Tokens that the planned workload generates.
@@ -342,4 +396,21 @@ fn rows_json(sweep: &Sweep, rows: &[Row]) -> Value {
         Err(why) => json!({sweep.axis.name(): value, "error": why}),
     };
     rows.iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_read_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+        std::fs::write(&a, "x").unwrap();
+        let read = || [("the input", a.as_path()), ("the profile", b.as_path())];
+        let roundabout = dir.path().join(".").join("a");
+        let error = refuse_to_replace("--emit", &roundabout, read()).unwrap_err().to_string();
+        assert!(error.contains("--emit") && error.contains("that is the input"), "{error}");
+        assert!(refuse_to_replace("--emit", &dir.path().join("c"), read()).is_ok());
+    }
 }

@@ -1,14 +1,14 @@
 //! Everything between the arguments and the first pass: profile, plan, packed weights, executor.
 
 use super::args::{EngineArgs, MemoryArgs};
-use super::budget::Amounts;
+use super::budget::{Amount, Amounts};
 use super::draft::Drafting;
 use super::engine::Model;
 use super::exit::CliError;
 use super::planning::{Planned, Question};
 use super::progress::Display;
 use super::throttle::Throttles;
-use super::{cache, device, kv, log, policy, profiles};
+use super::{device, kv, log, policy, profiles};
 use crate::backend::{Device, DeviceError};
 use crate::exec::{ExecError, Executor, ExecutorConfig, Resources};
 use crate::generate::Speculation;
@@ -103,12 +103,13 @@ impl Setup<'_> {
     }
 
     /// Folder of packed weights and cache pages.
-    fn folder(&self) -> anyhow::Result<PathBuf> {
-        let own = || cache::folder().map(|folder| folder.join("packed"));
-        self.memory.disk_dir.clone().or_else(own).ok_or_else(|| {
-            let why = "neither XDG_CACHE_HOME nor HOME says where to keep files";
-            CliError::Usage(format!("{why}; name a folder with --disk-dir")).into()
-        })
+    fn folder(&self) -> Result<PathBuf, CliError> {
+        self.memory.disk_dir.clone().map_or_else(profiles::own_folder, Ok)
+    }
+
+    /// Refuses to run on `device` by the rates of another class of machine.
+    fn check_class(&self, profile: &HardwareProfile, device: &dyn Device) -> Result<(), CliError> {
+        profiles::check_class(profile, self.memory.profile.as_deref(), device.info())
     }
 
     /// Rates to plan with, as slow as `--throttle` makes them.
@@ -228,6 +229,7 @@ impl Setup<'_> {
         display: &mut Display,
     ) -> anyhow::Result<Ready> {
         let mut profile = self.profile(device.as_mut())?;
+        self.check_class(&profile, device.as_ref())?;
         profile.device = profile.device.with_greedy(survey.greedy);
         let near = if profile.shares_ram { Tier::Ram } else { Tier::Device };
         let (mut less, mut step) = (Split::default(), 0);
@@ -272,7 +274,9 @@ impl Setup<'_> {
         display: &mut Display,
     ) -> anyhow::Result<Ready> {
         let question = self.question(profile, survey)?;
-        let executor = self.executor(&question, &planned, profile, self.open_device()?, display)?;
+        let device = self.open_device()?;
+        self.check_class(profile, device.as_ref())?;
+        let executor = self.executor(&question, &planned, profile, device, display)?;
         let speculation = self.speculation((&planned, &executor), profile, display)?;
         Ok(Ready { executor, planned, profile: profile.clone(), speculation })
     }
@@ -375,8 +379,13 @@ impl Setup<'_> {
     ) -> anyhow::Result<Arc<dyn WeightSource>> {
         let files = &self.model.files;
         let used = planned.plan.memory.total().disk;
+        let held = match self.memory.disk {
+            Amount::Bytes(_) => 0,
+            // A budget of what is free: what an earlier build holds is not, and is there for this one.
+            Amount::Auto | Amount::Part(_) => PackedCache::held_bytes(&question.folder, files),
+        };
         let options = CacheOptions {
-            bytes_max: planned.budgets.disk.saturating_sub(used),
+            bytes_max: planned.budgets.disk.saturating_add(held).saturating_sub(used),
             threads: self.threads().min(PACKING_THREADS),
             reading: reading.clone(),
             building: IoControl::default(),

@@ -7,7 +7,9 @@ use crate::backend::cpu::CpuDevice;
 use crate::backend::{Device, DeviceInfo, DeviceKind};
 use crate::job::ProfileFile;
 use crate::kernel::KvFormat;
-use crate::profile::{Calibration, Clock, DiskPlace, Effort, Settings, calibrate};
+use crate::profile::{
+    Calibration, Clock, DiskPlace, Effort, FILE_MIN, Settings, calibrate, shares_ram,
+};
 use forebay_planner::HardwareProfile;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -21,14 +23,14 @@ pub(super) struct Subject<'a> {
     pub(super) device: &'a mut dyn Device,
     /// Threads of the processor.
     pub(super) threads: Option<usize>,
-    /// Where a scratch file may be made.
+    /// Where weights are streamed from, and a scratch file may be made.
     pub(super) folder: PathBuf,
-    /// A large file to read instead.
+    /// A large file on the same disk to read instead.
     pub(super) file: Option<PathBuf>,
 }
 
 impl<'a> Subject<'a> {
-    /// `folder`, or else the user's cache.
+    /// `folder`, or else the user's cache. `file` is read where that tells as much of the folder's disk.
     pub(super) fn new(
         device: &'a mut dyn Device,
         threads: Option<usize>,
@@ -41,9 +43,16 @@ impl<'a> Subject<'a> {
                 anyhow::bail!("--disk-dir {}: {why}", folder.display())
             }
             Some(folder) => folder.to_path_buf(),
-            None => own_folder()?,
+            None => {
+                let folder = own_folder()?;
+                std::fs::create_dir_all(&folder).map_err(|error| {
+                    let why = format!("cannot create {}: {error}", folder.display());
+                    CliError::Usage(format!("{why}; name a folder with --disk-dir"))
+                })?;
+                folder
+            }
         };
-        let file = file.filter(|file| file.is_file()).map(Path::to_path_buf);
+        let file = file.filter(|file| stands_for(file, &folder)).map(Path::to_path_buf);
         Ok(Subject { device, threads, folder, file })
     }
 
@@ -65,7 +74,6 @@ impl<'a> Subject<'a> {
     fn machine(&self, host: Option<&DeviceInfo>) -> Map<String, Value> {
         let device = self.device.info();
         let host = host.unwrap_or(device);
-        let read = self.file.as_deref().unwrap_or(&self.folder);
         let value = json!({
             "forebay": env!("CARGO_PKG_VERSION"),
             "device": device.name,
@@ -73,8 +81,7 @@ impl<'a> Subject<'a> {
             "driver": device.driver,
             "processor": host.name,
             "processor_path": host.driver,
-            "disk": disk_of(read),
-            "scratch_disk": disk_of(&self.folder),
+            "disk": disk_of(&self.folder),
         });
         value.as_object().cloned().unwrap_or_default()
     }
@@ -172,14 +179,43 @@ fn path_of(machine: &Map<String, Value>) -> Option<PathBuf> {
     cache::file("profiles", &key)
 }
 
-/// The user's cache folder, made if need be.
-fn own_folder() -> Result<PathBuf, CliError> {
-    let usage = |why: String| CliError::Usage(format!("{why}; name a folder with --disk-dir"));
-    let folder = cache::folder()
-        .ok_or_else(|| usage("neither XDG_CACHE_HOME nor HOME says where to keep files".into()))?;
-    std::fs::create_dir_all(&folder)
-        .map_err(|error| usage(format!("cannot create {}: {error}", folder.display())))?;
-    Ok(folder)
+/// Folder of packed weights and cache pages in the user's cache.
+pub(super) fn own_folder() -> Result<PathBuf, CliError> {
+    let folder = cache::folder().ok_or_else(|| {
+        let why = "neither XDG_CACHE_HOME nor HOME says where to keep files";
+        CliError::Usage(format!("{why}; name a folder with --disk-dir"))
+    })?;
+    Ok(folder.join("packed"))
+}
+
+/// Refuses to run by the rates of another class of machine: what the plan puts into memory of the
+/// device's own would have no place, or another than the plan counts.
+pub(super) fn check_class(
+    profile: &HardwareProfile,
+    path: Option<&Path>,
+    device: &DeviceInfo,
+) -> Result<(), CliError> {
+    let own = shares_ram(device.kind);
+    // What a graphics API allocates on a processor may be counted apart, as if it were a card's.
+    let stands_for_a_card = device.kind == DeviceKind::SoftwareGpu && !profile.shares_ram;
+    if profile.shares_ram == own || stands_for_a_card {
+        return Ok(());
+    }
+    let place = |shares_ram| if shares_ram { "RAM" } else { "memory of its own" };
+    Err(CliError::Usage(format!(
+        "{}: rates of a device that computes in {}, and {} computes in {}; measure this machine with \
+         `forebay calibrate -o FILE`, or leave --profile out",
+        path.map_or_else(|| "the profile".to_string(), |path| path.display().to_string()),
+        place(profile.shares_ram),
+        device.name,
+        place(own)
+    )))
+}
+
+/// Whether reads of `file` are reads of the disk that `folder` is on, and enough of them.
+fn stands_for(file: &Path, folder: &Path) -> bool {
+    let is_large = |metadata: std::fs::Metadata| metadata.is_file() && metadata.len() >= FILE_MIN;
+    std::fs::metadata(file).is_ok_and(is_large) && disk_of(file) == disk_of(folder)
 }
 
 /// Which disk a path is on.
@@ -235,6 +271,56 @@ mod tests {
         let warning = warning(&found(0.4)).unwrap();
         assert!(warning.contains("40 %") && !warning.contains('\n'), "{warning}");
         assert_eq!(details(&found(0.4), Effort::Quick)["noise"], 0.4);
+    }
+
+    #[test]
+    fn the_disk_is_measured_that_is_streamed_from() {
+        let (dir, file) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        let mut device = CpuDevice::new(Some(1)).unwrap();
+        let mut subject = |folder: &Path| {
+            let subject = Subject::new(&mut device, Some(1), Some(folder), Some(file.path()));
+            let subject = subject.unwrap();
+            (subject.file.is_some(), subject.machine(None))
+        };
+        assert!(!subject(dir.path()).0, "it is short");
+        file.as_file().set_len(FILE_MIN).unwrap();
+        let (read, machine) = subject(dir.path());
+        assert!(read);
+        assert_eq!(machine["disk"], disk_of(dir.path()));
+        // Another disk, where there is one.
+        let other = tempfile::tempdir_in("/dev/shm").ok();
+        let other = other.filter(|other| disk_of(other.path()) != disk_of(dir.path()));
+        let Some(other) = other else { return };
+        let (read, machine) = subject(other.path());
+        assert!(!read);
+        assert_eq!(machine["disk"], disk_of(other.path()));
+    }
+
+    #[test]
+    fn another_class_of_machine_is_refused() {
+        let info = |kind| DeviceInfo {
+            name: "this one".to_string(),
+            kind,
+            driver: String::new(),
+            buffer_bytes_max: 0,
+            memory_bytes: None,
+        };
+        let check = |shares_ram, kind| {
+            let profile = HardwareProfile { shares_ram, ..HardwareProfile::default() };
+            check_class(&profile, Some(Path::new("p.json")), &info(kind))
+        };
+        use DeviceKind::{Cpu, DiscreteGpu, IntegratedGpu, OtherGpu, Reference, SoftwareGpu};
+        for kind in [Cpu, IntegratedGpu, Reference] {
+            assert!(check(true, kind).is_ok());
+            let error = check(false, kind).unwrap_err().to_string();
+            let sides = "p.json: rates of a device that computes in memory of its own, and this one \
+                         computes in RAM; ";
+            assert!(error.starts_with(sides) && error.contains("calibrate -o"), "{error}");
+        }
+        for kind in [DiscreteGpu, OtherGpu] {
+            assert!(check(false, kind).is_ok() && check(true, kind).is_err());
+        }
+        assert!(check(true, SoftwareGpu).is_ok() && check(false, SoftwareGpu).is_ok());
     }
 
     #[test]

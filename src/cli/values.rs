@@ -38,10 +38,16 @@ pub(super) fn split(text: &str) -> Result<PinnedSplit, String> {
         }
     }
     let parts = [split.device, split.ram, split.disk];
-    let sum = 100.0 * parts.iter().flatten().sum::<f64>();
+    let total: f64 = parts.iter().flatten().sum();
+    let sum = 100.0 * total;
     let whole = (sum - 100.0).abs() < 0.1;
     if !whole && (sum > 100.0 || parts.iter().all(Option::is_some)) {
         return Err(format!("the parts add up to {sum:.1} %, not to 100 %"));
+    }
+    if whole {
+        // Parts are rounded where they are written; a planner takes them to the last digit.
+        let places = [&mut split.device, &mut split.ram, &mut split.disk];
+        places.into_iter().flatten().for_each(|part| *part /= total);
     }
     Ok(split)
 }
@@ -95,4 +101,28 @@ pub(super) fn presence_penalty(text: &str) -> Result<f32, String> {
 /// A stop string is not empty.
 pub(super) fn stop(text: &str) -> Result<String, String> {
     crate::job::check_stops(&[text.to_string()]).map(|()| text.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `forebay plan` prints them, to two digits.
+    #[test]
+    fn rounded_parts_make_a_whole() {
+        for text in ["gpu=33.33%,ram=33.33%,disk=33.33%", "gpu=0%,ram=66.67%,disk=33.34%"] {
+            let PinnedSplit { device, ram, disk } = split(text).unwrap();
+            let sum = device.unwrap() + ram.unwrap() + disk.unwrap();
+            assert!((sum - 1.0).abs() < 1e-12, "{text}: {sum}");
+        }
+        // A device that computes in RAM has two.
+        let two = split("ram=41.67%,disk=58.34%").unwrap();
+        assert_eq!(two.device, None);
+        assert!((two.ram.unwrap() + two.disk.unwrap() - 1.0).abs() < 1e-12, "{two:?}");
+        let open = split("gpu=20%,ram=50%").unwrap();
+        assert_eq!((open.device, open.ram, open.disk), (Some(0.2), Some(0.5), None));
+        for bad in ["gpu=50%,ram=50%,disk=1%", "gpu=50%,ram=20%,disk=20%", "ram=60%,disk=60%"] {
+            assert!(split(bad).unwrap_err().contains("add up to"), "{bad}");
+        }
+    }
 }

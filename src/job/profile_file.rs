@@ -111,7 +111,7 @@ struct DiskText {
 }
 
 impl ProfileFile {
-    /// Reads and checks a file: sizes are bounded, and every figure is finite and in its range.
+    /// Reads and checks a file: sizes are bounded, and every figure is in its range.
     ///
     /// # Errors
     /// [`JobError::Input`] if the file cannot be read, [`JobError::Profile`] if it is no profile; the
@@ -170,17 +170,20 @@ fn check(profile: &ProfileText) -> Result<(), String> {
     if let Some(host) = &profile.host {
         check_device("host", host, false)?;
     }
-    positive("ram_bytes_per_sec", profile.ram_bytes_per_sec)?;
+    rate("ram_bytes_per_sec", profile.ram_bytes_per_sec)?;
     for (name, value) in [
         ("upload_bytes_per_sec", profile.upload_bytes_per_sec),
         ("download_bytes_per_sec", profile.download_bytes_per_sec),
     ] {
-        if profile.shares_ram { at_least_zero(name, value)? } else { positive(name, value)? }
+        // Where memory is shared nothing is uploaded.
+        if !(profile.shares_ram && value == 0.0) {
+            rate(name, value)?;
+        }
     }
     fraction("upload_overlap", profile.upload_overlap)?;
     let disk = &profile.disk;
-    positive("disk.read_bytes_per_sec", disk.read_bytes_per_sec)?;
-    positive("disk.write_bytes_per_sec", disk.write_bytes_per_sec)?;
+    rate("disk.read_bytes_per_sec", disk.read_bytes_per_sec)?;
+    rate("disk.write_bytes_per_sec", disk.write_bytes_per_sec)?;
     fraction("disk.overlap", disk.overlap)?;
     integer("disk.queue_depth", disk.queue_depth as u64, 1, 1024)?;
     integer("disk.read_bytes", disk.read_bytes, 512, 1 << 30)
@@ -196,21 +199,21 @@ fn check_device(name: &str, device: &DeviceText, all: bool) -> Result<(), String
         label(&format!("{name}.dtype"), &rate.dtype)?;
         count(&format!("{name}.points"), rate.points.len(), 1)?;
         let mut before = 0;
-        for (at, &(rows, seconds)) in rate.points.iter().enumerate() {
+        for (at, &(rows, value)) in rate.points.iter().enumerate() {
             let name = format!("{name}.points[{at}]");
             if rows <= before {
                 return Err(format!("{name}: expected more rows than {before}, got {rows}"));
             }
             before = rows;
-            positive(&name, seconds)?;
+            within(&name, value, (1e-18, 1e3), "seconds from 1e-18 to 1000")?;
         }
     }
     for (index, rate) in device.attention.iter().enumerate() {
         let name = format!("{name}.attention[{index}]");
         label(&format!("{name}.format"), &rate.format)?;
-        at_least_zero(&format!("{name}.stream_seconds"), rate.stream_seconds)?;
-        at_least_zero(&format!("{name}.kv_element_seconds"), rate.kv_element_seconds)?;
-        at_least_zero(&format!("{name}.product_seconds"), rate.product_seconds)?;
+        seconds(&format!("{name}.stream_seconds"), rate.stream_seconds)?;
+        seconds(&format!("{name}.kv_element_seconds"), rate.kv_element_seconds)?;
+        seconds(&format!("{name}.product_seconds"), rate.product_seconds)?;
     }
     for (field, value) in [
         ("elementwise_seconds", device.elementwise_seconds),
@@ -221,7 +224,7 @@ fn check_device(name: &str, device: &DeviceText, all: bool) -> Result<(), String
         ("run_seconds", device.run_seconds),
         ("pass_seconds", device.pass_seconds),
     ] {
-        at_least_zero(&format!("{name}.{field}"), value)?;
+        seconds(&format!("{name}.{field}"), value)?;
     }
     Ok(())
 }
@@ -244,24 +247,22 @@ fn integer(name: &str, value: u64, min: u64, max: u64) -> Result<(), String> {
     Err(format!("{name}: expected {min} to {max}, got {value}"))
 }
 
-fn positive(name: &str, value: f64) -> Result<(), String> {
-    within(name, value, value > 0.0, "a number above 0")
+/// One that a machine can have: by others, what a job takes may be no number.
+fn rate(name: &str, value: f64) -> Result<(), String> {
+    within(name, value, (1.0, 1e15), "bytes per second from 1 to 1e15")
 }
 
-fn at_least_zero(name: &str, value: f64) -> Result<(), String> {
-    within(name, value, value >= 0.0, "a number from 0 on")
+fn seconds(name: &str, value: f64) -> Result<(), String> {
+    within(name, value, (0.0, 1e3), "seconds from 0 to 1000")
 }
 
 fn fraction(name: &str, value: f64) -> Result<(), String> {
-    within(name, value, (0.0..=1.0).contains(&value), "a number from 0 to 1")
+    within(name, value, (0.0, 1.0), "a number from 0 to 1")
 }
 
-fn within(name: &str, value: f64, good: bool, expected: &str) -> Result<(), String> {
-    if value.is_finite() && good {
-        Ok(())
-    } else {
-        Err(format!("{name}: expected {expected}, got {value}"))
-    }
+fn within(name: &str, value: f64, (min, max): (f64, f64), expected: &str) -> Result<(), String> {
+    let good = (min..=max).contains(&value);
+    if good { Ok(()) } else { Err(format!("{name}: expected {expected}, got {value:?}")) }
 }
 
 impl From<ProfileText> for HardwareProfile {
@@ -436,13 +437,13 @@ mod tests {
             (
                 "/profile/disk/read_bytes_per_sec",
                 json!(0),
-                "disk.read_bytes_per_sec: expected a number above 0, got 0",
+                "disk.read_bytes_per_sec: expected bytes per second from 1 to 1e15, got 0.0",
             ),
-            (
-                "/profile/upload_overlap",
-                json!(1.5),
-                "upload_overlap: expected a number from 0 to 1",
-            ),
+            ("/profile/disk/write_bytes_per_sec", json!(1e-300), "got 1e-300"),
+            ("/profile/ram_bytes_per_sec", json!(1e300), "got 1e300"),
+            ("/profile/device/pass_seconds", json!(1e4), "expected seconds from 0 to 1000, got"),
+            ("/profile/device/linear/0/points/0/1", json!(1e-300), "seconds from 1e-18 to 1000"),
+            ("/profile/upload_overlap", json!(1.5), "upload_overlap: expected a number from 0"),
             ("/profile/upload_bytes_per_sec", json!(0), "upload_bytes_per_sec: expected"),
             (
                 "/profile/device/linear",
@@ -454,11 +455,7 @@ mod tests {
                 json!([[8, 1e-11], [8, 1e-11]]),
                 "device.linear[0].points[1]: expected more rows than 8, got 8",
             ),
-            (
-                "/profile/device/linear/0/points/0/1",
-                json!(-1),
-                "points[0]: expected a number above",
-            ),
+            ("/profile/device/linear/0/points/0/1", json!(-1), "points[0]: expected seconds from"),
             ("/profile/host/call_seconds", json!(-1e-9), "host.call_seconds: expected"),
             ("/profile/disk/queue_depth", json!(0), "disk.queue_depth: expected 1 to 1024, got 0"),
             ("/profile/device/attention/0/format", json!(""), "format: expected 1 to 64 bytes"),

@@ -42,6 +42,12 @@ pub struct Calibration {
     pub seconds: f64,
 }
 
+/// Whether a kind of device computes in the host's memory, so that its bytes count against RAM and
+/// nothing is uploaded: `HardwareProfile::shares_ram` of what is measured on it.
+pub fn shares_ram(kind: DeviceKind) -> bool {
+    !matches!(kind, DeviceKind::DiscreteGpu | DeviceKind::OtherGpu)
+}
+
 /// Measures `device`, and the disk of `place`. `host` is the processor where `device` is another;
 /// `say` hears what is being measured.
 ///
@@ -57,7 +63,7 @@ pub fn calibrate(
     let Settings { effort, clock } = settings;
     let pace = Pace::start(effort, clock);
     let kind = device.info().kind;
-    let shares_ram = kind != DeviceKind::DiscreteGpu && kind != DeviceKind::OtherGpu;
+    let shares_ram = shares_ram(kind);
     let say = &mut |what: &str| {
         tracing::debug!(seconds = pace.spent(), "measuring {what}");
         say(what);

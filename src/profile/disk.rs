@@ -24,7 +24,7 @@ const PIECES: [usize; 2] = [1 << 20, 4 << 20];
 /// Bytes of a synced write.
 const WRITE: usize = 32 << 20;
 /// Least bytes of a file whose reads say something.
-const FILE_MIN: u64 = 32 << 20;
+pub const FILE_MIN: u64 = 32 << 20;
 /// Reads past the page cache are preferred at this part of the best rate of all: the others cost the
 /// processor a copy, and memory that the budget does not know of.
 const DIRECT_IS_WORTH: f64 = 0.85;

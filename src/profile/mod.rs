@@ -22,8 +22,8 @@ mod rates;
 mod samples;
 mod steadiness;
 
-pub use calibrate::{Calibration, Settings, calibrate};
-pub use disk::{DiskPlace, ReadRate};
+pub use calibrate::{Calibration, Settings, calibrate, shares_ram};
+pub use disk::{DiskPlace, FILE_MIN, ReadRate};
 pub use effort::Effort;
 pub use error::ProfileError;
 pub use memory::{Path, TransferRate};

@@ -125,6 +125,15 @@ pub enum StoreError {
         /// Where it was looked for, what is there, how to get it.
         detail: String,
     },
+    /// A file of a model that is no longer what was opened.
+    #[error(
+        "{path}: it was replaced or written to after it was opened; leave a model as it is while it \
+         is in use, and run the same command again"
+    )]
+    Replaced {
+        /// The file.
+        path: String,
+    },
     /// A transfer of the disk tier that failed twice.
     #[error(
         "{path}: cannot {action} {bytes} bytes at offset {offset}: {source}; check the disk, then \

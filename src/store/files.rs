@@ -104,9 +104,9 @@ pub(super) fn places(
     Ok(places)
 }
 
-/// Source, first byte and length of every tensor.
-pub(super) fn extents(places: &HashMap<TensorId, Place>) -> Vec<(usize, u64, u64)> {
-    places.values().map(|place| (place.source, place.offset, place.info.bytes())).collect()
+/// Source, first byte and length of each tensor.
+pub(super) fn extents<'a>(places: impl Iterator<Item = &'a Place>) -> Vec<(usize, u64, u64)> {
+    places.map(|place| (place.source, place.offset, place.info.bytes())).collect()
 }
 
 /// Refuses a model with tensors that the network does not use: leaving them out would change
@@ -156,6 +156,11 @@ impl ModelFiles {
     /// The file, first part or folder that was opened.
     pub fn path(&self) -> &Path {
         &self.opened.path
+    }
+
+    /// The files that its tensors are in.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.sources().filter_map(|source| source.path())
     }
 
     /// Type and shape of a tensor; `None` where the model has none such (a tied head among them).

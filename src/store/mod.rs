@@ -30,7 +30,7 @@ pub use files::{ModelFiles, TensorInfo, TensorListing};
 pub use hugging_face::config_hparams;
 pub use output::FileSink;
 pub use packed::{CacheOptions, PackedCache};
-pub use source::{FileSource, MemorySource, Source};
+pub use source::{FileIdentity, FileSource, MemorySource, Source};
 pub use weights::{FileWeights, WeightSource};
 
 #[cfg(test)]

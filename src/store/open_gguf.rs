@@ -14,6 +14,9 @@ use crate::tokenizer::TokenizerSource;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+/// Factors of the rotary frequencies, a tensor that no layer multiplies with.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+
 /// Opens the model that the GGUF file at `path` is, or is a part of.
 pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
     let parts = GgufParts::open(path)?;
@@ -35,7 +38,9 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
     let metadata = metadata.map(|(key, value)| (key.clone(), value.display())).collect();
     let files: Vec<_> =
         parts.parts.iter().map(|(_, source, header)| (&**source, header.data_at)).collect();
-    let fingerprint = fingerprint(&shown, b"", &files, extents(&places))?;
+    let factors = find(ROPE_FACTORS)?;
+    let tensors = extents(places.values().chain(&factors));
+    let fingerprint = fingerprint(&shown, b"", &files, tensors)?;
     let sources = parts.parts.into_iter().map(|(_, source, _)| source).collect();
     Ok(Opened { path: first, spec, sources, places, listing, metadata, fingerprint })
 }
@@ -52,7 +57,7 @@ fn read_spec(
     parts: &GgufParts,
     find: impl Fn(&str) -> Result<Option<Place>, StoreError>,
 ) -> Result<ModelSpec, StoreError> {
-    let rope_factors = match find("rope_freqs.weight")? {
+    let rope_factors = match find(ROPE_FACTORS)? {
         Some(place) => Some(read_small(path, parts, &place)?),
         None => None,
     };
@@ -120,6 +125,6 @@ fn list(tensor: &GgufTensor, used: &HashSet<String>) -> TensorListing {
         dtype: tensor.type_name(),
         shape: tensor.dims.iter().rev().copied().collect(),
         bytes: tensor.bytes,
-        used: used.contains(&tensor.name) || tensor.name == "rope_freqs.weight",
+        used: used.contains(&tensor.name) || tensor.name == ROPE_FACTORS,
     }
 }

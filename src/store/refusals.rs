@@ -133,6 +133,27 @@ fn biases_are_found() {
     assert!(files.spec().layers[0].qkv_bias);
 }
 
+/// Other factors of rotation make another model, wherever they lie in the file.
+#[test]
+fn rotary_factors_are_part_of_the_fingerprint() {
+    let fingerprint = |factor: f32| {
+        let mut plans = tensors();
+        // So long that the factors behind it are on none of the pages that are sampled.
+        plans[0].dims = vec![32, 30_000];
+        plans.insert(1, TensorPlan::vector("rope_freqs.weight", 8));
+        let mut writer = GgufWriter::new(Vec::new(), &metadata(), plans.clone()).expect("memory");
+        for plan in &plans {
+            let value = if plan.name == "rope_freqs.weight" { factor } else { 0.0 };
+            let words = value.to_le_bytes().into_iter().cycle();
+            writer.write(&words.take(plan.bytes() as usize).collect::<Vec<u8>>()).expect("fits");
+        }
+        let file = writer.finish().expect("complete");
+        open_bytes(&file).expect("valid").fingerprint()
+    };
+    assert_eq!(fingerprint(1.0), fingerprint(1.0));
+    assert_ne!(fingerprint(1.0), fingerprint(2.0));
+}
+
 #[test]
 fn parts_are_found_and_missed() {
     let folder = tempfile::tempdir().expect("temporary folder");

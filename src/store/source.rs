@@ -1,8 +1,9 @@
 //! Where bytes come from: everything the store reads goes through here.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Random access to the bytes of one file.
 pub trait Source: Send + Sync {
@@ -17,9 +18,28 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// What tells that file from others that come to have its name.
+    fn identity(&self) -> Option<FileIdentity> {
+        None
+    }
+
     /// Says that these bytes will not be needed soon, so that the system may drop its copy.
     fn forget(&self, offset: u64, len: u64) {
         let _ = (offset, len);
+    }
+}
+
+/// Which file something is, and as of when: one that replaces it, or is written to, has another. Not its
+/// inode, which some network file systems make up anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl FileIdentity {
+    pub(super) fn of(metadata: &Metadata) -> FileIdentity {
+        FileIdentity { bytes: metadata.len(), modified: metadata.modified().ok() }
     }
 }
 
@@ -28,28 +48,33 @@ pub trait Source: Send + Sync {
 pub struct FileSource {
     file: File,
     path: PathBuf,
-    len: u64,
+    identity: FileIdentity,
 }
 
 impl FileSource {
-    /// Opens a regular file for reading; its length is taken once.
+    /// Opens a regular file for reading; its length and identity are taken once.
     pub fn open(path: &Path) -> io::Result<FileSource> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        Ok(FileSource { file, path: path.to_path_buf(), len: metadata.len() })
+        let identity = FileIdentity::of(&metadata);
+        Ok(FileSource { file, path: path.to_path_buf(), identity })
     }
 }
 
 impl Source for FileSource {
     fn size(&self) -> u64 {
-        self.len
+        self.identity.bytes
     }
 
     fn path(&self) -> Option<&Path> {
         Some(&self.path)
+    }
+
+    fn identity(&self) -> Option<FileIdentity> {
+        Some(self.identity)
     }
 
     #[cfg(unix)]

@@ -41,15 +41,16 @@ pub struct FileWeights {
 
 impl FileWeights {
     /// Opens the files once more, past the page cache.
+    ///
+    /// # Errors
+    /// [`StoreError::Replaced`] where the name of one has come to be another's, or it was written to.
     pub fn new(files: Arc<ModelFiles>, control: IoControl) -> Result<FileWeights, StoreError> {
         let open = |source: &dyn super::Source| {
             let Some(path) = source.path() else { return Ok(None) };
             let file = DirectFile::open(path, control.clone())?;
-            if file.size() != source.size() {
-                let (expected, found) = (source.size(), file.size());
-                let shown = path.display().to_string();
-                let expected = format!("{expected} bytes, as when it was opened");
-                return Err(StoreError::malformed(&shown, "length", expected, found));
+            // The fingerprint, the header and the offsets are those of what was opened first.
+            if source.identity() != Some(file.identity()?) {
+                return Err(StoreError::Replaced { path: path.display().to_string() });
             }
             Ok(Some(file))
         };
@@ -131,4 +132,35 @@ impl WeightSource for FileWeights {
 
 fn segment(packing: &Packing, index: usize) -> Segment {
     segments(packing).nth(index).expect("callers count by `segments`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::time::SystemTime;
+
+    /// Same length, same header: only the file system tells.
+    #[test]
+    fn a_file_that_took_the_name_of_the_model_is_refused() {
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny/llama/model.gguf");
+        let folder = tempfile::tempdir().expect("a folder");
+        let [path, other] = ["m.gguf", "other"].map(|name| folder.path().join(name));
+        fs::copy(fixture, &path).expect("copied");
+        let open = || ModelFiles::open(&path.display().to_string()).map(Arc::new);
+        let again = |files| FileWeights::new(files, IoControl::default()).map(|_| ());
+        let files = open().expect("a valid model");
+        again(Arc::clone(&files)).expect("the same file");
+        fs::copy(&path, &other).expect("copied");
+        let file = File::options().write(true).open(&other).expect("opened");
+        file.set_modified(SystemTime::UNIX_EPOCH).expect("set");
+        drop(file);
+        fs::rename(&other, &path).expect("renamed");
+        let error = again(files).expect_err("another file").to_string();
+        assert!(error.contains("m.gguf: it was replaced") && error.contains("again"), "{error}");
+        let files = open().expect("a valid model");
+        again(Arc::clone(&files)).expect("the same file");
+        fs::copy(fixture, &path).expect("written to in place");
+        assert!(matches!(again(files), Err(StoreError::Replaced { .. })));
+    }
 }

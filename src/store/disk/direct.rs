@@ -2,7 +2,7 @@
 
 use super::{IoControl, raw};
 use crate::quant::IO_ALIGN;
-use crate::store::StoreError;
+use crate::store::{FileIdentity, StoreError};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -73,6 +73,12 @@ impl DirectFile {
     /// Bytes of the file when it was opened.
     pub fn size(&self) -> u64 {
         self.len
+    }
+
+    /// What tells it from other files that come to have its name.
+    pub(in crate::store) fn identity(&self) -> Result<FileIdentity, StoreError> {
+        let look = |e| StoreError::io(Path::new(&self.name), "look at the file", e);
+        self.file.metadata().map(|metadata| FileIdentity::of(&metadata)).map_err(look)
     }
 
     /// Whether transfers go past the page cache.

@@ -18,7 +18,7 @@ pub use throttle::Throttle;
 #[cfg(test)]
 mod tests;
 
-pub(super) use space::reserve;
+pub(super) use space::{allocated, reserve};
 
 use super::faults::Faults;
 use std::sync::Arc;

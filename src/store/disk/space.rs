@@ -1,7 +1,7 @@
 //! Room on a disk: taken before it is used.
 
 use crate::store::StoreError;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub(in crate::store) fn reserve(
     };
     // To try and fail would fill the disk for a moment, and others would find it full.
     if let Some(available) = free_bytes(folder)
-        && available.saturating_add(allocated(file)) < bytes
+        && available.saturating_add(file.metadata().map_or(0, |own| allocated(&own))) < bytes
     {
         return Err(short(available));
     }
@@ -40,15 +40,15 @@ pub(in crate::store) fn reserve(
     }
 }
 
-/// Bytes that a file takes already.
+/// Bytes of disk that a file takes.
 #[cfg(unix)]
-fn allocated(file: &File) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    file.metadata().map_or(0, |metadata| metadata.blocks() * 512)
+pub(in crate::store) fn allocated(metadata: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(metadata) * 512
 }
 
+/// Bytes of disk that a file takes, as far as is known.
 #[cfg(not(unix))]
-fn allocated(_: &File) -> u64 {
+pub(in crate::store) fn allocated(_: &Metadata) -> u64 {
     0
 }
 

@@ -1,7 +1,7 @@
 //! Opens a Hugging Face folder.
 
 use super::config::{Found, hf_hparams};
-use super::weights::{Weights, read_file};
+use super::weights::{SMALL_MAX, Weights, read_file};
 use crate::model::{ModelSpec, Role, TensorId};
 use crate::store::error::StoreError;
 use crate::store::files::{Opened, extents, places, refuse_extra};
@@ -19,11 +19,12 @@ pub(in crate::store) fn open(folder: &Path) -> Result<Opened, StoreError> {
     let path = folder.display().to_string();
     let config_path = folder.join("config.json");
     let shown_config = config_path.display().to_string();
-    let config_bytes = read_file(&config_path)?.ok_or_else(|| StoreError::MissingFile {
-        path: path.clone(),
-        file: "config.json".into(),
-        remedy: "give the folder that save_pretrained wrote",
-    })?;
+    let config_bytes =
+        read_file(&config_path, SMALL_MAX)?.ok_or_else(|| StoreError::MissingFile {
+            path: path.clone(),
+            file: "config.json".into(),
+            remedy: "give the folder that save_pretrained wrote",
+        })?;
     let config: Value = serde_json::from_slice(&config_bytes)
         .map_err(|e| StoreError::malformed(&shown_config, "content", "valid JSON", e))?;
     let weights = Weights::open(folder)?;
@@ -51,7 +52,7 @@ pub(in crate::store) fn open(folder: &Path) -> Result<Opened, StoreError> {
     })?;
     let files: Vec<_> =
         weights.sources.iter().map(|s| &**s).zip(weights.header_lens.iter().copied()).collect();
-    let fingerprint = fingerprint(&path, &config_bytes, &files, extents(&places))?;
+    let fingerprint = fingerprint(&path, &config_bytes, &files, extents(places.values()))?;
     let metadata = metadata(&config);
     let sources = weights.sources;
     let path = folder.to_path_buf();

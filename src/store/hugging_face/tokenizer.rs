@@ -1,6 +1,6 @@
 //! The tokenizer's files.
 
-use super::weights::{read_file, read_json};
+use super::weights::{LARGE_MAX, SMALL_MAX, read_file, read_json};
 use crate::store::error::StoreError;
 use crate::tokenizer::TokenizerSource;
 use serde_json::Value;
@@ -8,15 +8,15 @@ use std::path::Path;
 
 /// Collects what the folder says about its tokenizer.
 pub(in crate::store) fn tokenizer(folder: &Path) -> Result<TokenizerSource, StoreError> {
-    let tokenizer_json =
-        read_file(&folder.join("tokenizer.json"))?.ok_or_else(|| StoreError::MissingFile {
-            path: folder.display().to_string(),
-            file: "tokenizer.json".into(),
-            remedy: "save the model's fast tokenizer beside its weights",
-        })?;
+    let tokenizer_json = read_file(&folder.join("tokenizer.json"), LARGE_MAX)?;
+    let tokenizer_json = tokenizer_json.ok_or_else(|| StoreError::MissingFile {
+        path: folder.display().to_string(),
+        file: "tokenizer.json".into(),
+        remedy: "save the model's fast tokenizer beside its weights",
+    })?;
     let mut eos_ids = Vec::new();
     for file in ["generation_config.json", "config.json"] {
-        if let Some(config) = read_json(&folder.join(file))? {
+        if let Some(config) = read_json(&folder.join(file), SMALL_MAX)? {
             eos_ids = eos(&config);
             if eos_ids.is_empty() {
                 eos_ids = config.get("text_config").map(eos).unwrap_or_default();
@@ -26,9 +26,9 @@ pub(in crate::store) fn tokenizer(folder: &Path) -> Result<TokenizerSource, Stor
             break;
         }
     }
-    let template = read_file(&folder.join("chat_template.jinja"))?;
+    let template = read_file(&folder.join("chat_template.jinja"), SMALL_MAX)?;
     let chat_template = template.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let config = read_json(&folder.join("tokenizer_config.json"))?;
+    let config = read_json(&folder.join("tokenizer_config.json"), SMALL_MAX)?;
     Ok(TokenizerSource::HuggingFace { tokenizer_json, config, eos_ids, chat_template })
 }
 

@@ -12,8 +12,10 @@ use std::path::{Component, Path, PathBuf};
 
 /// Longest header, bytes (the format's own bound).
 const HEADER_MAX: u64 = 100_000_000;
-/// Longest JSON file that is read whole, bytes.
-const JSON_MAX: u64 = 256 << 20;
+/// Longest vocabulary and index, bytes.
+pub(super) const LARGE_MAX: u64 = 256 << 20;
+/// Longest of all other files that are read whole, bytes: parsed JSON takes many times as many.
+pub(super) const SMALL_MAX: u64 = 16 << 20;
 
 /// A tensor of a safetensors file.
 pub(super) struct Entry {
@@ -34,15 +36,15 @@ pub(super) struct Weights {
     pub(super) tensors: HashMap<String, Entry>,
 }
 
-/// Reads a file of a bounded length; `None` where there is none.
-pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+/// Reads a file of `most` bytes or fewer; `None` where there is none.
+pub(super) fn read_file(path: &Path, most: u64) -> Result<Option<Vec<u8>>, StoreError> {
     if !path.exists() {
         return Ok(None);
     }
     let io = |action| move |e| StoreError::io(path, action, e);
     let source = FileSource::open(path).map_err(io("open the file"))?;
-    if source.size() > JSON_MAX {
-        let expected = format!("at most {JSON_MAX} bytes");
+    if source.size() > most {
+        let expected = format!("at most {most} bytes");
         let path = path.display().to_string();
         return Err(StoreError::malformed(&path, "length", expected, source.size()));
     }
@@ -51,9 +53,9 @@ pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     Ok(Some(bytes))
 }
 
-/// Reads a JSON file; `None` where there is none.
-pub(super) fn read_json(path: &Path) -> Result<Option<Value>, StoreError> {
-    let Some(bytes) = read_file(path)? else { return Ok(None) };
+/// Reads a JSON file of `most` bytes or fewer; `None` where there is none.
+pub(super) fn read_json(path: &Path, most: u64) -> Result<Option<Value>, StoreError> {
+    let Some(bytes) = read_file(path, most)? else { return Ok(None) };
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|e| StoreError::malformed(&path.display().to_string(), "content", "valid JSON", e))
@@ -63,7 +65,7 @@ impl Weights {
     /// Opens `model.safetensors`, or every file that `model.safetensors.index.json` names.
     pub(super) fn open(folder: &Path) -> Result<Weights, StoreError> {
         let index = folder.join("model.safetensors.index.json");
-        let names = match read_json(&index)? {
+        let names = match read_json(&index, LARGE_MAX)? {
             Some(index_json) => file_names(&index, &index_json)?,
             None => BTreeSet::from(["model.safetensors".to_string()]),
         };
@@ -248,6 +250,20 @@ mod tests {
             let index = serde_json::json!({"weight_map": {"a": name}});
             assert!(file_names(Path::new("index.json"), &index).is_err(), "{name}");
         }
+    }
+
+    /// Files with holes take no disk.
+    #[test]
+    fn what_is_read_whole_is_bounded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.json");
+        assert!(read_json(&path, SMALL_MAX).expect("no file").is_none());
+        let file = std::fs::File::create(&path).expect("made");
+        file.set_len(SMALL_MAX + 1).expect("longer");
+        let error = read_json(&path, SMALL_MAX).expect_err("too long").to_string();
+        assert!(error.contains("config.json: length: expected at most 16777216 bytes"), "{error}");
+        std::fs::write(&path, "{}").expect("written");
+        assert!(read_json(&path, SMALL_MAX).expect("readable").is_some());
     }
 
     proptest! {

@@ -50,7 +50,7 @@ impl Draft {
             });
         }
         fs::create_dir_all(folder).map_err(|e| StoreError::io(folder, "make the folder", e))?;
-        let draft = path.with_added_extension("draft");
+        let draft = draft_of(path);
         loop {
             let open =
                 OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&draft);
@@ -145,6 +145,11 @@ fn write_segments(
     })?;
     checksums.sort_unstable();
     Ok(checksums.into_iter().map(|(_, checksum)| checksum).collect())
+}
+
+/// What the file is called while it is built.
+pub(super) fn draft_of(path: &Path) -> PathBuf {
+    path.with_added_extension("draft")
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -4,8 +4,9 @@ use super::build::{self, CacheOptions};
 use super::layout::Layout;
 use crate::model::TensorId;
 use crate::store::checksum;
-use crate::store::disk::{AlignedBuffer, DirectFile, IoControl};
+use crate::store::disk::{AlignedBuffer, DirectFile, IoControl, allocated};
 use crate::store::{FileWeights, ModelFiles, StoreError, WeightSource};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +34,14 @@ impl PackedCache {
     /// Where the file for this model lies in `folder`.
     pub fn path_in(folder: &Path, files: &ModelFiles) -> PathBuf {
         folder.join(format!("{}.packed", files.fingerprint()))
+    }
+
+    /// Bytes of disk that this model's file takes in `folder`, whole or half built: they are not free, and
+    /// the next build takes them over.
+    pub fn held_bytes(folder: &Path, files: &ModelFiles) -> u64 {
+        let path = PackedCache::path_in(folder, files);
+        let held = |path: &Path| fs::metadata(path).map_or(0, |metadata| allocated(&metadata));
+        held(&path) + held(&build::draft_of(&path))
     }
 
     /// Bytes of memory that building with `threads` threads takes, at most.

@@ -258,6 +258,22 @@ fn a_budget_is_kept() {
     assert!((4 << 20..16 << 20).contains(&memory), "{memory}");
 }
 
+/// What a killed build leaves would otherwise keep every later one from its room.
+#[cfg(unix)]
+#[test]
+fn what_was_left_half_built_is_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = model(folder.path(), 0);
+    let held = || PackedCache::held_bytes(folder.path(), &files);
+    assert_eq!(held(), 0);
+    let path = PackedCache::path_in(folder.path(), &files);
+    fs::write(path.with_added_extension("draft"), random(1 << 20, 5)).expect("written");
+    assert!(held() >= 1 << 20, "{}", held());
+    let cache = build(&files, folder.path()).expect("taken over");
+    assert!(held() >= cache.bytes(), "{} of {}", held(), cache.bytes());
+    assert_eq!(names(folder.path()).len(), 2, "the model and its cache");
+}
+
 /// Locks belong to an opened file, so threads stand for processes here.
 #[test]
 fn many_that_build_at_once_share_one_file() {
