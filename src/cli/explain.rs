@@ -1,7 +1,7 @@
 //! Plans and runs as people read them: one line before a run, the three clocks after it.
 
 use super::planning::Planned;
-use super::replan::Replanner;
+use super::replan::{Replanner, Work};
 use crate::exec::Executor;
 use crate::generate::SpeculationStats;
 use crate::job::{Clocks, Homes, MovedBytes, PhaseSeconds, Placement, Summary, TierBytes};
@@ -160,31 +160,26 @@ impl Facts<'_> {
     }
 
     /// Seconds that the bottleneck was busy at its measured rate.
-    fn busy_seconds(&self) -> f64 {
-        let (plan, profile, traffic) = (&self.0.planned.plan, &self.0.profile, self.0.traffic());
+    fn busy_seconds(&self, work: &Work) -> f64 {
+        let (profile, moved) = (&self.0.profile, &work.moved);
         let over = |bytes: u64, rate: f64| if rate > 0.0 { bytes as f64 / rate } else { 0.0 };
-        match plan.bottleneck {
+        match self.0.planned.plan.bottleneck {
             Resource::Disk => {
-                let disk = &profile.disk;
-                let loaded = if plan.policy.kv.disk > 0 {
-                    over(traffic.page_load_bytes, disk.read_bytes_per_sec)
-                        + over(traffic.page_store_bytes, disk.write_bytes_per_sec)
-                } else {
-                    0.0
-                };
-                over(traffic.read_bytes, disk.read_bytes_per_sec) + loaded
+                let (disk, read) = (&profile.disk, moved.read_bytes + moved.disk_load_bytes);
+                over(read, disk.read_bytes_per_sec)
+                    + over(moved.disk_store_bytes, disk.write_bytes_per_sec)
             }
             Resource::Link => {
-                over(traffic.uploaded_bytes + traffic.page_load_bytes, profile.upload_bytes_per_sec)
+                over(moved.uploaded_bytes + moved.page_load_bytes, profile.upload_bytes_per_sec)
             }
-            Resource::Device => self.executor().simulated_compute_seconds(),
-            Resource::Host => self.executor().simulated_attention_seconds(),
+            Resource::Device => work.computed,
+            Resource::Host => work.attended,
         }
     }
 
     /// Puts the facts into a summary.
     pub(super) fn fill(&self, summary: &mut Summary) {
-        let (plan, executor) = (&self.0.planned.plan, self.executor());
+        let (plan, work) = (&self.0.planned.plan, self.0.work());
         summary.clocks = self.clocks();
         let policy = &plan.policy;
         for (name, size) in [
@@ -198,19 +193,18 @@ impl Facts<'_> {
         let weights = tier_bytes(plan.policy.weights);
         let planned = Homes { weights, kv: tier_bytes(plan.policy.kv) };
         summary.placement = Placement { planned, achieved: self.achieved() };
-        let traffic = self.0.traffic();
         summary.moved_bytes = MovedBytes {
-            read: traffic.read_bytes,
-            uploaded: traffic.uploaded_bytes,
-            pages_loaded: traffic.page_load_bytes,
-            pages_stored: traffic.page_store_bytes,
+            read: work.moved.read_bytes,
+            uploaded: work.moved.uploaded_bytes,
+            pages_loaded: work.moved.page_load_bytes,
+            pages_stored: work.moved.page_store_bytes,
         };
         summary.bottleneck = Some(resource(plan.bottleneck).to_string());
         let measured = summary.clocks.measured.total_seconds;
         if measured > 0.0 {
-            summary.bottleneck_fraction = Some(self.busy_seconds() / measured);
+            summary.bottleneck_fraction = Some(self.busy_seconds(&work) / measured);
         }
-        summary.peak_bytes.device = executor.memory().bytes_peak;
+        summary.peak_bytes.device = work.device_bytes_peak;
     }
 
     /// The three clocks and what moved, for people.

@@ -18,6 +18,18 @@ const GAIN: f64 = 1.15;
 /// Answers so many times longer or shorter than planned are worth a look.
 const APART: f64 = 1.25;
 
+/// What executors did and held.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Work {
+    /// Bytes that moved between tiers.
+    pub(super) moved: Traffic,
+    /// Seconds in which the device computed and the host attended, by the event clock.
+    pub(super) computed: f64,
+    pub(super) attended: f64,
+    /// Most bytes on the device at a time.
+    pub(super) device_bytes_peak: u64,
+}
+
 /// An engine that is made anew where another plan would be done sooner.
 pub(super) struct Replanner<'a> {
     setup: &'a Setup<'a>,
@@ -35,9 +47,9 @@ pub(super) struct Replanner<'a> {
     learned: Learned,
     /// Answers after which the next look is taken.
     next_look: u64,
-    /// What earlier executors moved.
-    moved: Traffic,
-    /// Trees and their accepted nodes when the plan was made.
+    /// What earlier engines did.
+    before: Work,
+    /// Sequences that trees were grown for and accepted nodes, when the plan was made.
     trees_before: [u64; 2],
     quiet: bool,
 }
@@ -64,7 +76,7 @@ impl<'a> Replanner<'a> {
             planned_for: Learned::default(),
             learned: Learned::default(),
             next_look: if setup.is_pinned() { u64::MAX } else { LEARNED_MIN },
-            moved: Traffic::default(),
+            before: Work::default(),
             trees_before: [0, 0],
             quiet: setup.quiet,
         }
@@ -78,9 +90,16 @@ impl<'a> Replanner<'a> {
         self.engine.as_mut().expect("it is there between steps")
     }
 
-    /// Bytes that all executors moved.
-    pub(super) fn traffic(&self) -> Traffic {
-        self.moved + self.engine().executor().traffic()
+    /// What all engines did, this one included.
+    pub(super) fn work(&self) -> Work {
+        let (before, engine) = (self.before, self.engine());
+        let executor = engine.executor();
+        Work {
+            moved: before.moved + executor.traffic(),
+            computed: before.computed + executor.simulated_compute_seconds(),
+            attended: before.attended + executor.simulated_attention_seconds(),
+            device_bytes_peak: before.device_bytes_peak.max(engine.device_bytes_peak()),
+        }
     }
 
     fn learn(&mut self, completions: &[Completion]) {
@@ -116,7 +135,7 @@ impl<'a> Replanner<'a> {
             return Ok(());
         }
         if !self.quiet {
-            let trees = self.tokens_per_tree().map_or(String::new(), |tokens| {
+            let trees = self.tokens_per_pass().map_or(String::new(), |tokens| {
                 format!(", draft trees bring {tokens:.1} tokens a pass")
             });
             log::say(&format!(
@@ -138,16 +157,18 @@ impl<'a> Replanner<'a> {
         Ok((asked.seconds(device, &self.policy())?, asked.plan(device)?))
     }
 
-    /// Trees and their accepted nodes so far.
+    /// Sequences that trees were grown for, and accepted nodes, so far.
     fn trees(&self) -> [u64; 2] {
-        self.engine().tree_stats().map_or([0, 0], |stats| [stats.trees, stats.accepted])
+        self.engine().tree_stats().map_or([0, 0], |stats| [stats.sequences, stats.accepted])
     }
 
-    /// Tokens that a tree has brought since the plan was made.
-    fn tokens_per_tree(&self) -> Option<f64> {
-        let [trees, accepted] = self.trees();
-        let trees = trees - self.trees_before[0];
-        (trees > 0).then(|| 1.0 + (accepted - self.trees_before[1]) as f64 / trees as f64)
+    /// Tokens of a sequence's pass with trees since the plan was made. As in the plan, a sequence whose nodes
+    /// went to others counts.
+    fn tokens_per_pass(&self) -> Option<f64> {
+        let [sequences, accepted] = self.trees();
+        let [sequences, accepted] =
+            [sequences - self.trees_before[0], accepted - self.trees_before[1]];
+        (sequences > 0).then(|| 1.0 + accepted as f64 / sequences as f64)
     }
 
     /// What was found out about draft trees goes into the next plan, of this job and of others.
@@ -176,12 +197,12 @@ impl<'a> Replanner<'a> {
             return true;
         }
         let planned = self.planned.plan.tokens_per_pass;
-        self.tokens_per_tree().is_some_and(|tokens| (tokens / planned).ln().abs() > APART.ln())
+        self.tokens_per_pass().is_some_and(|tokens| (tokens / planned).ln().abs() > APART.ln())
     }
 
     /// Sequences start over in a new engine; their tokens so far are kept.
     fn change_over(&mut self, left: &Survey) -> anyhow::Result<()> {
-        self.moved = self.traffic();
+        self.before = self.work();
         self.trees_before = self.trees();
         let mut suspended =
             self.engine.take().map(Engine::suspend).expect("it is there between steps");
@@ -220,7 +241,7 @@ impl Worker for Replanner<'_> {
 
     fn step(&mut self) -> Result<Vec<Completion>, Box<dyn Error + Send + Sync>> {
         // What ended with a pass is written before anything else can fail.
-        self.look()?;
+        self.look().map_err(|error| error.context("planning again"))?;
         let completions = Worker::step(self.engine_mut())?;
         self.learn(&completions);
         Ok(completions)

@@ -10,10 +10,10 @@ use crate::store::StoreError;
 #[non_exhaustive]
 pub enum ExecError {
     /// The device failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Device(#[from] DeviceError),
     /// The model's files failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// The files lack a tensor that the architecture needs.
     #[error("the model's files have no tensor for {0:?}")]

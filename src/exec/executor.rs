@@ -160,12 +160,10 @@ impl Executor {
 
     /// Bytes that have moved between tiers.
     pub fn traffic(&self) -> Traffic {
-        let pager = self.pager.as_ref();
         Traffic {
             read_bytes: self.streams.as_ref().map_or(0, |streams| streams.read_bytes),
             uploaded_bytes: self.uploaded_bytes,
-            page_load_bytes: pager.map_or(0, |pager| pager.loaded_bytes),
-            page_store_bytes: pager.map_or(0, |pager| pager.stored_bytes),
+            ..self.pager.as_ref().map(|pager| pager.moved).unwrap_or_default()
         }
     }
 

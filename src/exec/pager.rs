@@ -7,8 +7,9 @@
 
 use super::ExecError;
 use super::executor::POISON;
-use super::mover::{Home, Job, Mover, bounce_bytes};
+use super::mover::{Home, Job, Mover, bounce_bytes, stride};
 use super::reader::Target;
+use super::traffic::Traffic;
 use crate::backend::{CopyPart, Device, Fetch};
 use crate::kernel::Buffer;
 use crate::schedule::Batch;
@@ -44,6 +45,8 @@ pub(super) struct Pager {
     windows: [Buffer; 2],
     /// By layer: its pages, where the device copies them by itself and the thread has no part in it.
     reached: Vec<Option<Buffer>>,
+    /// By layer: whether its pages are on disk.
+    on_disk: Vec<bool>,
     /// Where the thread reads and writes: the windows themselves, or memory beside them from which the
     /// device is written.
     targets: [Target; 2],
@@ -62,9 +65,8 @@ pub(super) struct Pager {
     loaded_at: [usize; 2],
     /// See [`super::Resources::poison`].
     pub(super) poison: bool,
-    /// Bytes of pages loaded and stored.
-    pub(super) loaded_bytes: u64,
-    pub(super) stored_bytes: u64,
+    /// Pages loaded and stored.
+    pub(super) moved: Traffic,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -102,6 +104,7 @@ impl Pager {
             _ => None,
         });
         let reached = reached.collect();
+        let on_disk = homes.iter().map(|home| matches!(home, Some(Home::File { .. }))).collect();
         let (jobs, queue) = unbounded();
         let (report, done) = unbounded();
         let mut mover = Mover::new(page_bytes.clone(), homes, spill)?;
@@ -117,6 +120,7 @@ impl Pager {
             page_bytes,
             windows,
             reached,
+            on_disk,
             targets,
             _staging: staging,
             shares_ram,
@@ -129,19 +133,28 @@ impl Pager {
             finished: 0,
             loaded_at: [0; 2],
             poison: false,
-            loaded_bytes: 0,
-            stored_bytes: 0,
+            moved: Traffic::default(),
             thread: Some(thread.map_err(ExecError::NoThread)?),
         })
     }
 
     fn ask(&mut self, job: Job) -> usize {
-        let bytes = (job.pages.len() * self.page_bytes[job.layer]) as u64;
-        *(if job.store { &mut self.stored_bytes } else { &mut self.loaded_bytes }) += bytes;
+        self.count(job.layer, job.pages.len(), job.store);
         // The thread lives as long as this side of the channel.
         let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
         self.asked += 1;
         self.asked
+    }
+
+    /// Counts pages of a layer that are stored or loaded.
+    fn count(&mut self, layer: usize, pages: usize, stored: bool) {
+        let (bytes, moved) = (self.page_bytes[layer], &mut self.moved);
+        let (all, of_disk) = match stored {
+            true => (&mut moved.page_store_bytes, &mut moved.disk_store_bytes),
+            false => (&mut moved.page_load_bytes, &mut moved.disk_load_bytes),
+        };
+        *all += (pages * bytes) as u64;
+        *of_disk += if self.on_disk[layer] { (pages * stride(bytes)) as u64 } else { 0 };
     }
 
     /// Waits until the first `count` jobs are done.
@@ -209,9 +222,9 @@ impl Pager {
     /// Brings the pages of the oldest turn out of memory that the device copies from.
     fn copy_in(&mut self, device: &mut dyn Device, home: Buffer) -> Result<Buffer, ExecError> {
         let Turn { layer, window, ref pages, .. } = self.turns[0];
-        let (window, bytes) = (self.windows[window], self.page_bytes[layer]);
+        let (window, bytes, count) = (self.windows[window], self.page_bytes[layer], pages.len());
         if self.poison {
-            device.write(window, 0, &vec![POISON; pages.len() * bytes])?;
+            device.write(window, 0, &vec![POISON; count * bytes])?;
         }
         let parts = pages.iter().zip(0..).map(|(&page, place): (&u32, usize)| CopyPart {
             from: page as usize * bytes,
@@ -219,7 +232,7 @@ impl Pager {
             bytes,
         });
         let parts = joined(parts);
-        self.loaded_bytes += (pages.len() * bytes) as u64;
+        self.count(layer, count, false);
         device.copy(home, window, &parts)?;
         Ok(window)
     }
@@ -238,7 +251,7 @@ impl Pager {
                 to: page as usize * bytes,
                 bytes,
             });
-            self.stored_bytes += (places.len() * bytes) as u64;
+            self.count(turn.layer, places.len(), true);
             return Ok(device.copy(self.windows[turn.window], home, &joined(parts))?);
         }
         if self.shares_ram {
@@ -309,4 +322,44 @@ pub(super) fn bytes(windows: &Windows, shares_ram: bool) -> Split {
     let both = 2 * windows.bytes();
     let bounce = if windows.disk { bounce_bytes(windows.page_bytes as usize) as u64 } else { 0 };
     Split { device: both, ram: bounce + if shares_ram { 0 } else { both }, disk: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::CpuDevice;
+    use crate::kernel::PAGE_LEN;
+    use crate::schedule::Span;
+    use crate::store::IoControl;
+
+    /// The disk has no part in pages that live in RAM.
+    #[test]
+    fn pages_are_counted_where_they_live() {
+        let (page, pages) = (100, 3);
+        let folder = tempfile::tempdir().unwrap();
+        let capacity = (pages * stride(page)) as u64;
+        let spill = SpillFile::create(folder.path(), capacity, IoControl::default()).unwrap();
+        let ram = Home::Ram(AlignedBuffer::new(pages * page).unwrap());
+        let file = Home::File { first: 0, sums: vec![0; pages] };
+        let (homes, spill) = (vec![Some(ram), Some(file)], Some(Arc::new(spill)));
+        let mut device = CpuDevice::new(Some(1)).unwrap();
+        let mut pager = Pager::start(&mut device, vec![page; 2], 2, homes, spill, true).unwrap();
+        // It sees two pages, and writes to the second.
+        let mut batch = Batch::default();
+        batch.push(Span { tokens: &[0], start: PAGE_LEN, pages: &[0, 2], ..Span::default() });
+        for layer in [0, 1] {
+            pager.load(&mut device, layer, &batch).unwrap();
+            pager.arrived(&mut device).unwrap();
+            pager.store(&mut device).unwrap();
+        }
+        let expected = Traffic {
+            page_load_bytes: 400,
+            page_store_bytes: 200,
+            disk_load_bytes: 2 * stride(page) as u64,
+            disk_store_bytes: stride(page) as u64,
+            ..Traffic::default()
+        };
+        assert_eq!(pager.moved, expected);
+        assert_eq!((expected + expected).disk_load_bytes, 4 * stride(page) as u64);
+    }
 }

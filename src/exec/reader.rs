@@ -65,10 +65,23 @@ pub(super) struct Done {
     pub(super) times: (Instant, Instant),
 }
 
+/// Says so when its thread panics, so that nobody waits for ever for what it was reading.
+struct Alarm<'a>(&'a Sender<Option<Done>>);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Nobody waits any more where that fails.
+            let _ = self.0.send(None);
+        }
+    }
+}
+
 /// Reader threads; jobs are taken in order.
 pub(super) struct Reader {
     jobs: Option<Sender<Job>>,
-    done: Receiver<Done>,
+    /// What ended; `None` where a thread did.
+    done: Receiver<Option<Done>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -84,6 +97,7 @@ impl Reader {
             let (source, queue, report) = (Arc::clone(source), queue.clone(), report.clone());
             let stop = Arc::clone(&reader.stop);
             let work = move || {
+                let _alarm = Alarm(&report);
                 while let Ok(job) = queue.recv() {
                     if stop.load(Ordering::Relaxed) {
                         return;
@@ -94,7 +108,8 @@ impl Reader {
                     let start = Instant::now();
                     let read = source.read_segment(job.tensor, job.index, out);
                     let times = (start, Instant::now());
-                    if report.send(Done { number: job.number, read, times }).is_err() {
+                    let done = Done { number: job.number, read, times };
+                    if report.send(Some(done)).is_err() {
                         return;
                     }
                 }
@@ -111,9 +126,9 @@ impl Reader {
         let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
     }
 
-    /// Waits for any read to end. `None` if the threads are gone.
+    /// Waits for any read to end. `None` if a thread is gone: what it was reading will not come.
     pub(super) fn next(&self) -> Option<Done> {
-        self.done.recv().ok()
+        self.done.recv().ok().flatten()
     }
 }
 
@@ -125,5 +140,38 @@ impl Drop for Reader {
             // A reader that panicked has said so.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Role;
+
+    /// Panics over segment 0 and leaves all others as they are.
+    struct Bad;
+
+    impl WeightSource for Bad {
+        fn read_segment(&self, _: TensorId, index: usize, _: &mut [u8]) -> Result<(), StoreError> {
+            assert!(index > 0, "meant to happen");
+            Ok(())
+        }
+    }
+
+    /// Others that live on do not hide that one is gone.
+    #[test]
+    fn a_reader_that_panics_is_told_of() {
+        let source: Arc<dyn WeightSource> = Arc::new(Bad);
+        let mut bytes = [0; 8];
+        let target = Target::of(&mut bytes);
+        let reader = Reader::start(&source, 3).unwrap();
+        let read = |number, index| {
+            let tensor = TensorId::global(Role::Embedding);
+            reader.read(Job { number, tensor, index, target: target.part(number, 1) });
+        };
+        read(0, 1);
+        assert!(reader.next().is_some_and(|done| done.number == 0 && done.read.is_ok()));
+        read(1, 0);
+        assert!(reader.next().is_none());
     }
 }

@@ -129,4 +129,9 @@ impl DraftPasses for OwnCache {
             self.pool.release(&mut own.pages);
         }
     }
+
+    fn device_bytes_peak(&self, target: &Executor) -> u64 {
+        let beside = self.executor.shares_ram() == target.shares_ram();
+        if beside { self.executor.memory().bytes_peak } else { 0 }
+    }
 }

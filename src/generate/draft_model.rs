@@ -127,6 +127,7 @@ impl DraftModel {
         let mut by_tree: Vec<Vec<Expand>> = vec![Vec::new(); sequences.len()];
         round.iter().for_each(|&at| by_tree[at.tree].push(at));
         let (mut asked, most) = (Vec::new(), self.passes.rows(target));
+        let before = self.work.rows;
         self.batch.clear();
         for nodes in by_tree.into_iter().filter(|nodes| !nodes.is_empty()) {
             let sequence = &sequences[nodes[0].tree];
@@ -148,8 +149,7 @@ impl DraftModel {
             }
         }
         self.run(target, sequences, forest, &mut asked)?;
-        self.work.rounds += 1;
-        self.work.rows += round.len() as u64;
+        self.work.rounds += u64::from(self.work.rows > before);
         Ok(())
     }
 
@@ -189,6 +189,7 @@ impl DraftModel {
     }
 
     fn enter(&mut self, sequence: &Draftable<'_>, forest: &Forest, nodes: &[Expand]) {
+        self.work.rows += nodes.len() as u64;
         if nodes[0].node == 0 {
             return self.passes.enter(sequence, &mut self.batch);
         }
@@ -360,7 +361,61 @@ impl Drafter for DraftModel {
         Some([self.greedy.clone(), self.noisy.clone()])
     }
 
+    fn device_bytes_peak(&self, target: &Executor) -> u64 {
+        self.passes.device_bytes_peak(target)
+    }
+
     fn work(&self) -> DraftWork {
         self.work
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::CpuDevice;
+    use crate::exec::ExecutorConfig;
+    use crate::schedule::PagePool;
+    use crate::speculate::GrowthLimits;
+    use crate::store::ModelFiles;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// What a draft of so many tokens does for one sequence of a model that is the same as the draft.
+    fn grow(vocab: usize) -> (Vec<Tree>, DraftWork) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/llama");
+        let files = Arc::new(ModelFiles::open(path.to_str().unwrap()).unwrap());
+        let executor = || {
+            let device = Box::new(CpuDevice::new(Some(1)).unwrap());
+            let sizes = ExecutorConfig::resident(8, 8);
+            Executor::new(device, Arc::clone(&files), sizes, &mut |_, _| {}).unwrap()
+        };
+        let (mut own, mut pool) = (executor(), PagePool::new(8));
+        let mut draft = DraftModel::new(executor(), vocab, true, &DraftLearned::default());
+        let sequence = Draftable {
+            key: 0,
+            tokens: &[5, 6, 7],
+            pages: &[],
+            computed: 0,
+            sampling: &SamplingParams::default(),
+            choice: 0,
+            depth: 3,
+        };
+        let limits =
+            GrowthLimits { budget: 4, depth: 3, width: WIDTH, beams: 4, rounds: 3, tree_nodes: 4 };
+        let plan = GrowthPlan { limits, shape: None, goes_on: &|_| true };
+        let mut target = Target { executor: &mut own, pool: &mut pool };
+        let trees = draft.grow(&mut target, &[sequence], &plan).unwrap();
+        assert!(draft.device_bytes_peak(&own) > 0);
+        (trees, draft.work())
+    }
+
+    #[test]
+    fn what_is_refused_is_no_work() {
+        let (trees, work) = grow(7);
+        assert_eq!((trees[0].size(), work), (0, DraftWork { rounds: 0, rows: 0, refused: 1 }));
+        let (trees, work) = grow(usize::MAX);
+        assert_eq!((trees[0].size(), work.refused), (4, 0));
+        assert!((1..=3).contains(&work.rounds) && work.rows >= work.rounds, "{work:?}");
     }
 }

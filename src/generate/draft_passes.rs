@@ -1,7 +1,7 @@
 //! What differs between drafts that are models: where their passes run and their rows lie.
 
 use super::drafter::{Draftable, Followed, Target};
-use crate::exec::ExecError;
+use crate::exec::{ExecError, Executor};
 use crate::schedule::Batch;
 
 /// Where a draft's passes run and the rows of its trees lie: the so-many-th node of a tree that it computes
@@ -60,5 +60,11 @@ pub(super) trait DraftPasses {
     /// See [`Drafter::uses_target`].
     fn uses_target(&self) -> bool {
         false
+    }
+
+    /// See [`Drafter::device_bytes_peak`].
+    fn device_bytes_peak(&self, target: &Executor) -> u64 {
+        let _ = target;
+        0
     }
 }

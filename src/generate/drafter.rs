@@ -1,4 +1,5 @@
-//! What grows draft trees for the sequences of a pass: a smaller model, or what a sequence said before.
+//! What grows draft trees for the sequences of a pass: a smaller model, the target's own resident layers,
+//! or what a sequence said before.
 
 use crate::exec::{ExecError, Executor};
 use crate::sample::SamplingParams;
@@ -150,6 +151,13 @@ pub trait Drafter {
         None
     }
 
+    /// Most bytes that it has held on a device of its own whose memory is of the kind that the target's is: 0
+    /// for a draft that the processor computes beside a GPU, which holds RAM.
+    fn device_bytes_peak(&self, target: &Executor) -> u64 {
+        let _ = target;
+        0
+    }
+
     /// Rounds of growth so far, and nodes that were expanded.
     fn work(&self) -> DraftWork {
         DraftWork::default()
@@ -159,7 +167,7 @@ pub trait Drafter {
 /// What drafting took so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DraftWork {
-    /// Rounds of growth.
+    /// Rounds of growth in which something was expanded.
     pub rounds: u64,
     /// Nodes that were expanded.
     pub rows: u64,

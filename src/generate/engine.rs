@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 #[non_exhaustive]
 pub enum EngineError {
     /// A pass failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Exec(#[from] ExecError),
     /// A request without a prompt.
     #[error("the prompt is empty")]
@@ -31,6 +31,17 @@ pub enum EngineError {
     #[error("prompt and output may take {positions} positions, and the KV cache holds {cache}")]
     CacheTooSmall {
         /// Positions that the request may come to.
+        positions: usize,
+        /// Positions of the cache.
+        cache: usize,
+    },
+    /// A sequence came from an engine with a larger cache.
+    #[error(
+        "a sequence has {positions} tokens and the KV cache holds {cache}, so that no pass can take it; \
+         rerun the same command to resume, with a plan for what is left"
+    )]
+    Stuck {
+        /// Tokens of the sequence.
         positions: usize,
         /// Positions of the cache.
         cache: usize,
@@ -72,7 +83,7 @@ pub struct EngineStats {
     pub passes: u64,
     /// Prompt positions computed, recomputation after preemption included.
     pub prompt_tokens: u64,
-    /// Tokens generated.
+    /// Tokens generated; end tokens, which no completion has, are among them.
     pub generated_tokens: u64,
     /// Sequences that lost their pages to an older one and started over.
     pub preemptions: u64,
@@ -183,7 +194,7 @@ impl<'t> Engine<'t> {
     }
 
     /// Goes on with another executor, which computes the tokens so far again. Its cache must hold every
-    /// sequence.
+    /// sequence: [`Engine::step`] fails at one that it does not.
     pub fn resume(
         executor: Executor,
         tokenizer: &'t Tokenizer,
@@ -254,11 +265,25 @@ impl<'t> Engine<'t> {
         &self.executor
     }
 
+    /// Most bytes that the model and its draft have held on the device.
+    pub fn device_bytes_peak(&self) -> u64 {
+        let draft = self.speculation.as_ref();
+        let draft = draft.map_or(0, |draft| draft.device_bytes_peak(&self.executor));
+        self.executor.memory().bytes_peak + draft
+    }
+
     /// Runs one pass and returns the sequences that ended with it.
     pub fn step(&mut self) -> Result<Vec<Completion>, EngineError> {
         let shares = self.compose();
         if shares.is_empty() {
-            return Ok(std::mem::take(&mut self.done));
+            return match self.waiting.front() {
+                // With nothing in the cache there is still no room for it: that stays so.
+                Some(sequence) if self.done.is_empty() => Err(EngineError::Stuck {
+                    positions: sequence.tokens.len(),
+                    cache: self.executor.cache_positions(),
+                }),
+                _ => Ok(std::mem::take(&mut self.done)),
+            };
         }
         let start = Instant::now();
         let trees = self.draft(&shares)?;
@@ -340,5 +365,45 @@ impl<'t> Engine<'t> {
             completions.push(sequence.into_completion(finish));
         }
         completions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::CpuDevice;
+    use crate::exec::ExecutorConfig;
+    use crate::sample::SamplingParams;
+    use crate::store::ModelFiles;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_sequence_that_outgrew_its_next_engine_is_an_error() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/llama");
+        let files = Arc::new(ModelFiles::open(path.to_str().unwrap()).unwrap());
+        let tokenizer = Tokenizer::new(&files.tokenizer_source().unwrap()).unwrap();
+        let config = EngineConfig { batch: 2, prefill_chunk: 9, context_len: 64, tree_budget: 0 };
+        let executor = |pages| {
+            let device = Box::new(CpuDevice::new(Some(1)).unwrap());
+            let sizes = ExecutorConfig::resident(config.rows(), pages);
+            Executor::new(device, Arc::clone(&files), sizes, &mut |_, _| {}).unwrap()
+        };
+        let mut engine = Engine::new(executor(4), &tokenizer, config);
+        let request = Request {
+            id: 0,
+            prompt: vec![1; 40],
+            sampling: SamplingParams::default(),
+            choice: 0,
+            max_tokens: 8,
+            stop: Vec::new(),
+            ignore_eos: true,
+        };
+        engine.submit(request).unwrap();
+        engine.step().unwrap();
+        assert!(engine.device_bytes_peak() > 0);
+        let mut engine = Engine::resume(executor(2), &tokenizer, config, engine.suspend());
+        let error = engine.step().unwrap_err();
+        assert!(matches!(error, EngineError::Stuck { positions: 40, cache: 32 }), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 use super::drafter::{DraftError, Draftable, Drafter, Followed, Growth, GrowthPlan, Target};
 use super::learned::DraftLearned;
 use super::pace::Pace;
+use crate::exec::Executor;
 use crate::kernel::TREE_DEPTH_MAX;
 use crate::speculate::{
     GrowthLimits, StaticTree, Tree, best_size, choose_shape, greedy_tree, node_log_ps, trim_to_best,
@@ -44,8 +45,10 @@ pub enum TreeShape {
 /// What speculation did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SpeculationStats {
-    /// Trees that were verified: one for a sequence and a pass.
+    /// Trees that were verified: one at most for a sequence and a pass, and none where nothing grew.
     pub trees: u64,
+    /// Sequences of the passes with trees, those for which nothing grew included.
+    pub sequences: u64,
     /// Passes with trees.
     pub passes: u64,
     /// Their nodes, roots not counted.
@@ -72,6 +75,11 @@ impl SpeculationStats {
     /// Tokens for each tree that was verified: those accepted, and the one that comes anyway.
     pub fn tokens_per_tree(&self) -> f64 {
         if self.trees == 0 { 1.0 } else { 1.0 + self.accepted as f64 / self.trees as f64 }
+    }
+
+    /// Tokens for each sequence of a pass with trees, whether one grew for it or not.
+    pub fn tokens_per_pass(&self) -> f64 {
+        1.0 + self.accepted as f64 / self.sequences.max(1) as f64
     }
 }
 
@@ -100,6 +108,8 @@ pub struct Speculation {
     grew: bool,
     /// Time and rounds of growths that had nothing to read first.
     rounds: (Duration, u64),
+    /// What a draft that failed had held on the device.
+    held: u64,
 }
 
 impl Speculation {
@@ -118,6 +128,7 @@ impl Speculation {
             last: Default::default(),
             grew: false,
             rounds: Default::default(),
+            held: 0,
         }
     }
 
@@ -139,6 +150,11 @@ impl Speculation {
     /// Whether trees grow in the target's own cache; see [`Drafter::uses_target`].
     pub(super) fn uses_target(&self) -> bool {
         self.drafter.as_ref().is_some_and(|drafter| drafter.uses_target())
+    }
+
+    /// Most bytes that the draft has held on the device; see [`Drafter::device_bytes_peak`].
+    pub(super) fn device_bytes_peak(&self, target: &Executor) -> u64 {
+        self.drafter.as_ref().map_or(self.held, |drafter| drafter.device_bytes_peak(target))
     }
 
     /// What was done so far.
@@ -213,10 +229,13 @@ impl Speculation {
         match drafter.grow(target, all, &GrowthPlan { limits, shape, goes_on: &goes_on }) {
             Ok(trees) => {
                 let work = drafter.work();
-                let nodes = trees.iter().map(Tree::size).sum();
+                let nodes: usize = trees.iter().map(Tree::size).sum();
                 let (rounds, rows) = (work.rounds - before.rounds, work.rows - before.rows);
                 self.stats.refused += work.refused - before.refused;
-                self.learned.grew(rounds, rows, nodes);
+                // What came to nothing does not tell what a node costs.
+                if nodes > 0 {
+                    self.learned.grew(rounds, rows, nodes);
+                }
                 if !drafter.caught_up() {
                     self.rounds.0 += start.elapsed();
                     self.rounds.1 += rounds;
@@ -225,6 +244,7 @@ impl Speculation {
                 Some(trees)
             }
             Err(error) => {
+                self.held = drafter.device_bytes_peak(target.executor);
                 self.fail(&error);
                 None
             }
@@ -278,15 +298,16 @@ impl Speculation {
         trim_to_best(&trees, keep)
     }
 
-    /// Takes in what came of a tree; `ended` says that its sequence did.
+    /// Takes in what came of a tree, which may be a root alone; `ended` says that its sequence did.
     pub(super) fn followed(&mut self, what: &Followed<'_>, ended: bool) {
         if !self.grew {
             return;
         }
-        let nodes = what.tree.nodes();
+        let (nodes, size) = (what.tree.nodes(), what.tree.size());
         let stats = &mut self.stats;
-        stats.trees += 1;
-        stats.nodes += what.tree.size() as u64;
+        stats.sequences += 1;
+        stats.trees += u64::from(size > 0);
+        stats.nodes += size as u64;
         stats.accepted += what.path.len() as u64;
         stats.heights += what.tree.height() as u64;
         stats.expected += nodes[1..].iter().map(|node| f64::from(node.log_p).exp()).sum::<f64>();
@@ -327,5 +348,30 @@ impl Speculation {
         if let Some(drafter) = &mut self.drafter {
             drafter.forget(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::DraftLookup;
+    use crate::speculate::Node;
+
+    #[test]
+    fn roots_alone_are_no_trees() {
+        let (drafter, config) = (Box::new(DraftLookup::new()), SpeculationConfig::default());
+        let mut speculation = Speculation::new(drafter, config, DraftLearned::default());
+        speculation.grew = true;
+        let alone = Tree::new(5);
+        let root = alone.nodes()[0];
+        let grown = Tree::from_nodes(vec![root, Node { log_p: -0.5, depth: 1, ..root }]);
+        let paths: [&[usize]; 3] = [&[], &[1], &[]];
+        for (tree, path) in [&alone, &grown, &alone].into_iter().zip(paths) {
+            let what = Followed { key: 0, noisy: false, root: 0, tree, path, next: 1 };
+            speculation.followed(&what, false);
+        }
+        let stats = speculation.stats();
+        assert_eq!((stats.sequences, stats.trees, stats.nodes), (3, 1, 1));
+        assert_eq!((stats.tokens_per_tree(), stats.tokens_per_pass()), (2.0, 1.0 + 1.0 / 3.0));
     }
 }

@@ -4,12 +4,21 @@ use super::learned::Learned;
 use super::limits::LINE_BYTES_MAX;
 use super::lines::Lines;
 use super::parse::Parser;
-use super::{Encode, Input, JobError, ParseConfig, Prompt, Task};
+use super::{Encode, Input, JobError, Message, ParseConfig, Prompt, Task};
 use std::fs::File;
 use std::io::BufReader;
 
 /// Requests that are tokenized; of larger files every n-th.
 const SAMPLES_MAX: u64 = 512;
+
+/// Tokens of a text beside its bytes: those put before it and after it, and the space that some tokenizers
+/// begin with.
+const TEXT_MORE: usize = 3;
+
+/// Tokens of a message beside its bytes, and of a chat beside what its template says anyway: with room to
+/// spare.
+const MESSAGE_MORE: usize = 32;
+const CHAT_MORE: usize = 128;
 
 /// Requests of one line, or of a run of lines for which it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +38,8 @@ pub struct Lengths {
 pub struct Survey {
     /// In the order of the file.
     pub requests: Vec<Lengths>,
-    /// Positions of the longest sequence: exact for prompts that were tokenized; others have at most as
-    /// many tokens as bytes.
+    /// Positions of the longest sequence: exact for prompts that were tokenized; others are taken to have a
+    /// token for each byte, and those around a text.
     pub longest: usize,
     /// What is known of output lengths.
     pub learned: Learned,
@@ -60,7 +69,7 @@ impl Survey {
 }
 
 /// Reads a file of prompts for the lengths of its requests; `None` for a pipe, which can't be read
-/// twice. Bad lines count for nothing; memory does not grow with the file.
+/// twice. Bad lines count for nothing; memory grows by `LINE_BYTES` a line and no more.
 pub fn survey(
     input: &Input,
     config: ParseConfig,
@@ -72,6 +81,7 @@ pub fn survey(
     let mut lines = Lines::new(BufReader::new(File::open(path).map_err(fail)?), LINE_BYTES_MAX);
     let mut parser = Parser::silent(config);
     let stride = digest.requests.div_ceil(SAMPLES_MAX).max(1);
+    let template = template_tokens(encoder);
     let mut survey = Survey::default();
     let mut index = 0;
     let (mut greedy, mut all) = (0, 0);
@@ -88,7 +98,7 @@ pub fn survey(
         for prompt in &task.prompts {
             let tokens = match sampled {
                 true => encoder.encode(prompt).map_or(0, |ids| ids.len()),
-                false => bytes(prompt),
+                false => tokens_at_most(prompt, template),
             };
             let lengths = lengths(&task, tokens, context_len);
             survey.longest = survey.longest.max(lengths.prompt + lengths.output_max);
@@ -110,14 +120,25 @@ fn lengths(task: &Task, tokens: usize, context_len: usize) -> Lengths {
     Lengths { prompt, output_max, fixed: task.ignore_eos, count: task.n as usize }
 }
 
-/// Tokens of a prompt at most. A message costs some more than its text.
-fn bytes(prompt: &Prompt) -> usize {
+/// Tokens that the chat template makes of messages that say nothing: some templates bring a prompt of their
+/// own. 0 without a template.
+fn template_tokens(encoder: &dyn Encode) -> usize {
+    let tokens = |roles: &[&str]| {
+        let silent = |role: &&str| Message { role: (*role).to_string(), content: String::new() };
+        let chat = Prompt::Chat(roles.iter().map(silent).collect());
+        encoder.encode(&chat).map_or(0, |ids| ids.len())
+    };
+    tokens(&["user"]).max(tokens(&["system", "user"]))
+}
+
+/// Tokens of a prompt at most, a token for each byte; `template` of them are the chat template's.
+fn tokens_at_most(prompt: &Prompt, template: usize) -> usize {
     match prompt {
-        Prompt::Text(text) => text.len() + 1,
+        Prompt::Text(text) => text.len() + TEXT_MORE,
         Prompt::Tokens(ids) => ids.len(),
         Prompt::Chat(messages) => {
-            let of = |m: &super::Message| m.role.len() + m.content.len() + 32;
-            128 + messages.iter().map(of).sum::<usize>()
+            let of = |m: &Message| m.role.len() + m.content.len() + MESSAGE_MORE;
+            template + CHAT_MORE + messages.iter().map(of).sum::<usize>()
         }
     }
 }
@@ -135,6 +156,37 @@ mod tests {
             let Prompt::Text(text) = prompt else { return Err("text only".into()) };
             Ok(text.split(' ').map(|_| 0).collect())
         }
+    }
+
+    /// Sentencepiece at its worst, and a template with much to say.
+    struct Worst;
+
+    impl Encode for Worst {
+        fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, String> {
+            let count = match prompt {
+                Prompt::Text(text) => 2 + text.len(),
+                Prompt::Tokens(ids) => ids.len(),
+                Prompt::Chat(messages) => {
+                    1000 + messages.iter().map(|m| 20 + m.content.len()).sum::<usize>()
+                }
+            };
+            Ok(vec![0; count])
+        }
+    }
+
+    #[test]
+    fn no_prompt_has_more_tokens_than_it_is_taken_for() {
+        let message = |content: &str| Message { role: "user".into(), content: content.into() };
+        for prompt in [
+            Prompt::Text("a".into()),
+            Prompt::Tokens(vec![1, 2]),
+            Prompt::Chat(vec![message("hi")]),
+            Prompt::Chat((0..50).map(|_| message("more than that")).collect()),
+        ] {
+            let most = tokens_at_most(&prompt, template_tokens(&Worst));
+            assert!(most >= Worst.encode(&prompt).unwrap().len(), "{prompt:?}: {most}");
+        }
+        assert_eq!(template_tokens(&Words), 0);
     }
 
     fn look(text: &str) -> Survey {

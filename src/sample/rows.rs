@@ -1,6 +1,6 @@
 //! Several rows of logits at once, on all threads.
 
-use super::Sampler;
+use super::{Sampler, scores};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -15,9 +15,10 @@ pub fn limit_threads(threads: usize) {
     }
 }
 
-/// Bytes that samplers hold for `vocab` tokens, on all threads.
+/// Bytes that samplers and the scores of drafts take for `vocab` tokens, on all threads: those that share
+/// rows, and the caller's, where a single row is sampled.
 pub fn sampling_bytes(vocab: usize) -> usize {
-    rayon::current_num_threads() * Sampler::bytes(vocab)
+    (rayon::current_num_threads() + 1) * (Sampler::bytes(vocab) + scores::bytes(vocab))
 }
 
 /// What `f` makes of each item, its rows of logits (`[any][vocab]`) and a sampler, in order. Items are

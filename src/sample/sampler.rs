@@ -130,6 +130,8 @@ fn filter(params: &SamplingParams, logits: &[f32], most: f32, candidates: &mut V
     let likelier =
         |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
     candidates.clear();
+    // A filter does not tell how much comes through it: growing, the list would end up half empty.
+    candidates.reserve_exact(logits.len());
     candidates.extend(all.filter(|c| !c.logit.is_nan()));
     if (1..candidates.len()).contains(&params.top_k) {
         candidates.select_nth_unstable_by(params.top_k - 1, likelier);
@@ -215,6 +217,21 @@ mod tests {
         assert_eq!(sample(&presence, &history), 0);
         let bias = SamplingParams { logit_bias: vec![(2, 5.0), (99, 5.0)], ..neutral };
         assert_eq!(sample(&bias, &history), 2);
+    }
+
+    #[test]
+    fn no_more_is_held_than_was_counted() {
+        let logits: Vec<f32> = (0..1000u16).map(|i| f32::from(i % 7)).collect();
+        let params = SamplingParams { top_p: 0.9, presence_penalty: 1.0, ..hot() };
+        let mut sampler = Sampler::default();
+        for len in [1000, 10, 1000] {
+            let (history, noise) = (History::new(&[1]), NoiseKey::new(0, 0, len));
+            sampler.sample(&params, &logits[..len], &history, noise);
+            let Sampler { logits, candidates } = &sampler;
+            let held = size_of::<f32>() * logits.capacity()
+                + size_of::<Candidate>() * candidates.capacity();
+            assert!(held <= Sampler::bytes(1000), "{held}");
+        }
     }
 
     proptest! {

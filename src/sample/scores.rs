@@ -25,6 +25,11 @@ impl Scored {
     }
 }
 
+/// Bytes that scoring `vocab` tokens takes for a while, at most.
+pub(super) fn bytes(vocab: usize) -> usize {
+    vocab * size_of::<f32>()
+}
+
 /// The `width` tokens that a draft with these logits `[vocab]` would try first, best first, with their
 /// scores: the logit at temperature 0, else `logit / temperature + G(token)` with the noise that the
 /// target's own sampling of this position will use (shared Gumbel noise; Daliri et al. 2024). Penalties
@@ -95,7 +100,8 @@ fn kept_above(params: &SamplingParams, logits: &[f32]) -> f32 {
         return kept;
     }
     let near = most - FAR * params.temperature;
-    let mut likely: Vec<f32> = logits.iter().copied().filter(|&logit| logit >= near).collect();
+    let mut likely: Vec<f32> = Vec::with_capacity(logits.len());
+    likely.extend(logits.iter().copied().filter(|&logit| logit >= near));
     likely.sort_unstable_by(|a, b| b.total_cmp(a));
     if params.top_k > 0 {
         likely.truncate(params.top_k);

@@ -250,13 +250,13 @@ impl Device for CpuDevice {
 
     fn write(&mut self, buffer: Buffer, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         let memory = self.buffers[buffer.0 as usize].as_mut().expect("buffer was freed");
-        memory.as_mut_slice()[offset..][..bytes.len()].copy_from_slice(bytes);
+        memory.part_mut(offset, bytes.len()).copy_from_slice(bytes);
         Ok(())
     }
 
     fn read(&mut self, buffer: Buffer, offset: usize, out: &mut [u8]) -> Result<(), DeviceError> {
         let memory = self.buffers[buffer.0 as usize].as_ref().expect("buffer was freed");
-        out.copy_from_slice(&memory.as_slice()[offset..][..out.len()]);
+        out.copy_from_slice(memory.part(offset, out.len()));
         Ok(())
     }
 

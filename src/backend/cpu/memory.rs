@@ -84,14 +84,18 @@ impl Memory {
         self.bytes
     }
 
-    pub(super) fn as_slice(&self) -> &[u8] {
-        // SAFETY: owned and initialised; no span is alive outside a run.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) }
+    /// Bytes `at..at + count`, and no others: what is read from disk may be arriving beside them, see
+    /// [`crate::backend::Device::host_bytes`].
+    pub(super) fn part(&self, at: usize, count: usize) -> &[u8] {
+        // SAFETY: owned and initialised; no run is under way, and whoever has the address keeps away
+        // from what is copied.
+        unsafe { self.span().slice(at, count) }
     }
 
-    pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `&mut self` is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
+    /// As [`Memory::part`], to be written.
+    pub(super) fn part_mut(&mut self, at: usize, count: usize) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` keeps other parts from being lent.
+        unsafe { self.span().slice_mut(at, count) }
     }
 
     /// A view for the kernels of one run.
@@ -128,9 +132,19 @@ mod tests {
         for bytes in [0, 1, 100, 2 << 20, (5 << 20) + 3] {
             let mut memory = Memory::new(bytes, "test").unwrap();
             assert_eq!(memory.len(), bytes);
-            assert!(memory.as_slice().iter().all(|&b| b == 0));
-            assert!(memory.as_slice().as_ptr().addr().is_multiple_of(ALIGN));
-            memory.as_mut_slice().fill(7);
+            assert!(memory.part(0, bytes).iter().all(|&b| b == 0));
+            assert!(memory.part(0, bytes).as_ptr().addr().is_multiple_of(ALIGN));
+            memory.part_mut(0, bytes).fill(7);
         }
+    }
+
+    #[test]
+    fn parts_are_those_bytes_alone() {
+        let mut memory = Memory::new(10, "test").unwrap();
+        memory.part_mut(3, 4).fill(7);
+        assert_eq!(memory.part(2, 6), [0, 7, 7, 7, 7, 0]);
+        assert!(memory.part(10, 0).is_empty());
+        let outside = std::panic::AssertUnwindSafe(|| memory.part(7, 4).len());
+        assert!(std::panic::catch_unwind(outside).is_err());
     }
 }
