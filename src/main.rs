@@ -1,5 +1,6 @@
 //! The `forebay` command: parse, run, print the chain of an error, exit code.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -12,7 +13,8 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             if let Some(report) = forebay::cli::report(&error) {
-                eprint!("{report}");
+                // Where stderr is gone, the exit code still tells.
+                let _ = write!(std::io::stderr(), "{report}");
             }
             ExitCode::from(forebay::cli::exit_code(&error))
         }

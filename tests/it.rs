@@ -1,4 +1,4 @@
-//! The one integration test binary. Each module says what it holds.
+//! The one integration test binary of `forebay`. Each module says what it holds.
 
 /// Passes that are made alike reuse memory.
 #[path = "it/allocations.rs"]

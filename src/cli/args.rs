@@ -19,9 +19,10 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "forebay", version, propagate_version = true)]
 #[command(after_help = "Exit codes: 0 done, 1 other error, 2 wrong usage, 3 done with failed \
-    requests, 4 does not fit, 5 device, 6 output belongs to another job, 130 interrupted \
-    (the same command resumes).\n\nEvery option can also be given as an environment variable: \
-    --max-tokens is FOREBAY_MAX_TOKENS.")]
+    requests, 4 does not fit, 5 device, 6 output belongs to another job, 130 interrupted (a run \
+    from file to file is resumed by the same command, without --overwrite).\n\n\
+    Every option can also be given as an environment variable: --max-tokens is \
+    FOREBAY_MAX_TOKENS.")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -75,7 +76,8 @@ pub(super) struct Verbosity {
 /// Which model.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ModelArgs {
-    /// GGUF file, Hugging Face folder, or org/repo[:file-or-quantization] in the Hugging Face cache
+    /// GGUF file or folder with one, Hugging Face folder, a name that scripts/get-model brought, or
+    /// org/repo[:file-or-quantization] in the Hugging Face cache
     #[arg(short, long, env = "FOREBAY_MODEL", value_name = "MODEL")]
     pub(super) model: String,
 }
@@ -93,7 +95,8 @@ pub(super) struct EngineArgs {
     pub(super) threads: Option<usize>,
     /// What attends: the device; the host, over keys and values in RAM, while the device computes the
     /// rest; or auto, what is predicted to be faster. The host rounds otherwise in the last place, so this
-    /// belongs to a job as its device does; on the cpu device it says nothing [default: device]
+    /// belongs to a job as its device does; it is ignored on the cpu device, where the host attends anyway
+    /// [default: that of --plan, else device]
     #[arg(long, env = "FOREBAY_ATTENTION", value_name = "WHERE")]
     #[arg(value_parser = PossibleValuesParser::new(attention::NAMES))]
     pub(super) attention: Option<String>,
@@ -111,7 +114,8 @@ pub(super) struct EngineArgs {
     pub(super) max_model_len: Option<usize>,
     /// What keys and values are kept as: 16-bit floats, 8-bit keys and 4-bit values (6.75 bits), or both of
     /// 4 bits (5 bits). auto is the smallest that loses less than --kv-loss, measured once for each model
-    /// and device: no budget changes it, so no budget changes a token [default: f16]
+    /// and kind of device: no budget changes it, so no budget changes a token
+    /// [default: that of --plan, else f16]
     #[arg(long, env = "FOREBAY_KV_FORMAT", value_name = "FORMAT")]
     #[arg(value_parser = PossibleValuesParser::new(kv::NAMES))]
     pub(super) kv_format: Option<String>,
@@ -127,7 +131,7 @@ pub(super) struct EngineArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Draft trees")]
 pub(super) struct DraftArgs {
-    /// A smaller model with the same vocabulary, whose guesses the model checks by the tree, many in one
+    /// A smaller model with the same tokens, whose guesses the model checks by the tree, many in one
     /// pass; or self: the model's own layers that need not be brought, best with three quarters of them or
     /// more; or lookup: what followed the same tokens before, in the prompt or the answer
     #[arg(long, env = "FOREBAY_DRAFT", value_name = "MODEL")]
@@ -151,14 +155,16 @@ pub(super) struct DraftArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Memory and placement")]
 pub(super) struct MemoryArgs {
-    /// Most device memory: a size (12GiB), a part (80%), or auto (what is free, less a tenth)
+    /// Most device memory: a size (12GiB), a part of what the driver grants (80%), or auto (that, less a
+    /// tenth; where the driver does not tell, as on Metal and DX12, 4 GiB is assumed: name a size)
     #[arg(long, env = "FOREBAY_GPU_MEM", default_value = "auto", value_name = "SIZE")]
     pub(super) gpu_mem: Amount,
-    /// Most RAM for this process, all it holds counted: a size, a part, or auto (what is free, less a
-    /// tenth of all)
+    /// Most RAM for this process, all it holds counted: a size, a part of all RAM, or auto (what is free,
+    /// less a tenth of all, 512 MiB at least; where the system does not tell, 8 GiB is assumed)
     #[arg(long, env = "FOREBAY_RAM", default_value = "auto", value_name = "SIZE")]
     pub(super) ram: Amount,
-    /// Most disk space for packed weights and cache pages: a size, a part of what is free, or auto
+    /// Most disk space for packed weights and cache pages: a size, a part of what is free, or auto (what
+    /// is free, less a tenth)
     #[arg(long, env = "FOREBAY_DISK", default_value = "auto", value_name = "SIZE")]
     pub(super) disk: Amount,
     /// Folder for packed weights and cache pages [default: forebay's in the user's cache folder]
@@ -174,7 +180,7 @@ pub(super) struct MemoryArgs {
     /// Follow a policy that `forebay plan --emit` wrote
     #[arg(long, env = "FOREBAY_PLAN", value_name = "FILE")]
     pub(super) plan: Option<PathBuf>,
-    /// Rates of the machine to plan with [default: those `forebay calibrate` measured]
+    /// Rates of the machine to plan with [default: measured by `forebay calibrate`, or quickly by the run]
     #[arg(long, env = "FOREBAY_PROFILE", value_name = "FILE")]
     pub(super) profile: Option<PathBuf>,
     /// Whether reads run ahead of what needs them; false shows what that gains
@@ -190,7 +196,8 @@ pub(super) struct MemoryArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Defaults for lines that do not say")]
 pub(super) struct SamplingArgs {
-    /// Most tokens to generate [default: 16 for completions, the rest of the context for chats]
+    /// Most tokens to generate [default: 16 for completions, text and {"prompt"} lines, the rest of the
+    /// context for chats]
     #[arg(long, env = "FOREBAY_MAX_TOKENS", value_parser = values::count, value_name = "TOKENS")]
     pub(super) max_tokens: Option<usize>,
     /// 0 (greedy) to 2
@@ -236,17 +243,19 @@ pub(super) struct SamplingArgs {
 pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) model: ModelArgs,
-    /// File of prompts: OpenAI Batch lines, {"prompt"} or {"messages"} lines, or text; - is stdin
+    /// File of prompts: OpenAI Batch lines, {"prompt"} or {"messages"} lines, or text; - is stdin (a job
+    /// that reads it, or a pipe, can't be resumed)
     #[arg(short, long, alias = "input-file", env = "FOREBAY_INPUT", value_name = "FILE")]
     pub(super) input: String,
-    /// File of results, in OpenAI's Batch form, in the order they finish; - is stdout
+    /// File of results, in OpenAI's Batch form, in the order they finish; - is stdout (a job that
+    /// writes to it, or to a pipe, can't be resumed)
     #[arg(short, long, alias = "output-file", env = "FOREBAY_OUTPUT", value_name = "FILE")]
     pub(super) output: String,
     /// How to read lines; auto goes by the file's extension, else by its first line
     #[arg(long, env = "FOREBAY_INPUT_FORMAT", default_value = "auto", value_name = "FORMAT")]
     #[arg(value_parser = InputFormat::NAMES)]
     pub(super) input_format: String,
-    /// Start again, whatever the output holds
+    /// Start again, whatever the output holds; leave it out to resume
     #[arg(long, env = "FOREBAY_OVERWRITE", value_parser = FalseyValueParser::new())]
     #[arg(action = ArgAction::SetTrue)]
     pub(super) overwrite: bool,
@@ -279,14 +288,14 @@ pub(super) struct PlanArgs {
     /// File of prompts to plan for [default: 1024 requests of --prompt-len and --gen-len]
     #[arg(short, long, alias = "input-file", env = "FOREBAY_INPUT", value_name = "FILE")]
     pub(super) input: Option<String>,
-    /// Prompt tokens of each request, without an input
+    /// Prompt tokens of each request, without an input [default: 512, or what fits]
     #[arg(long, env = "FOREBAY_PROMPT_LEN", value_parser = values::count, value_name = "TOKENS")]
-    #[arg(default_value = "512", conflicts_with = "input")]
-    pub(super) prompt_len: usize,
-    /// Generated tokens of each request, without an input
+    #[arg(conflicts_with = "input")]
+    pub(super) prompt_len: Option<usize>,
+    /// Generated tokens of each request, without an input [default: 128, or what fits]
     #[arg(long, env = "FOREBAY_GEN_LEN", value_parser = values::count, value_name = "TOKENS")]
-    #[arg(default_value = "128", conflicts_with = "input")]
-    pub(super) gen_len: usize,
+    #[arg(conflicts_with = "input")]
+    pub(super) gen_len: Option<usize>,
     /// Requests, without an input
     #[arg(long, env = "FOREBAY_REQUESTS", value_parser = values::count, value_name = "N")]
     #[arg(default_value = "1024", conflicts_with = "input")]
@@ -330,7 +339,7 @@ pub(super) struct BenchArgs {
     #[arg(short, long, env = "FOREBAY_REPETITIONS", default_value = "5", value_name = "N")]
     #[arg(value_parser = values::count)]
     pub(super) repetitions: usize,
-    /// Measure the first job of each lengths, too, which finds caches cold
+    /// Measure the first job of each combination, too, which finds caches cold (no warm-up)
     #[arg(long, env = "FOREBAY_NO_WARMUP", value_parser = FalseyValueParser::new())]
     #[arg(action = ArgAction::SetTrue)]
     pub(super) no_warmup: bool,
@@ -346,7 +355,7 @@ pub(super) struct BenchArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct CalibrateArgs {
-    /// Read this model's file instead of a scratch file
+    /// Read this model's file instead of a scratch file, if it is on the disk that weights are streamed from
     #[arg(short, long, env = "FOREBAY_MODEL", value_name = "MODEL")]
     pub(super) model: Option<String>,
     /// auto, cpu, gpu, reference, part of an adapter's name, or an index of `forebay devices`
@@ -386,7 +395,8 @@ pub(super) struct DevicesArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct InspectArgs {
-    /// GGUF file, Hugging Face folder, or org/repo[:file-or-quantization] in the Hugging Face cache
+    /// GGUF file or folder with one, Hugging Face folder, a name that scripts/get-model brought, or
+    /// org/repo[:file-or-quantization] in the Hugging Face cache
     #[arg(env = "FOREBAY_MODEL", value_name = "MODEL")]
     pub(super) model: String,
     /// Print JSON

@@ -102,13 +102,24 @@ fn is_closed_stdout(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::ExecError;
+    use crate::generate::EngineError;
     use anyhow::{Context, anyhow};
 
     #[test]
     fn errors_have_their_codes() {
-        let lost = DeviceError::Lost("gone".to_string());
-        let engine = JobError::Engine(Box::new(lost));
+        // As deep as they come from a pass, and from planning again.
+        let pass = |error| EngineError::from(ExecError::from(error));
+        let lost = || DeviceError::Lost("gone".to_string());
+        let engine = JobError::Engine(Box::new(pass(lost())));
         assert_eq!(exit_code(&engine.into()), DEVICE);
+        let planning = anyhow::Error::from(lost()).context("planning again");
+        let engine = anyhow::Error::from(JobError::Engine(planning.into()));
+        assert_eq!(exit_code(&engine), DEVICE);
+        assert!(report(&engine).unwrap().contains("the engine stopped: planning again: "));
+        let full = ExecError::from(StoreError::Memory { bytes: 1, source: io::Error::other("x") });
+        let engine = JobError::Engine(Box::new(EngineError::from(full)));
+        assert_eq!(exit_code(&engine.into()), DOES_NOT_FIT);
         let foreign = JobError::Foreign { path: "o".into(), reasons: vec!["x".to_string()] };
         let foreign = anyhow::Error::from(foreign).context("outer");
         assert_eq!(exit_code(&foreign), FOREIGN_OUTPUT);

@@ -28,7 +28,9 @@ pub(super) fn start(verbosity: &Verbosity) {
         .with_writer(Stderr)
         .with_ansi(colors)
         .without_time()
-        .with_target(false);
+        .with_target(false)
+        // Where stderr is gone, there is no telling.
+        .log_internal_errors(false);
     // A second start in one process (tests) keeps the first.
     let _ = subscriber.try_init();
 }

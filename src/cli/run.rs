@@ -17,12 +17,13 @@ use crate::job::{
 use crate::sample::SamplingParams;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Answers a file of prompts.
 pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let started = Instant::now();
-    let stop = interrupt::watch();
+    let stop = interrupt::watch(interrupted(args));
     check_outputs(args)?;
     let format = InputFormat::from_name(&args.input_format).unwrap_or(InputFormat::Auto);
     let input = Input::open(&args.input, format)?;
@@ -56,12 +57,9 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
         ordered: args.ordered,
     };
     let output = Output::open(&args.output, &input, &manifest, options)?;
-    if !quiet {
-        log::say(&format!("forebay: {} on {} ({})", model.name, info.name, info.kind));
-    }
     let (ok, failed) = output.resumed();
-    if !quiet && ok + failed > 0 {
-        log::say(&format!("forebay: resuming; {} requests are answered", ok + failed));
+    if !quiet {
+        say_start(&model, &info, ok + failed);
     }
     let draft = setup.draft.as_ref().map_or(String::new(), |draft| draft.name().to_string());
     let report = Report { args, model: &model, info, settings, draft, started, quiet };
@@ -72,6 +70,9 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
         return report.close(&Outcome { progress, interrupted: false }, started, None);
     }
     let survey = surveyed((ok + failed) as usize)?;
+    if stop.load(Ordering::Relaxed) {
+        return Ok(INTERRUPTED);
+    }
     let mut display = Display::new(quiet);
     let ready = setup.ready(device, &survey, &mut display)?;
     if !quiet {
@@ -90,6 +91,21 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     Ok(traced.map(|()| code)?)
 }
 
+/// What the first signal is answered with.
+fn interrupted(args: &RunArgs) -> &'static str {
+    match (args.input == "-" || args.output == "-", args.overwrite) {
+        (true, _) => "forebay: interrupted; finishing what is in flight. Again to stop at once.",
+        (false, true) => {
+            "forebay: interrupted; finishing what is in flight. Again to stop at once; the same \
+             command without --overwrite resumes."
+        }
+        (false, false) => {
+            "forebay: interrupted; finishing what is in flight. Again to stop at once; the same \
+             command resumes."
+        }
+    }
+}
+
 fn warn_if_empty(input: &Input) {
     if input.digest().is_some_and(|digest| digest.requests == 0) {
         tracing::warn!("{}: there is no prompt in it", input.name());
@@ -103,7 +119,10 @@ fn check_outputs(args: &RunArgs) -> anyhow::Result<()> {
         ("the input", PathBuf::from(&args.input)),
         ("the output's manifest", Manifest::path_beside(&output)),
         ("the output", output),
+        ("the model", PathBuf::from(&args.model.model)),
     ];
+    let read = [("the policy", &args.memory.plan), ("the profile", &args.memory.profile)];
+    others.extend(read.into_iter().filter_map(|(what, path)| Some((what, path.clone()?))));
     for (flag, path) in [("--summary", &args.summary), ("--trace", &args.trace)] {
         let Some(path) = path else { continue };
         check_writable(path)?;
@@ -121,6 +140,14 @@ fn trace(args: &RunArgs, worker: &Replanner<'_>) -> Result<(), JobError> {
     let Some(path) = &args.trace else { return Ok(()) };
     let events = worker.engine().executor().trace().iter();
     write_trace(path, events.map(|e| (&*e.name, e.track, e.start, e.duration, e.pass)))
+}
+
+/// Says what answers, and how much is answered already.
+fn say_start(model: &Model, info: &DeviceInfo, answered: u64) {
+    log::say(&format!("forebay: {} on {} ({})", model.name, info.name, info.kind));
+    if answered > 0 {
+        log::say(&format!("forebay: resuming; {answered} requests are answered"));
+    }
 }
 
 /// Says what was planned, and why there are no draft trees where there could be.

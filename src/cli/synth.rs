@@ -14,7 +14,7 @@ pub(super) fn synth(args: &SynthArgs, quiet: bool) -> anyhow::Result<u8> {
         let message = "--output -: a model is not written to standard output; name a file";
         return Err(CliError::Usage(message.to_string()).into());
     }
-    let stop = interrupt::watch_saying(
+    let stop = interrupt::watch(
         "forebay: interrupted; removing what was written. Again to stop at once and leave it.",
     );
     let quant = Quant::from_name(&args.quant)

@@ -83,9 +83,9 @@ impl JobError {
             JobError::Profile { .. } => {
                 Some("`forebay calibrate -o FILE` writes one of this machine".to_string())
             }
-            JobError::Engine(_) => {
-                Some("finished results are kept; the same command resumes".to_string())
-            }
+            JobError::Engine(_) => Some(
+                "finished results are kept; the same command, without --overwrite, resumes".into(),
+            ),
             _ => None,
         }
     }

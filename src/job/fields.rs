@@ -122,6 +122,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A string; `None` for anything else.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        serde_json::from_str(self.get(name)?).ok()
+    }
+
     pub(super) fn string(&self, name: &str) -> Result<Option<String>, FieldError> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         string(raw, name, "a string").map(Some)

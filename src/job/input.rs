@@ -2,7 +2,7 @@
 
 use super::JobError;
 use super::limits::LINE_BYTES_MAX;
-use super::lines::Lines;
+use super::lines::{BYTE_ORDER_MARK, Lines};
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -94,7 +94,9 @@ impl Input {
         if kind.is_dir() {
             return Err(fail(io::ErrorKind::IsADirectory.into()));
         }
-        let digest = if kind.is_file() {
+        // Outside Linux, what opens a descriptor of this process again shares its place in the file.
+        let once = !cfg!(target_os = "linux") && path.starts_with("/dev/");
+        let digest = if kind.is_file() && !once {
             let digest = scan(&mut file).map_err(fail)?;
             file.rewind().map_err(fail)?;
             Some(digest)
@@ -145,7 +147,7 @@ fn scan(file: &mut File) -> io::Result<Digest> {
     let mut hash = Sha256::new();
     let mut digest = Digest { bytes: 0, sha256: String::new(), lines: 0, requests: 0 };
     let mut buffer = vec![0; BUFFER_BYTES];
-    let (mut blank, mut ended) = (true, true);
+    let (mut blank, mut ended, mut length) = (true, true, 0);
     loop {
         let count = match file.read(&mut buffer) {
             Ok(0) => break,
@@ -161,16 +163,20 @@ fn scan(file: &mut File) -> io::Result<Digest> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         hash.update(&buffer[..count]);
+        let mark = if digest.bytes == 0 && buffer.starts_with(BYTE_ORDER_MARK) { 3 } else { 0 };
         digest.bytes += count as u64;
-        for &byte in &buffer[..count] {
+        (ended, length) = (ended && mark == 0, length + mark);
+        for &byte in &buffer[mark..count] {
             ended = byte == b'\n';
             if ended {
                 digest.lines += 1;
                 digest.requests += u64::from(!blank);
-                blank = true;
-            } else if !byte.is_ascii_whitespace() {
-                blank = false;
+                (blank, length) = (true, 0);
+                continue;
             }
+            length += 1;
+            // As `RawLine::is_blank` has it: what is too long gets an error for an answer.
+            blank &= byte.is_ascii_whitespace() && length <= LINE_BYTES_MAX;
         }
     }
     digest.lines += u64::from(!ended);
@@ -201,6 +207,22 @@ mod tests {
         assert_eq!(input.digest().unwrap().sha256, empty);
         let input = Input::open(&path("b.TXT"), InputFormat::Batch).unwrap();
         assert_eq!(input.format(), InputFormat::Batch);
+        // What is too long is no blank line, and a mark is no text: as lines are answered.
+        let blanks = " ".repeat(LINE_BYTES_MAX);
+        for (text, lines, requests) in [
+            ("\u{feff}\nx\n".to_string(), 2, 1),
+            ("\u{feff}".to_string(), 1, 0),
+            (format!("{blanks}\nx"), 2, 1),
+            (format!("{blanks} \nx"), 2, 2),
+        ] {
+            std::fs::write(path("c.txt"), text).unwrap();
+            let input = Input::open(&path("c.txt"), InputFormat::Auto).unwrap();
+            let digest = input.digest().unwrap();
+            assert_eq!((digest.lines, digest.requests), (lines, requests));
+            let mut read = input.into_lines();
+            let all = std::iter::from_fn(|| read.next_line().unwrap());
+            assert_eq!(all.filter(|line| !line.is_blank()).count() as u64, requests);
+        }
     }
 
     #[test]

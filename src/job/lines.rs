@@ -5,6 +5,9 @@ use std::io::{self, BufRead};
 /// Bytes kept of a line that is too long: enough to find its custom_id.
 const PREFIX_BYTES: usize = 4096;
 
+/// How some programs begin a file of UTF-8.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// One line without its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RawLine {
@@ -103,8 +106,8 @@ fn strip(line: &mut RawLine) {
     if line.ended && line.bytes.last() == Some(&b'\r') {
         line.bytes.pop();
     }
-    if line.number == 1 && line.bytes.starts_with(b"\xEF\xBB\xBF") {
-        line.bytes.drain(..3);
+    if line.number == 1 && line.bytes.starts_with(BYTE_ORDER_MARK) {
+        line.bytes.drain(..BYTE_ORDER_MARK.len());
     }
     line.length = line.bytes.len() as u64;
 }

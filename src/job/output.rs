@@ -123,8 +123,10 @@ impl Output {
 
     /// Syncs, and where every line is answered puts them in order if that was asked for.
     pub fn finish(mut self, complete: bool) -> Result<(), JobError> {
-        // A job without lines begins and ends here.
-        self.begin()?;
+        // One that was stopped before its first pass leaves what was there.
+        if complete {
+            self.begin()?;
+        }
         self.writer.sync()?;
         if let (true, true, Some(file), Some(path)) =
             (complete, self.ordered, self.writer.file(), &self.path)

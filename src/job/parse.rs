@@ -87,8 +87,11 @@ impl Parser {
     }
 
     fn object(&mut self, number: u64, fields: &Fields<'_>) -> Result<Task, LineError> {
+        let has = |names: &[&str]| names.iter().any(|name| fields.get(name).is_some());
+        // Rows of data sets may have a url beside their prompt.
         let batch = self.config.format == InputFormat::Batch
-            || ["body", "url", "method"].iter().any(|name| fields.get(name).is_some());
+            || has(&["body"])
+            || (has(&["url", "method"]) && !has(&["prompt", "messages"]));
         let custom_id = match custom_id(fields) {
             Ok(Some(custom_id)) => custom_id,
             Ok(None) if !batch => format!("line-{number}"),
@@ -116,16 +119,18 @@ impl Parser {
                 self.warn_once(line, name);
             }
         }
-        if let Some(method) = fields.get("method")
-            && method != "\"POST\""
-        {
-            return Err(FieldError::mismatch("method", "\"POST\"", method));
+        let told = |name: &str, expected: &str| {
+            let raw = fields.get(name).unwrap_or("nothing");
+            FieldError::mismatch(name, expected, raw)
+        };
+        // Decoded first: some writers escape slashes.
+        if fields.get("method").is_some() && fields.text("method") != Some("POST".into()) {
+            return Err(told("method", "\"POST\""));
         }
-        let urls = "\"/v1/chat/completions\" or \"/v1/completions\"";
-        let endpoint = match fields.get("url") {
-            Some("\"/v1/chat/completions\"") => Endpoint::Chat,
-            Some("\"/v1/completions\"") => Endpoint::Completions,
-            url => return Err(FieldError::mismatch("url", urls, url.unwrap_or("nothing"))),
+        let endpoint = match fields.text("url").as_deref() {
+            Some("/v1/chat/completions") => Endpoint::Chat,
+            Some("/v1/completions") => Endpoint::Completions,
+            _ => return Err(told("url", "\"/v1/chat/completions\" or \"/v1/completions\"")),
         };
         let body = fields.get("body");
         let body = body.ok_or_else(|| FieldError::mismatch("body", "an object", "nothing"))?;

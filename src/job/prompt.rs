@@ -61,21 +61,19 @@ fn message(raw: &str, index: usize) -> Result<Message, FieldError> {
             return Err(FieldError::unsupported(&param(name), "not supported yet"));
         }
     }
-    let role = fields.get("role").unwrap_or("null");
-    let role = match role {
-        "\"user\"" => "user",
-        "\"assistant\"" => "assistant",
+    let role = match fields.text("role").as_deref() {
+        Some("user") => "user",
+        Some("assistant") => "assistant",
         // The newer name of the same; chat templates know only the older.
-        "\"system\"" | "\"developer\"" => "system",
-        "\"tool\"" | "\"function\"" => {
-            return Err(FieldError::unsupported(
-                &param("role"),
-                format!("{role} is not supported yet"),
-            ));
+        Some("system" | "developer") => "system",
+        Some(role @ ("tool" | "function")) => {
+            let message = format!("\"{role}\" is not supported yet");
+            return Err(FieldError::unsupported(&param("role"), message));
         }
         _ => {
             let expected = "\"system\", \"developer\", \"user\" or \"assistant\"";
-            return Err(FieldError::mismatch(&param("role"), expected, role));
+            let found = fields.get("role").unwrap_or("null");
+            return Err(FieldError::mismatch(&param("role"), expected, found));
         }
     };
     let name = param("content");

@@ -99,13 +99,18 @@ impl Job<'_> {
         let name = self.input.name().to_string();
         let mut lines = self.input.into_lines();
         let mut output = self.output;
-        output.begin()?;
+        if !self.stop.load(Ordering::Relaxed) {
+            output.begin()?;
+        }
         let mut desk = Desk::new(self.parser, output, self.encoder, self.model);
         let start = Instant::now();
         let mut exhausted = false;
         loop {
             let hungry = |worker: &dyn Worker| worker.wants_more() || worker.is_idle();
-            while !exhausted && !self.stop.load(Ordering::Relaxed) && hungry(worker) {
+            // A task in hand goes in as a whole: its choices are written when all are there.
+            let goes_on =
+                |desk: &Desk<'_>| desk.feeding.is_some() || !self.stop.load(Ordering::Relaxed);
+            while !exhausted && goes_on(&desk) && hungry(worker) {
                 if desk.feeding.is_some() {
                     desk.submit_next(worker)?;
                     continue;

@@ -26,7 +26,7 @@ pub enum SynthError {
         problem: String,
     },
     /// A config.json that is not understood.
-    #[error(transparent)]
+    #[error("{0}")]
     Config(#[from] StoreError),
     /// Sizes that make no network.
     #[error("shape `{shape}`: {problem}")]

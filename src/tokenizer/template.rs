@@ -12,6 +12,9 @@ use super::error::TokenizerError;
 /// Most bytes a template may write; a hostile one could write for ever.
 const MAX_RENDERED: usize = 1 << 28;
 
+/// Most instructions of a template for a prompt, some hundred times what long chats take.
+const FUEL: u64 = 1 << 26;
+
 /// The date templates get when they ask for today's: (year, month, day), a Friday. It is fixed
 /// so that a prompt gives the same tokens on every day; this one is the default of the Llama 3
 /// templates.
@@ -31,6 +34,7 @@ impl ChatTemplate {
     /// The template is not Jinja, in the interpreter's words.
     pub(super) fn new(source: &str) -> Result<Self, String> {
         let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment
@@ -106,7 +110,7 @@ fn without_generation_marks(source: &str) -> String {
     let mut result = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|end| start + end + 2) else { break };
+        let Some(end) = rest[start + 2..].find("%}").map(|end| start + end + 4) else { break };
         let tag = &rest[start..end];
         let word = tag[2..tag.len() - 2].trim_matches(['-', '+']).trim();
         result.push_str(&rest[..start]);
@@ -214,6 +218,8 @@ mod tests {
     fn generation_marks_are_ignored() {
         let source = "a {%- generation -%} b {% endgeneration %}c{{ '{%' }}";
         assert_eq!(render(source).unwrap(), "ab c{%");
+        assert_eq!(render("{{ '{%}' }}").unwrap(), "{%}");
+        assert!(ChatTemplate::new("{%}").is_err());
     }
 
     #[test]
@@ -221,5 +227,8 @@ mod tests {
         let error = render("{{ raise_exception('roles must alternate') }}").unwrap_err();
         assert!(error.to_string().contains("roles must alternate"), "{error}");
         assert!(ChatTemplate::new("{% for %}").is_err());
+        let endless =
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+        assert!(render(endless).unwrap_err().to_string().contains("fuel"));
     }
 }

@@ -1,5 +1,5 @@
-//! Real models against exact arithmetic: `golden/*.json` were made from the same weights expanded to
-//! f32, so what differs is our rounding (8-bit activations on fast devices) and nothing else.
+//! Real models against exact arithmetic: `tests/golden/*.json` were made from the same weights expanded
+//! to f32, so what differs is our rounding (activations of 8 bits on cpu, of 15 on gpu) and nothing else.
 
 use crate::support::{self, Kind, Model, complete, engine, executor, fixture, greedy};
 use forebay::generate::{EngineConfig, perplexity};

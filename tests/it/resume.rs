@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -96,15 +96,9 @@ fn an_interrupted_run_finishes_what_is_in_flight() {
     assert_eq!(run("cpu", &model, &input, &calm).arg("-q").status().unwrap().code(), Some(3));
     let mut command = run("cpu", &model, &input, &out);
     let mut child = command.args(["--batch", "2"]).stderr(Stdio::piped()).spawn().unwrap();
-    // Until the first result is there.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while fs::metadata(&out).map_or(0, |metadata| metadata.len()) == 0 {
-        assert!(Instant::now() < deadline, "no result");
-        assert!(child.try_wait().unwrap().is_none(), "ended early");
-        sleep(Duration::from_millis(2));
-    }
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    wait_for_a_result(&mut child, &out);
+    // Not INT, which a shell has what it starts in the background ignore.
+    signal(&child, "-TERM");
     let ended = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(130), "{said}");
@@ -114,4 +108,40 @@ fn an_interrupted_run_finishes_what_is_in_flight() {
     assert!(partial.iter().all(|result| want.contains(result)));
     assert_eq!(run("cpu", &model, &input, &out).arg("-q").status().unwrap().code(), Some(3));
     check(&results(&out), &want);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_was_started_to_ignore_hangups_goes_on() {
+    let Some(model) = model() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let input = write_input(dir.path(), 40);
+    let out = dir.path().join("out.jsonl");
+    let plain = run("cpu", &model, &input, &out);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(plain.get_program());
+    command.args(plain.get_args()).arg("-q");
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = command.spawn().unwrap();
+    wait_for_a_result(&mut child, &out);
+    signal(&child, "-HUP");
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(results(&out).len(), 42);
+}
+
+/// Until the first result is there.
+#[cfg(unix)]
+fn wait_for_a_result(child: &mut Child, output: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::metadata(output).map_or(0, |metadata| metadata.len()) == 0 {
+        assert!(Instant::now() < deadline, "no result");
+        assert!(child.try_wait().unwrap().is_none(), "ended early");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
 }

@@ -203,7 +203,7 @@ fn an_interrupted_model_is_removed() {
     }
     assert_eq!(bench.files().len(), 1);
     let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(bench.files().is_empty(), "{:?}", bench.files());
 }

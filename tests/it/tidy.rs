@@ -60,6 +60,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("comfy_table", &["src/cli/"]),
     ("indicatif", &["src/cli/", "src/job/"]),
     ("ctrlc", &["src/cli/"]),
+    ("libc", &["src/cli/"]),
     ("crossbeam", &["src/exec/"]),
     ("good_lp", &["planner/src/"]),
 ];

@@ -5,7 +5,7 @@ use crate::generate::{Completion, FinishReason, Request};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Answers with a hash of all that an answer may depend on.
 #[derive(Default)]
@@ -100,12 +100,24 @@ impl Folder {
         worker: &mut FakeWorker,
         options: OutputOptions,
     ) -> Result<Outcome, JobError> {
+        self.run_until(u64::MAX, worker, options)
+    }
+
+    /// Asks to stop after so many passes.
+    pub(super) fn run_until(
+        &self,
+        passes: u64,
+        worker: &mut FakeWorker,
+        options: OutputOptions,
+    ) -> Result<Outcome, JobError> {
         let (input, output) = self.open(options)?;
         let parser = Parser::new(config(input.format()));
-        let stop = AtomicBool::new(false);
+        let stop = AtomicBool::new(passes == 0);
         let encoder = &FakeEncoder;
         let job = Job { input, parser, output, encoder, model: "fake", stop: &stop };
-        job.run(worker, &mut |_| {})
+        job.run(worker, &mut |progress| {
+            stop.store(progress.counters.passes >= passes, Ordering::Relaxed);
+        })
     }
 
     pub(super) fn run(&self) -> Result<Outcome, JobError> {

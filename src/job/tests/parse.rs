@@ -38,10 +38,18 @@ fn batch_lines_of_both_endpoints() {
     let completion = task(body);
     assert_eq!((completion.prompts.len(), completion.n), (2, 3));
     assert_eq!(completion.max_tokens, Some(16));
+    // Some writers escape slashes, or more.
+    let escaped = task(
+        r#"{"custom_id":"r3","method":"\u0050OST","url":"\/v1\/chat\/completions",
+        "body":{"messages":[{"role":"us\u0065r","content":"x"}]}}"#,
+    );
+    assert_eq!(escaped.endpoint, Endpoint::Chat);
 }
 
 #[test]
 fn bare_lines_need_no_id() {
+    let row = task(r#"{"prompt":"x","url":"https://example.org","method":"crawl"}"#);
+    assert_eq!((row.endpoint, row.custom_id.as_str()), (Endpoint::Completions, "line-5"));
     assert_eq!(task(r#"{"prompt":"x"}"#).custom_id, "line-5");
     let chat = task(r#"{"custom_id":"c","messages":[{"role":"user","content":"x"}]}"#);
     assert_eq!((chat.endpoint, chat.custom_id.as_str()), (Endpoint::Chat, "c"));

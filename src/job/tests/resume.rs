@@ -119,6 +119,29 @@ fn ordered_results_follow_the_input() {
     assert_eq!(folder.run().unwrap().progress.resumed, 23);
 }
 
+#[test]
+fn a_run_that_is_stopped_before_its_first_pass_leaves_what_was_there() {
+    let folder = Folder::new(&lines());
+    folder.run().unwrap();
+    let before = fs::read(&folder.output).unwrap();
+    let options = OutputOptions { overwrite: true, ..OutputOptions::default() };
+    let outcome = folder.run_until(0, &mut FakeWorker::default(), options).unwrap();
+    assert!(outcome.interrupted);
+    assert_eq!(fs::read(&folder.output).unwrap(), before);
+    assert_eq!(folder.run().unwrap().progress.resumed, 23);
+}
+
+#[test]
+fn a_line_that_has_begun_is_answered_when_a_run_is_stopped() {
+    let folder = Folder::new(b"{\"prompt\":\"a\",\"n\":9}\n{\"prompt\":\"b\"}\n");
+    let outcome =
+        folder.run_until(1, &mut FakeWorker::default(), OutputOptions::default()).unwrap();
+    assert!(outcome.interrupted);
+    let results = folder.results();
+    assert_eq!(results.len(), 1);
+    assert_eq!(results[0]["response"]["body"]["choices"].as_array().unwrap().len(), 9);
+}
+
 fn refusal(folder: &Folder) -> String {
     match folder.open(OutputOptions::default()) {
         Err(error @ JobError::Foreign { .. }) => error.to_string(),
