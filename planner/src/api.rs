@@ -142,19 +142,8 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
     policy.kv = memory::cache(&search.costs, &setting, policy.pages, &policy.kv_homes);
     // The workload may be another than the one that it was made for.
     policy.window_pages = memory::window_pages(inputs, &setting, policy.pages);
-    // Nor may the machine be the same.
-    let least = memory::ring(inputs, (RINGS[0], setting.head), &policy.homes);
-    let Split { device, ram, disk } = policy.ring;
-    policy.ring = Split { device: device.max(least.device), ram: ram.max(least.ram), disk };
-    let largest = memory::largest_buffer(inputs, &search.costs, &setting, &policy);
-    let most = inputs.footprint.buffer_bytes_max();
-    if largest > most {
-        let why = format!(
-            "the policy's ring, or a layer's cache, has {largest} bytes, and a buffer of this device {most} \
-             at most; a smaller batch takes less cache"
-        );
-        return Err(PlanError::BadInput(why));
-    }
+    policy.ring = ring_here(inputs, &setting, &policy);
+    memory::check_buffers(inputs, &search.costs, &setting, &policy)?;
     let needed = memory::account(inputs, &search.costs, &setting, &policy).total();
     let missing = needed.beyond(&inputs.capacity());
     if missing != Split::default() {
@@ -166,6 +155,18 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
     let priced = search.price(&setting, policy, job);
     let by_budget = by_budget(std::slice::from_ref(&priced));
     Ok(Plan { by_budget, ..report(&mut search, priced) })
+}
+
+/// The rings of a policy, or the least that do: the machine may be another than it was made for.
+fn ring_here(inputs: &Inputs<'_>, setting: &Setting, policy: &Policy) -> Split {
+    let least = memory::ring(inputs, (RINGS[0], setting.head), &policy.homes);
+    let Split { device, ram, .. } = policy.ring;
+    let shares_ram = inputs.hardware.shares_ram;
+    let largest = if shares_ram { ram } else { device };
+    if (device == 0) != shares_ram || largest > inputs.footprint.buffer_bytes_max() {
+        return least;
+    }
+    Split { device: device.max(least.device), ram: ram.max(least.ram), disk: 0 }
 }
 
 /// The enumerated part of a policy, if it is one of this model's.

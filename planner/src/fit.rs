@@ -15,7 +15,7 @@ use crate::{memory, plan::Memory};
 /// Which of RAM and disk may hold cache beside the tier that grows.
 const AWAY: [[bool; 2]; 4] = [[true, true], [true, false], [false, true], [false, false]];
 
-/// How far a policy is from fitting: tiers that are short, and bytes.
+/// How far a policy is from fitting: tiers that are short, one more if a buffer is too large, and bytes.
 type Rank = (usize, u64);
 
 /// The policy that needs least, or what its budgets lack and what would help.
@@ -24,6 +24,7 @@ pub(crate) fn smallest(inputs: &Inputs<'_>) -> Result<(Setting, Policy), PlanErr
     let needed = memory.total();
     let missing = needed.beyond(&inputs.capacity());
     if missing == Split::default() {
+        memory::check_buffers(inputs, &Costs::new(inputs), &setting, &policy)?;
         return Ok((setting, policy));
     }
     let remedies = remedies(inputs, missing);
@@ -50,6 +51,8 @@ fn least(inputs: &Inputs<'_>) -> (Setting, Policy, Memory) {
             let memory = memory::account(inputs, &costs, &setting, &policy);
             let missing = memory.total().beyond(&capacity);
             let short = Tier::ALL.into_iter().filter(|&tier| missing.on(tier) > 0).count();
+            let given = memory::check_buffers(inputs, &costs, &setting, &policy).is_ok();
+            let short = short + usize::from(!given);
             let rank = (short, missing.total());
             if best.as_ref().is_none_or(|(least, _)| rank < *least) {
                 best = Some((rank, (setting, policy, memory)));

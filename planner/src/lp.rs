@@ -22,6 +22,8 @@ pub(crate) struct Room {
     /// Cache of each kind of layer.
     pub(crate) kv: Vec<f64>,
     pub(crate) ring: RingShape,
+    /// Most bytes of the ring.
+    pub(crate) ring_max: f64,
 }
 
 /// Parts of a placement that are decided already.
@@ -225,6 +227,8 @@ fn memory_rows(
         1.0 - resident
     };
     let RingShape { layers, head, beside_head } = room.ring;
+    // No more than all weights, so that a limit that is none stays a number to calculate with.
+    let ring_max = (room.ring_max * unit).min(1.0);
     let by_head = streamed(HEAD) * (head * unit) + streamed(LAYERS) * (beside_head * unit);
     let mut rows = vec![
         constraint!(device <= room.free[0] * unit),
@@ -232,6 +236,7 @@ fn memory_rows(
         constraint!(cached - kv(0) - kv(1) <= room.free[2] * unit),
         constraint!(ring >= streamed(LAYERS) * (layers * unit)),
         constraint!(ring >= by_head),
+        constraint!(ring <= ring_max),
     ];
     for at in [LAYERS, HEAD].into_iter().chain((KV..x.len()).step_by(2)) {
         let floor = if at < KV { setting.weight_floor } else { setting.kv_floor };

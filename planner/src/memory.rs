@@ -1,6 +1,7 @@
 //! Bytes of a policy on each tier, by the allocator's own sizes.
 
 use crate::cost::{Costs, Head, KvMode, Setting};
+use crate::error::PlanError;
 use crate::footprint::{Demand, Windows};
 use crate::inputs::Inputs;
 use crate::plan::Memory;
@@ -36,7 +37,8 @@ impl RingShape {
     }
 }
 
-/// Segments that a ring has room for at least where the head comes in runs: one is used, one arrives.
+/// Segments that a ring has room for at least where only a head streams, and that in runs, of which a ring is to
+/// hold three: one is used, one is there, one arrives.
 const HEAD_SEGMENTS: u64 = 3;
 
 /// Where the weights of each part are that are not at hand: which homes are streamed from.
@@ -166,19 +168,31 @@ pub(crate) fn cache(costs: &Costs<'_>, setting: &Setting, pages: usize, homes: &
     split
 }
 
-/// Most bytes of a buffer that a policy asks the device for: its ring, or a layer's cache that it can reach.
-pub(crate) fn largest_buffer(
+/// Refuses a policy that asks the device for a larger buffer than it gives: a ring, or a layer's cache that it
+/// can reach.
+pub(crate) fn check_buffers(
     inputs: &Inputs<'_>,
     costs: &Costs<'_>,
     setting: &Setting,
     policy: &Policy,
-) -> u64 {
+) -> Result<(), PlanError> {
     let ring = if inputs.hardware.shares_ram { policy.ring.ram } else { policy.ring.device };
     let reached = |&home: &Tier| !policy.host_attention && home != Tier::Disk;
-    match policy.kv_homes.iter().any(reached) {
-        true => ring.max(layer_cache(costs, setting, policy.pages)),
-        false => ring,
+    let cache = match policy.kv_homes.iter().any(reached) {
+        true => layer_cache(costs, setting, policy.pages),
+        false => 0,
+    };
+    let most = inputs.footprint.buffer_bytes_max();
+    for (what, bytes, remedy) in [
+        ("ring of weights", ring, "give it more memory, so that less streams"),
+        ("layer's cache", cache, "a smaller batch, or shorter sequences, take less"),
+    ] {
+        if bytes > most {
+            let why = format!("a {what} takes {bytes} bytes, and a buffer of this device {most}");
+            return Err(PlanError::BadInput(format!("{why} at most; {remedy}")));
+        }
     }
+    Ok(())
 }
 
 /// Bytes of the largest layer's cache.

@@ -7,6 +7,7 @@ use crate::memory::streamed;
 use crate::passes::Pass;
 use crate::policy::{Policy, Tier};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Streamed segments of a policy in the order of a pass.
 pub(crate) struct Stream<'a> {
@@ -14,7 +15,7 @@ pub(crate) struct Stream<'a> {
     policy: &'a Policy,
     /// (bytes, whether it comes from disk).
     segments: Vec<(f64, bool)>,
-    /// Which of them, from and to, each part needs: two to a layer, then the head.
+    /// Which of them, from and to, each part needs: two to a layer, then the head's runs.
     parts: Vec<(usize, usize)>,
     /// Kind of each layer.
     kinds: Vec<usize>,
@@ -31,6 +32,9 @@ struct Load {
     link: f64,
     disk: f64,
 }
+
+/// Runs of the head that the device's ring holds, as the executor cuts it.
+const HEAD_RUNS: u64 = 3;
 
 /// Passes that are run: the first fill the rings, the others are measured.
 const WARM: usize = 2;
@@ -57,7 +61,10 @@ impl<'a> Stream<'a> {
             let (first, _) = parts[part].unwrap_or((start, start));
             parts[part] = Some((first, segments.len()));
         }
-        let parts = parts.into_iter().map(|part| part.unwrap_or((0, 0))).collect();
+        let mut parts: Vec<_> = parts.into_iter().map(|part| part.unwrap_or((0, 0))).collect();
+        let (first, end) = parts.pop().expect("the head is the last");
+        let ring = if inputs.hardware.shares_ram { policy.ring.ram } else { policy.ring.device };
+        parts.extend(runs(&segments, first..end, (ring / HEAD_RUNS) as f64));
         let mut kinds = vec![0; model.layers.len()];
         for (i, kind) in costs.kinds.iter().enumerate() {
             kind.layers.iter().for_each(|&layer| kinds[layer] = i);
@@ -116,9 +123,27 @@ impl<'a> Stream<'a> {
             loads.push(Load { compute: device[1] + run, ..Load::default() });
         }
         let head = costs.head(pass) + device.pass_seconds + run;
-        loads.push(Load { compute: head, ..Load::default() });
+        let runs = self.parts.len() - loads.len();
+        let load = Load { compute: head / runs as f64, ..Load::default() };
+        loads.extend(std::iter::repeat_n(load, runs));
         loads
     }
+}
+
+/// Cuts the head's segments into runs of `most` bytes, or one segment.
+fn runs(segments: &[(f64, bool)], head: Range<usize>, most: f64) -> Vec<(usize, usize)> {
+    let mut runs = vec![(head.start, head.start)];
+    let mut bytes = 0.0;
+    for at in head {
+        let (size, _) = segments[at];
+        if bytes > 0.0 && bytes + size > most {
+            runs.push((at, at));
+            bytes = 0.0;
+        }
+        bytes += size;
+        runs.last_mut().expect("there is a run").1 = at + 1;
+    }
+    runs
 }
 
 /// When each resource is free again.

@@ -44,6 +44,7 @@ pub(crate) fn room(
         activations: inputs.footprint.activations(&demand) as f64,
         kv: costs.kinds.iter().map(kv).collect(),
         ring: RingShape::new(&costs.half_bytes, costs.head_bytes, setting),
+        ring_max: inputs.footprint.buffer_bytes_max().saturating_sub(segment) as f64,
     }
 }
 
@@ -142,9 +143,8 @@ pub(crate) fn fit_weights(
         let policy = unfitted(inputs, costs, setting, pages, &placement, kv_homes);
         let over = memory::account(inputs, costs, setting, &policy).total().beyond(&capacity);
         if over == Split::default() {
-            let largest = memory::largest_buffer(inputs, costs, setting, &policy);
-            let allowed = largest <= inputs.footprint.buffer_bytes_max();
-            return (allowed && keeps_pins(inputs, &policy)).then_some(policy);
+            let given = memory::check_buffers(inputs, costs, setting, &policy).is_ok();
+            return (given && keeps_pins(inputs, &policy)).then_some(policy);
         }
         for (tier, bytes) in [over.device, over.ram].into_iter().enumerate() {
             let head = (setting.tree_budget == 0).then_some(&mut head);

@@ -2,7 +2,7 @@
 
 use super::args::CalibrateArgs;
 use super::exit::DONE;
-use super::plan::refuse_to_replace;
+use super::outputs::refuse_to_replace;
 use super::profiles::Subject;
 use super::{device, log, shell};
 use crate::backend::DeviceInfo;

@@ -2,7 +2,7 @@
 
 use super::args::DraftArgs;
 use super::engine::Model;
-use super::exit::CliError;
+use super::exit::{CliError, told};
 use super::planning::Planned;
 use super::prepare::Setup;
 use super::progress::Display;
@@ -287,8 +287,9 @@ impl Drafting {
         }
         match self.try_to_start(setup, made, profile, display) {
             Err(error) if self.in_job.get() => {
-                tracing::warn!("the draft: {error:#}; going on without it");
-                self.give_up(format!("{error:#}"));
+                let why = told(&error);
+                tracing::warn!("the draft: {why}; going on without it");
+                self.give_up(why);
                 Ok(None)
             }
             started => started.map(Some),

@@ -68,23 +68,23 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     OTHER
 }
 
+/// An error with its causes. Messages often end with that of their cause, which is not said twice.
+pub(super) fn told(error: &anyhow::Error) -> String {
+    let mut messages: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if messages.last().is_none_or(|last| !last.contains(&cause)) {
+            messages.push(cause);
+        }
+    }
+    messages.join(": ")
+}
+
 /// What to print for an error; nothing where nobody reads any more.
 pub fn report(error: &anyhow::Error) -> Option<String> {
     if is_closed_stdout(error) {
         return None;
     }
-    let mut text = "forebay: error: ".to_string();
-    let mut last = String::new();
-    for cause in error.chain() {
-        let message = cause.to_string();
-        // Messages often end with that of their cause.
-        if !last.contains(&message) {
-            let colon = if last.is_empty() { "" } else { ": " };
-            write!(text, "{colon}{message}").expect("writing to a string");
-            last = message;
-        }
-    }
-    text.push('\n');
+    let mut text = format!("forebay: error: {}\n", told(error));
     let hint = error.chain().find_map(|cause| cause.downcast_ref::<JobError>()?.hint());
     if let Some(hint) = hint {
         writeln!(text, "hint: {hint}").expect("writing to a string");

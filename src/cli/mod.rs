@@ -25,6 +25,7 @@ mod kv;
 mod kv_loss;
 mod log;
 mod memory;
+mod outputs;
 mod plan;
 mod planning;
 mod policy;

@@ -9,17 +9,15 @@ use super::planning::Planned;
 use super::prepare::Setup;
 use super::run::defaults;
 use super::sweep::{Axis, Sweep};
-use super::{attention, kv, shell};
+use super::{attention, kv, outputs, shell};
 use crate::backend::Device;
 use crate::job::{
-    Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, check_writable, is_same_file,
-    survey as survey_of,
+    Input, InputFormat, Lengths, ParseConfig, PolicyFile, Survey, survey as survey_of,
 };
 use comfy_table::{CellAlignment, Table, presets};
 use forebay_planner::{HardwareProfile, Memory, OfBudget, Split, Tier};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::path::Path;
 
 /// Shows where everything would live, how long the job would take, and why.
 pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
@@ -27,9 +25,8 @@ pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
         let why = "a sweep has a policy for each row; leave one of them out";
         return Err(CliError::Usage(format!("--sweep and --emit: {why}")).into());
     }
-    args.emit.as_deref().map_or(Ok(()), check_writable)?;
     let model = Model::open(&args.model.model)?;
-    args.emit.as_deref().map_or(Ok(()), |path| check_emit(path, args, &model))?;
+    outputs::check_plan(args, &model)?;
     let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
     setup.kv_format = kv::resolve(&setup, None)?;
     let survey = survey(args, &model, setup.context_len)?;
@@ -61,34 +58,6 @@ pub(super) fn plan(args: &PlanArgs, quiet: bool) -> anyhow::Result<u8> {
     };
     shell::print(text.as_bytes())?;
     Ok(DONE)
-}
-
-/// Refuses a policy that would replace what the plan is made from.
-fn check_emit(path: &Path, args: &PlanArgs, model: &Model) -> Result<(), CliError> {
-    let named = [
-        ("the input", args.input.as_deref().map(Path::new)),
-        ("the policy of --plan", args.memory.plan.as_deref()),
-        ("the profile", args.memory.profile.as_deref()),
-        ("the draft", args.engine.draft.draft.as_deref().map(Path::new)),
-    ];
-    let named = named.into_iter().filter_map(|(what, file)| Some((what, file?)));
-    let files = model.files.paths().map(|file| ("the model", file));
-    refuse_to_replace("--emit", path, named.chain(files))
-}
-
-/// Refuses an output, named by `flag`, that would replace a file that is read.
-pub(super) fn refuse_to_replace<'a>(
-    flag: &str,
-    output: &Path,
-    read: impl IntoIterator<Item = (&'static str, &'a Path)>,
-) -> Result<(), CliError> {
-    match read.into_iter().find(|(_, file)| is_same_file(output, file)) {
-        Some((what, _)) => {
-            let path = output.display();
-            Err(CliError::Usage(format!("{flag} {path}: that is {what}; name another file")))
-        }
-        None => Ok(()),
-    }
 }
 
 fn survey(args: &PlanArgs, model: &Model, context_len: usize) -> anyhow::Result<Survey> {
@@ -396,21 +365,4 @@ fn rows_json(sweep: &Sweep, rows: &[Row]) -> Value {
         Err(why) => json!({sweep.axis.name(): value, "error": why}),
     };
     rows.iter().map(row).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_that_is_read_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
-        std::fs::write(&a, "x").unwrap();
-        let read = || [("the input", a.as_path()), ("the profile", b.as_path())];
-        let roundabout = dir.path().join(".").join("a");
-        let error = refuse_to_replace("--emit", &roundabout, read()).unwrap_err().to_string();
-        assert!(error.contains("--emit") && error.contains("that is the input"), "{error}");
-        assert!(refuse_to_replace("--emit", &dir.path().join("c"), read()).is_ok());
-    }
 }

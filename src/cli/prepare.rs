@@ -4,7 +4,7 @@ use super::args::{EngineArgs, MemoryArgs};
 use super::budget::{Amount, Amounts};
 use super::draft::Drafting;
 use super::engine::Model;
-use super::exit::CliError;
+use super::exit::{CliError, told};
 use super::planning::{Planned, Question};
 use super::progress::Display;
 use super::throttle::Throttles;
@@ -257,7 +257,8 @@ impl Setup<'_> {
             }
             step = planned.budgets.on(near).saturating_sub(held) / 8;
             log::say(&format!(
-                "forebay: {error:#}; planning again with {} less of {info}'s memory",
+                "forebay: {}; planning again with {} less of {info}'s memory",
+                told(&error),
                 ByteSize(step).display().iec()
             ));
             device = self.open_device()?;

@@ -1,6 +1,6 @@
 //! Profiles of this machine: measured, cached, found again.
 
-use super::exit::CliError;
+use super::exit::{CliError, told};
 use super::progress::Display;
 use super::{cache, log};
 use crate::backend::cpu::CpuDevice;
@@ -169,7 +169,7 @@ fn keep(file: &ProfileFile, path: &Path) {
     let stored = path.parent().map_or(Ok(()), std::fs::create_dir_all);
     let stored = stored.map_err(anyhow::Error::from).and_then(|()| Ok(file.store(path)?));
     if let Err(error) = stored {
-        tracing::warn!("the profile is not kept: {error:#}");
+        tracing::warn!("the profile is not kept: {}", told(&error));
     }
 }
 
@@ -215,7 +215,10 @@ pub(super) fn check_class(
 /// Whether reads of `file` are reads of the disk that `folder` is on, and enough of them.
 fn stands_for(file: &Path, folder: &Path) -> bool {
     let is_large = |metadata: std::fs::Metadata| metadata.is_file() && metadata.len() >= FILE_MIN;
-    std::fs::metadata(file).is_ok_and(is_large) && disk_of(file) == disk_of(folder)
+    // Its folder is asked for: layered file systems number files and folders apart.
+    let beside = file.canonicalize().ok().and_then(|file| Some(file.parent()?.to_path_buf()));
+    std::fs::metadata(file).is_ok_and(is_large)
+        && beside.is_some_and(|beside| disk_of(&beside) == disk_of(folder))
 }
 
 /// Which disk a path is on.

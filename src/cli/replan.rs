@@ -1,6 +1,7 @@
 //! Plans again while a job runs, when answers turn out longer or shorter than was planned for, or draft
 //! trees bring more or less.
 
+use super::exit::told;
 use super::log;
 use super::planning::Planned;
 use super::prepare::{Ready, Setup};
@@ -126,7 +127,7 @@ impl<'a> Replanner<'a> {
         let (seconds, other) = match self.compare(&left) {
             Ok(found) => found,
             Err(error) => {
-                tracing::debug!("no other plan: {error:#}");
+                tracing::debug!("no other plan: {}", told(&error));
                 return Ok(());
             }
         };
@@ -214,7 +215,8 @@ impl<'a> Replanner<'a> {
                 Ok(ready) => ready,
                 Err(error) => {
                     tracing::warn!(
-                        "the new plan can't be followed ({error:#}); going on with the old one"
+                        "the new plan can't be followed ({}); going on with the old one",
+                        told(&error)
                     );
                     self.setup.follow(self.planned.clone(), &self.profile, left, display)?
                 }

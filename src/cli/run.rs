@@ -2,21 +2,20 @@
 
 use super::args::{RunArgs, SamplingArgs};
 use super::engine::Model;
-use super::exit::{CliError, DONE, FAILED_REQUESTS, INTERRUPTED};
+use super::exit::{DONE, FAILED_REQUESTS, INTERRUPTED};
 use super::explain::{self, Facts};
 use super::prepare::Setup;
 use super::progress::Display;
 use super::replan::Replanner;
-use super::{attention, draft_said, interrupt, kv, log, memory, planning};
+use super::{attention, draft_said, interrupt, kv, log, memory, outputs, planning};
 use crate::backend::DeviceInfo;
 use crate::job::{
     Clocks, Defaults, Input, InputFormat, Job, JobError, Manifest, MovedBytes, Outcome, Output,
     OutputOptions, ParseConfig, Parser, PeakBytes, Placement, Progress, RequestCounts, Seconds,
-    Summary, Survey, TokensPerSecond, check_writable, is_same_file, survey, write_trace,
+    Summary, Survey, TokensPerSecond, survey, write_trace,
 };
 use crate::sample::SamplingParams;
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -24,11 +23,11 @@ use std::time::Instant;
 pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     let started = Instant::now();
     let stop = interrupt::watch(interrupted(args));
-    check_outputs(args)?;
     let format = InputFormat::from_name(&args.input_format).unwrap_or(InputFormat::Auto);
     let input = Input::open(&args.input, format)?;
     warn_if_empty(&input);
     let model = Model::open(&args.model.model)?;
+    outputs::check_run(args, &model)?;
     let mut setup = Setup::new(&args.engine, &args.memory, &model, quiet)?;
     setup.trace = args.trace.is_some();
     let context_len = setup.context_len;
@@ -63,15 +62,15 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
     }
     let draft = setup.draft.as_ref().map_or(String::new(), |draft| draft.name().to_string());
     let report = Report { args, model: &model, info, settings, draft, started, quiet };
+    let (total, done) = (output.requests(), ok + failed);
+    let progress = Progress { total, done, failed, resumed: done, ..Progress::default() };
     if output.is_complete() {
-        let (total, done) = (output.requests(), ok + failed);
-        let progress = Progress { total, done, failed, resumed: done, ..Progress::default() };
         output.finish(true)?;
         return report.close(&Outcome { progress, interrupted: false }, started, None);
     }
-    let survey = surveyed((ok + failed) as usize)?;
+    let survey = surveyed(done as usize)?;
     if stop.load(Ordering::Relaxed) {
-        return Ok(INTERRUPTED);
+        return report.close(&Outcome { progress, interrupted: true }, started, None);
     }
     let mut display = Display::new(quiet);
     let ready = setup.ready(device, &survey, &mut display)?;
@@ -93,13 +92,15 @@ pub(super) fn run(args: &RunArgs, quiet: bool) -> anyhow::Result<u8> {
 
 /// What the first signal is answered with.
 fn interrupted(args: &RunArgs) -> &'static str {
-    match (args.input == "-" || args.output == "-", args.overwrite) {
-        (true, _) => "forebay: interrupted; finishing what is in flight. Again to stop at once.",
-        (false, true) => {
+    // What is not a file now, and is one at the end, was made by this run.
+    let is_file = |path: &str| path != "-" && std::fs::metadata(path).map_or(true, |m| m.is_file());
+    match (is_file(&args.input) && is_file(&args.output), args.overwrite) {
+        (false, _) => "forebay: interrupted; finishing what is in flight. Again to stop at once.",
+        (true, true) => {
             "forebay: interrupted; finishing what is in flight. Again to stop at once; the same \
              command without --overwrite resumes."
         }
-        (false, false) => {
+        (true, false) => {
             "forebay: interrupted; finishing what is in flight. Again to stop at once; the same \
              command resumes."
         }
@@ -110,29 +111,6 @@ fn warn_if_empty(input: &Input) {
     if input.digest().is_some_and(|digest| digest.requests == 0) {
         tracing::warn!("{}: there is no prompt in it", input.name());
     }
-}
-
-/// Refuses a summary or a trace that could not be written in the end, or would replace something else.
-fn check_outputs(args: &RunArgs) -> anyhow::Result<()> {
-    let output = PathBuf::from(&args.output);
-    let mut others = vec![
-        ("the input", PathBuf::from(&args.input)),
-        ("the output's manifest", Manifest::path_beside(&output)),
-        ("the output", output),
-        ("the model", PathBuf::from(&args.model.model)),
-    ];
-    let read = [("the policy", &args.memory.plan), ("the profile", &args.memory.profile)];
-    others.extend(read.into_iter().filter_map(|(what, path)| Some((what, path.clone()?))));
-    for (flag, path) in [("--summary", &args.summary), ("--trace", &args.trace)] {
-        let Some(path) = path else { continue };
-        check_writable(path)?;
-        if let Some((what, _)) = others.iter().find(|(_, other)| is_same_file(path, other)) {
-            let text = format!("{flag} {}: that is {what}; name another file", path.display());
-            return Err(CliError::Usage(text).into());
-        }
-        others.push(("the summary", path.clone()));
-    }
-    Ok(())
 }
 
 /// Writes the trace, if there is to be one.

@@ -37,8 +37,8 @@ pub enum EngineError {
     },
     /// A sequence came from an engine with a larger cache.
     #[error(
-        "a sequence has {positions} tokens and the KV cache holds {cache}, so that no pass can take it; \
-         rerun the same command to resume, with a plan for what is left"
+        "a sequence has {positions} tokens and the KV cache holds {cache}, so that no pass can take it; a \
+         plan for what is left has room for it"
     )]
     Stuck {
         /// Tokens of the sequence.

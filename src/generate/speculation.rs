@@ -72,11 +72,6 @@ pub struct SpeculationStats {
 }
 
 impl SpeculationStats {
-    /// Tokens for each tree that was verified: those accepted, and the one that comes anyway.
-    pub fn tokens_per_tree(&self) -> f64 {
-        if self.trees == 0 { 1.0 } else { 1.0 + self.accepted as f64 / self.trees as f64 }
-    }
-
     /// Tokens for each sequence of a pass with trees, whether one grew for it or not.
     pub fn tokens_per_pass(&self) -> f64 {
         1.0 + self.accepted as f64 / self.sequences.max(1) as f64
@@ -372,6 +367,6 @@ mod tests {
         }
         let stats = speculation.stats();
         assert_eq!((stats.sequences, stats.trees, stats.nodes), (3, 1, 1));
-        assert_eq!((stats.tokens_per_tree(), stats.tokens_per_pass()), (2.0, 1.0 + 1.0 / 3.0));
+        assert_eq!(stats.tokens_per_pass(), 1.0 + 1.0 / 3.0);
     }
 }

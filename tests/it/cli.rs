@@ -1,6 +1,7 @@
 //! What the command does with good input, bad input, and places it cannot write to.
 
-use crate::support::{fixture, model_path};
+use crate::support::{adapter, fixture, model_path};
+use forebay::backend::DeviceKind;
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
@@ -34,7 +35,9 @@ fn run(model: &str, input: &Path, output: &Path) -> Command {
 pub(crate) fn run_on(device: &str, model: &str, input: &Path, output: &Path) -> Command {
     let mut command = forebay();
     if device != "cpu" {
-        command.env("FOREBAY_PROFILE", fixture("fixtures/profiles/gpu.json"));
+        let shares_ram = adapter().is_some_and(|found| found.kind == DeviceKind::IntegratedGpu);
+        let profile = if shares_ram { "cpu" } else { "gpu" };
+        command.env("FOREBAY_PROFILE", fixture(&format!("fixtures/profiles/{profile}.json")));
     }
     command.args(["run", "--device", device, "-m", model, "-i"]).arg(input).arg("-o").arg(output);
     command

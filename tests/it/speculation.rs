@@ -313,7 +313,7 @@ fn an_end_within_a_tree_is_kept() {
         assert_eq!(plain, trees, "{shift}");
         let (tokens, _, finish) = &plain[ENDS];
         ended += usize::from(*finish == FinishReason::Stop && tokens.len() > 1);
-        assert!(stats.tokens_per_tree() > 1.5, "{stats:?}");
+        assert!(stats.tokens_per_pass() > 1.5, "{stats:?}");
     }
     assert!(ended > 1, "{ended} of 6 ended before they had all tokens");
 }
@@ -325,7 +325,7 @@ fn shaped_trees_change_no_token() {
         let itself = Draft::Model("qwen2".into(), true);
         let runs = [run(itself.clone(), 1), run(itself, 8), run(Draft::Lookup, 3)];
         let stats = check("qwen2", &runs);
-        assert!(stats[0].tokens_per_tree() > 2.0, "{shape:?}: {:?}", stats[0]);
+        assert!(stats[0].tokens_per_pass() > 2.0, "{shape:?}: {:?}", stats[0]);
     }
 }
 
@@ -376,7 +376,7 @@ fn resident_layers_change_no_token() {
         let run = |way, batch| Run { draft: Draft::Layers, budget: 24, way, batch, ..PLAIN };
         // All layers are as good as the model itself, with no more said of a prompt than it knows.
         let stats = check(target, &[run(None, 1), run(None, 8)]);
-        assert!(stats[0].tokens_per_tree() > 3.5, "{target}: {:?}", stats[0]);
+        assert!(stats[0].tokens_per_pass() > 3.5, "{target}: {:?}", stats[0]);
         let ways = [away(&[1], 64), away(&[0], 5), away(&[0, 1], 7)];
         let runs = ways.into_iter().flat_map(|way| [run(way, 1), run(way, 8)]);
         let more = [Run { kind: Kind::Gpu, ..run(away(&[1], 16), 8) }, run(None, 3)];
@@ -443,7 +443,7 @@ fn the_target_drafts_for_itself() {
     };
     let stats = check("llama", &[run(true, 6), run(true, 6), run(false, 6)]);
     for (at, stats) in stats.iter().enumerate() {
-        let tokens = stats.tokens_per_tree();
+        let tokens = stats.tokens_per_pass();
         // Without the noise a sampled token is seldom the likeliest of a random model.
         let least = if at < 2 { 3.5 } else { 2.0 };
         assert!(tokens > least, "{at}: {tokens}, {stats:?}");
@@ -491,7 +491,7 @@ fn trees_change_no_token_of_a_real_model() {
         ],
     );
     if let Some(first) = stats.first() {
-        assert!(first.tokens_per_tree() > 4.0, "{first:?}");
+        assert!(first.tokens_per_pass() > 4.0, "{first:?}");
     }
 }
 

@@ -100,6 +100,13 @@ fn no_buffer_is_larger_than_the_device_gives() {
     assert!(bounded.ring.device <= most, "{bounded:?}");
     assert!(cache(&case, bounded.pages) <= most, "{} of {} pages", bounded.pages, free.pages);
     let error = predict(&case.inputs(), &free).unwrap_err().to_string();
+    assert!(error.contains("a layer's cache takes"), "{error}");
+    // Nor is it planned where there is no other place.
+    case.pins.batch = Some(free.batch);
+    case.pins.host_attention = Some(false);
+    case.budgets.disk = 0;
+    case.footprint.buffer_bytes = Some(case.footprint.page_bytes(0, "f16"));
+    let error = refusal(&case).to_string();
     assert!(error.contains("a buffer of this device"), "{error}");
 }
 
