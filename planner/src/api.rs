@@ -162,7 +162,7 @@ fn ring_here(inputs: &Inputs<'_>, setting: &Setting, policy: &Policy) -> Split {
     let least = memory::ring(inputs, (RINGS[0], setting.head), &policy.homes);
     let Split { device, ram, .. } = policy.ring;
     let shares_ram = inputs.hardware.shares_ram;
-    let largest = if shares_ram { ram } else { device };
+    let largest = policy.ring.on(round::near(inputs));
     if (device == 0) != shares_ram || largest > inputs.footprint.buffer_bytes_max() {
         return least;
     }

@@ -1,5 +1,7 @@
 //! What the machine can do, as measured.
 
+use crate::policy::Tier;
+
 /// Capacities and rates of one machine; measured by `forebay calibrate`, never typed in.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HardwareProfile {
@@ -24,6 +26,13 @@ pub struct HardwareProfile {
     pub upload_overlap: f64,
     /// The disk that weights are streamed from.
     pub disk: DiskRates,
+}
+
+impl HardwareProfile {
+    /// The tier that the device computes from.
+    pub fn near(&self) -> Tier {
+        if self.shares_ram { Tier::Ram } else { Tier::Device }
+    }
 }
 
 /// Rates of one disk.

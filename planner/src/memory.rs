@@ -176,7 +176,7 @@ pub(crate) fn check_buffers(
     setting: &Setting,
     policy: &Policy,
 ) -> Result<(), PlanError> {
-    let ring = if inputs.hardware.shares_ram { policy.ring.ram } else { policy.ring.device };
+    let ring = policy.ring.on(inputs.hardware.near());
     let reached = |&home: &Tier| !policy.host_attention && home != Tier::Disk;
     let cache = match policy.kv_homes.iter().any(reached) {
         true => layer_cache(costs, setting, policy.pages),

@@ -63,7 +63,7 @@ impl<'a> Stream<'a> {
         }
         let mut parts: Vec<_> = parts.into_iter().map(|part| part.unwrap_or((0, 0))).collect();
         let (first, end) = parts.pop().expect("the head is the last");
-        let ring = if inputs.hardware.shares_ram { policy.ring.ram } else { policy.ring.device };
+        let ring = policy.ring.on(inputs.hardware.near());
         parts.extend(runs(&segments, first..end, (ring / HEAD_RUNS) as f64));
         let mut kinds = vec![0; model.layers.len()];
         for (i, kind) in costs.kinds.iter().enumerate() {
@@ -218,9 +218,8 @@ impl<'a> Clock<'a> {
 
     /// Waits until the device's ring has room for `size` more bytes.
     fn make_room(&mut self, size: f64) {
-        let ring = self.stream.policy.ring;
-        let shares_ram = self.stream.costs.hardware.shares_ram;
-        let capacity = if shares_ram { ring.ram } else { ring.device } as f64;
+        let near = self.stream.costs.hardware.near();
+        let capacity = self.stream.policy.ring.on(near) as f64;
         while self.held + size > capacity && self.freed < self.done.len() {
             let (when, bytes) = self.done[self.freed];
             self.room = self.room.max(when);

@@ -50,7 +50,7 @@ pub(crate) fn room(
 
 /// The tier that the device computes from.
 pub(crate) fn near(inputs: &Inputs<'_>) -> Tier {
-    if inputs.hardware.shares_ram { Tier::Ram } else { Tier::Device }
+    inputs.hardware.near()
 }
 
 /// Which of RAM and disk may hold cache that the device cannot reach, before that is decided.

@@ -256,7 +256,7 @@ impl Drafting {
             .into());
         }
         let mut places = Vec::new();
-        let near = if profile.shares_ram { Tier::Ram } else { Tier::Device };
+        let near = profile.near();
         if self.home.is_none_or(|home| home == near) {
             places.push(draft_place::place(draft, setup, near, (device, profile))?);
         }

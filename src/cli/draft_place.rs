@@ -76,7 +76,7 @@ pub(super) fn itself(
     let footprint = ExecutorFootprint::new(files, device, Split::default(), kv, None)?;
     let nothing = Split::default();
     Ok(Draft {
-        home: if profile.shares_ram { Tier::Ram } else { Tier::Device },
+        home: profile.near(),
         is_target: true,
         pass_seconds: pass_seconds(&model_shape(files, false)?, &footprint, profile, format),
         bytes: nothing,

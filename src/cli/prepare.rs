@@ -231,7 +231,7 @@ impl Setup<'_> {
         let mut profile = self.profile(device.as_mut())?;
         self.check_class(&profile, device.as_ref())?;
         profile.device = profile.device.with_greedy(survey.greedy);
-        let near = if profile.shares_ram { Tier::Ram } else { Tier::Device };
+        let near = profile.near();
         let (mut less, mut step) = (Split::default(), 0);
         for attempt in 0.. {
             let question = self.question(&profile, survey)?;
