@@ -1,8 +1,9 @@
 //! How the engine composes passes.
 //!
 //! Every decoding sequence brings its row and its tree's to every pass; prompts fill the chunk, oldest
-//! first; a new sequence enters when the chunk has room and the batch has too. Which passes that gives
-//! depends on lengths and gains alone, not on time, so one count serves every placement.
+//! first, and have a tree behind their last row; a new sequence enters when the chunk has room and the batch
+//! has too. Which passes that gives depends on lengths and gains alone, not on time, so one count serves
+//! every placement.
 
 use crate::passes::{Composition, Job, Pass};
 use crate::shape::ModelShape;
@@ -156,17 +157,19 @@ impl Composer<'_> {
         let drafts = self.speculation.map_or(0, |s| s.drafts.len());
         let (seen, draft) = (vec![0.0; self.windows.len()], vec![0.0; drafts]);
         let mut pass = Pass { seen, draft, ..Pass::default() };
-        let joining = self.prefill(&mut pass);
+        let [growing, joining] = self.prefill(&mut pass);
+        growing.iter().for_each(|&request| self.join(request, 0));
         let tree = self.tree();
+        let prompts = pass.prompt_rows > 0.0 || !growing.is_empty();
         let next = self.ends.peek().map(|&Reverse((end, _))| f64::from_bits(end) - self.now);
         let passes = next.map_or(1.0, |left| ((left - SLIGHT) / tree.gain).ceil().max(1.0));
-        pass.count = if pass.prompt_rows > 0.0 { 1.0 } else { passes };
+        pass.count = if prompts { 1.0 } else { passes };
         self.decode(tree, &mut pass);
         self.draft(tree, &mut pass);
         self.measure(tree, &joining);
         self.now += tree.gain * pass.count;
         self.retire(&mut pass);
-        joining.into_iter().for_each(|(prompt, output)| self.join(prompt, output));
+        joining.into_iter().for_each(|request| self.join(request, 1));
         let key = (steady, class(pass.sequences / pass.count), class(pass.prompt_rows));
         self.sums.entry(key).or_default().add(&pass);
     }
@@ -178,38 +181,57 @@ impl Composer<'_> {
         Tree { nodes, gain: speculation.gain(nodes) }
     }
 
-    /// Fills the chunk; returns (prompt, output) of the prompts that are through.
-    fn prefill(&mut self, pass: &mut Pass) -> Vec<(usize, usize)> {
-        let (mut left, mut joining) = (self.composition.prefill_chunk, Vec::new());
+    /// Whether a prompt's last row has a tree behind it, where tokens are to come after its first. A target
+    /// that drafts for itself has to have computed the prompt before.
+    fn grows_at_once(&self, output: usize) -> bool {
+        let drafts_itself = |s: &Speculation| s.drafts.iter().any(|draft| draft.is_target);
+        output > 1 && self.speculation.is_some_and(|s| !drafts_itself(s))
+    }
+
+    /// Fills the chunk; returns (prompt, output) of the prompts that are through: of those that decode with a
+    /// tree in this pass, and of the others.
+    fn prefill(&mut self, pass: &mut Pass) -> [Vec<(usize, usize)>; 2] {
+        let (mut left, mut through) = (self.composition.prefill_chunk, [Vec::new(), Vec::new()]);
         let mut index = 0;
         while left > 0 {
             if index == self.prompts.len() {
-                let active = self.ends.len() + self.prompts.len() + joining.len();
+                let joining: usize = through.iter().map(Vec::len).sum();
+                let active = self.ends.len() + self.prompts.len() + joining;
                 let room = active < self.composition.batch;
                 let Some((prompt, output)) = self.queue.pop_front_if(|_| room) else { break };
                 self.prompts.push_back(Prompt { done: 0, prompt, output });
             }
             let page = self.page;
-            let sequence = &mut self.prompts[index];
-            let (start, end) = (sequence.done, sequence.prompt.min(sequence.done + left));
+            let Prompt { done: start, prompt, output } = self.prompts[index];
+            let end = prompt.min(start + left);
+            let grows = end == prompt && self.grows_at_once(output);
+            // The last row is a decoding one then.
+            let rows_end = end - usize::from(grows);
             for (sum, &window) in pass.seen.iter_mut().zip(self.windows) {
-                *sum += seen_by(start, end, window);
+                *sum += seen_by(start, rows_end, window);
             }
-            pass.prompt_rows += (end - start) as f64;
+            pass.prompt_rows += (rows_end - start) as f64;
             pass.pages_read += (start as f64 / page).ceil();
             pass.pages_written += (end as f64 / page).ceil() - (start as f64 / page).floor();
             left -= end - start;
-            sequence.done = end;
-            if end < sequence.prompt {
+            self.prompts[index].done = end;
+            if end < prompt {
                 index += 1;
                 continue;
             }
-            let sequence = self.prompts.remove(index).expect("it was just looked at");
-            joining.push((sequence.prompt, sequence.output));
-            pass.outputs += 1.0;
-            pass.firsts += 1.0;
+            self.prompts.remove(index);
+            if grows {
+                // As decoding it reads all that is cached and writes where it ends: both are counted.
+                pass.pages_read -= (prompt - 1) as f64 / page + 0.5;
+                pass.pages_written -= 1.0;
+                through[0].push((prompt, output));
+            } else {
+                pass.outputs += 1.0;
+                pass.firsts += 1.0;
+                through[1].push((prompt, output));
+            }
         }
-        joining
+        through
     }
 
     /// Adds every decoding sequence to all passes of the step.
@@ -271,15 +293,18 @@ impl Composer<'_> {
         }
     }
 
-    /// A prompt is through and has its first token; the rest is decoded from the next pass on.
-    fn join(&mut self, prompt: usize, output: usize) {
-        if output == 1 {
+    /// A prompt is through and has so many of its tokens, none or the first; the rest is decoded from the next
+    /// step on.
+    fn join(&mut self, (prompt, output): (usize, usize), done: usize) {
+        if output == done {
             self.steady = true;
             return;
         }
-        self.cached += prompt as f64;
-        let end = self.now + (output - 1) as f64;
-        self.ends.push(Reverse((end.to_bits(), (prompt as f64 - self.now).to_bits())));
+        // The last position before the next row.
+        let cached = (prompt + done) as f64 - 1.0;
+        self.cached += cached;
+        let end = self.now + (output - done) as f64;
+        self.ends.push(Reverse((end.to_bits(), (cached - self.now).to_bits())));
     }
 }
 

@@ -13,16 +13,16 @@ pub(crate) struct Composition {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Pass {
     pub(crate) count: f64,
-    /// Sequences that decode.
+    /// Sequences that decode; prompts that are through and have a tree are among them.
     pub(crate) sequences: f64,
     /// Their rows, those of their trees included.
     pub(crate) decode_rows: f64,
     pub(crate) prompt_rows: f64,
     /// Rows that want logits.
     pub(crate) outputs: f64,
-    /// Prompts that are through: each has its first token.
+    /// Prompts that are through and decode from the next pass on: each has its first token.
     pub(crate) firsts: f64,
-    /// Tokens that sequences gain by decoding.
+    /// Tokens that sequences gain by decoding; a first one too, where a tree grows behind a prompt.
     pub(crate) gained: f64,
     /// Seconds that the draft takes, for each place where it could live.
     pub(crate) draft: Vec<f64>,

@@ -205,13 +205,12 @@ impl Drafting {
             Speculate::Budget(budget) => vec![budget],
         };
         let nodes: Vec<usize> = (0..=12).map(|power| (1 << power) - 1).collect();
-        // Published gains are a lower bound for trees that follow the draft's certainty.
-        let gain =
-            |&nodes: &usize| (nodes, learned.tokens(nodes, greedy).clamp(1.0, 1.0 + nodes as f64));
+        let tokens = learned.tokens(&nodes, greedy);
+        let gain = |(&nodes, tokens): (&usize, f64)| (nodes, tokens.clamp(1.0, 1.0 + nodes as f64));
         let rounds = |&nodes: &usize| (nodes, learned.rounds_of(nodes));
         forebay_planner::Speculation {
             budgets,
-            gain: nodes.iter().map(gain).collect(),
+            gain: nodes.iter().zip(tokens).map(gain).collect(),
             rounds: nodes[1..].iter().map(rounds).collect(),
             draft_rows: learned.rows_per_node(),
             outputs: learned.outputs_per_token(),

@@ -73,12 +73,22 @@ impl StaticTree {
     /// F(T): the sum over nodes of the probability that the node is accepted, 1 for the root, whose
     /// pass always gives a token (proposition 3.3).
     pub fn expected_tokens(&self, p: &[f64]) -> f64 {
+        self.expected_by_size(p)[self.size()]
+    }
+
+    /// The same for the tree's first nodes alone, by their number without the root.
+    pub fn expected_by_size(&self, p: &[f64]) -> Vec<f64> {
         let mut reach = vec![1.0; self.parents.len()];
         for node in 1..reach.len() {
             let rank = self.ranks[node] as usize;
             reach[node] = reach[self.parents[node] as usize] * rate(p, rank);
         }
-        reach.iter().sum()
+        let mut tokens = 0.0;
+        let add = |reach| {
+            tokens += reach;
+            tokens
+        };
+        reach.into_iter().map(add).collect()
     }
 }
 
@@ -252,12 +262,7 @@ pub fn choose_shape(
     let mut best = ShapeChoice { nodes: 1, depth: 0, tokens: 1.0, tokens_per_second };
     for depth in 1..=depth.min(nodes.saturating_sub(1)) {
         let tree = greedy_tree(p, nodes, depth);
-        let mut reach = vec![1.0];
-        let mut tokens = 1.0;
-        for node in 1..tree.parents.len() {
-            let rank = tree.ranks[node] as usize;
-            reach.push(reach[tree.parents[node] as usize] * rate(p, rank));
-            tokens += reach[node];
+        for (node, tokens) in tree.expected_by_size(p).into_iter().enumerate().skip(1) {
             let tokens_per_second = speed(tokens, seconds[node] + depth as f64 * level_seconds);
             if tokens_per_second > best.tokens_per_second {
                 best = ShapeChoice { nodes: node + 1, depth, tokens, tokens_per_second };

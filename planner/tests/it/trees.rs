@@ -47,7 +47,9 @@ fn a_streamed_model_with_one_sequence_grows_large_trees() {
     assert_eq!(off.break_even, Some(1.0));
     let chosen = grown.by_budget.iter().find(|of| of.tree_budget == policy.tree_budget).unwrap();
     assert!(chosen.break_even.unwrap() < chosen.tokens_per_pass, "{chosen:?}");
-    let least = grown.by_budget.iter().map(|of| of.seconds).fold(f64::INFINITY, f64::min);
+    let fastest = grown.by_budget.iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds)).unwrap();
+    let least = fastest.seconds;
+    assert!(policy.tree_budget > fastest.tree_budget, "room for more: {:?}", grown.by_budget);
     assert!(grown.seconds() <= ROOM * least, "{:?}", grown.by_budget);
     let mut larger = grown.by_budget.iter().filter(|of| of.tree_budget > policy.tree_budget);
     assert!(larger.all(|of| of.seconds > ROOM * least), "{:?}", grown.by_budget);
@@ -256,7 +258,10 @@ fn memory_is_kept_and_what_is_planned_is_predicted() {
         assert_eq!(total.beyond(&budgets), Split::default(), "seed {seed}: {total:?} {budgets:?}");
         let predicted = predict(&case.inputs(), &planned.policy).unwrap();
         let difference = predicted.seconds() / planned.seconds() - 1.0;
-        assert!(difference.abs() < 1e-9, "seed {seed}: {difference}");
+        // With one sequence, what is planned is smaller trees than there is room for.
+        let roomy = planned.policy.batch == 1 && planned.policy.tree_budget > 0;
+        let same = difference.abs() < 1e-9;
+        assert!(same || roomy && difference > 0.0, "seed {seed}: {difference}");
         assert_eq!(predicted.memory, planned.memory, "seed {seed}");
         assert_eq!(predicted.curve, planned.curve, "seed {seed}");
     }
