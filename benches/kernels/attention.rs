@@ -67,7 +67,8 @@ fn seconds(
             map.push(AttentionRow { page_start, prefix: length, path_start: 0, length });
         }
     }
-    let seen: usize = map.iter().map(|row| row.length as usize).sum();
+    let lengths = || map.iter().map(|row| row.length as usize);
+    let (seen, longest) = (lengths().sum(), lengths().max().unwrap_or(0));
     // As scattered as a pool of pages becomes.
     let count = sequences * pages_each;
     let table: Vec<u32> = (0..count).map(|page| (page * 7919 % count) as u32).collect();
@@ -88,6 +89,7 @@ fn seconds(
                 path,
                 out,
                 rows,
+                longest,
                 heads,
                 layout,
                 key_bias,

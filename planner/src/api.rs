@@ -12,6 +12,7 @@ use crate::price::Priced;
 use crate::round;
 use crate::rows::Decoding;
 use crate::search::Search;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Policies that are made real and run against the event clock.
@@ -22,9 +23,6 @@ const FINALISTS_IF: usize = 2;
 const RUNNERS_UP: usize = 3;
 /// Seconds that room for larger trees may cost, of the fastest policy's.
 const ROOM: f64 = 1.03;
-/// How many times as large trees there is room for where one sequence decodes and smaller ones are predicted to
-/// be faster: what its text is like decides how large they should be. In a batch that evens out.
-const LARGER: usize = 2;
 /// What more memory is asked about.
 const MORE_BYTES: u64 = 4 << 30;
 /// What a faster disk is asked about.
@@ -48,7 +46,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     found.sort_by(Priced::by_seconds);
     found.dedup_by(|a, b| a.policy == b.policy);
     let by_budget = by_budget(&found);
-    let best = choose(&mut search, &mut found);
+    let best = choose(&mut found);
     let runners_up = found.into_iter().take(RUNNERS_UP).map(|p| (p.seconds(), p.policy));
     let runners_up = runners_up.map(|(seconds, policy)| (policy, seconds)).collect();
     let alike = match best.setting.tree_budget {
@@ -67,36 +65,20 @@ fn narrowed(trees: &Trees, found: &[Priced]) -> Trees {
     Trees { budgets, ..trees.clone() }
 }
 
-/// Takes the policy to choose out of `found`, which is sorted by seconds and not empty: the fastest, or one with
-/// larger trees that takes hardly longer and is still no loss. The engine grows trees as large as pay, which it
-/// finds out, but no larger ones than planned.
-fn choose(search: &mut Search<'_>, found: &mut Vec<Priced>) -> Priced {
-    let fastest = found[0].setting.tree_budget;
-    let off = found.iter().find(|priced| priced.setting.tree_budget == 0).map(Priced::seconds);
-    let most = (ROOM * found[0].seconds()).min(off.unwrap_or(f64::INFINITY));
-    let mut best: Option<(usize, Priced)> = None;
-    for (at, priced) in found.iter().enumerate() {
-        let budget = priced.setting.tree_budget;
-        if budget <= best.as_ref().map_or(fastest, |(_, best)| best.setting.tree_budget) {
-            continue;
-        }
-        let mut priced = priced.clone();
-        if priced.seconds() > most && priced.setting.batch == 1 && budget <= LARGER * fastest {
-            priced = with_trees(search, &priced, fastest);
-        }
-        if priced.seconds() <= most {
-            best = Some((at, priced));
-        }
-    }
-    let (at, priced) = best.unzip();
-    let taken = found.remove(at.unwrap_or(0));
-    priced.unwrap_or(taken)
+/// Takes the policy to choose out of `found`, which is sorted by seconds and not empty.
+fn choose(found: &mut Vec<Priced>) -> Priced {
+    let known: Vec<_> = found.iter().map(|p| (p.setting.tree_budget, p.seconds())).collect();
+    found.remove(roomiest(&known))
 }
 
-/// A policy priced with smaller trees than it has room for.
-fn with_trees(search: &mut Search<'_>, priced: &Priced, tree_budget: usize) -> Priced {
-    let job = search.job(&Setting { tree_budget, ..priced.setting });
-    search.price(&priced.setting, priced.policy.clone(), job)
+/// Index of what to choose of (tree budget, seconds), which are sorted by seconds and not none: the fastest,
+/// or one with larger trees that takes hardly longer and is still no loss. The engine grows smaller trees where
+/// those turn out to be better, but larger ones than planned it cannot.
+fn roomiest(found: &[(usize, f64)]) -> usize {
+    let off = found.iter().position(|&(budget, _)| budget == 0).unwrap_or(found.len());
+    let near = found[..off].iter().take_while(|(_, seconds)| *seconds <= found[0].1 * ROOM);
+    let largest = near.enumerate().max_by_key(|(at, (budget, _))| (*budget, Reverse(*at)));
+    largest.map_or(0, |(at, _)| at)
 }
 
 /// The fastest of each tree budget; `found` is sorted by seconds.
@@ -325,8 +307,9 @@ fn binding(inputs: &Inputs<'_>, policy: &Policy, memory: &Memory) -> Vec<Tier> {
 fn what_ifs(search: &mut Search<'_>, seconds: f64, trees: &Trees) -> Vec<(Change, f64)> {
     let inputs = search.inputs;
     let mut best_seconds = |inputs: Inputs<'_>| {
-        let found = again(search, inputs, trees, FINALISTS_IF).ok()?;
-        found.iter().map(Priced::seconds).min_by(f64::total_cmp)
+        let mut found = again(search, inputs, trees, FINALISTS_IF).ok()?;
+        found.sort_by(Priced::by_seconds);
+        Some(choose(&mut found).seconds())
     };
     let mut found = Vec::new();
     let tiers = if inputs.hardware.shares_ram { &Tier::ALL[1..2] } else { &Tier::ALL[..2] };
@@ -363,5 +346,20 @@ impl From<&Policy> for Pins {
             draft: policy.draft,
             ..Pins::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::roomiest;
+
+    #[test]
+    fn larger_trees_are_chosen_where_they_cost_little() {
+        assert_eq!(roomiest(&[(16, 1.0), (64, 1.02), (256, 1.04)]), 1);
+        assert_eq!(roomiest(&[(16, 1.0), (64, 1.01), (64, 1.02), (8, 1.025)]), 1);
+        // Never a loss, and nothing to choose from.
+        assert_eq!(roomiest(&[(16, 1.0), (0, 1.01), (64, 1.02)]), 0);
+        assert_eq!(roomiest(&[(0, 1.0), (64, 1.01)]), 0);
+        assert_eq!(roomiest(&[(4, 1.0)]), 0);
     }
 }

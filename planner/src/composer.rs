@@ -25,6 +25,7 @@ pub(crate) fn compose(
 ) -> Job {
     let sample = workload.sample(SAMPLE_PER_SEQUENCE * composition.batch + SAMPLE_MIN);
     let sampled = sample.len();
+    let exact: usize = sample.iter().map(|(prompt, output)| prompt + output).sum();
     let speculates = composition.tree_budget > 0;
     let mut composer = Composer {
         composition,
@@ -44,7 +45,7 @@ pub(crate) fn compose(
         composer.step();
     }
     let pages = pages(workload, model, composition, composer.pages_peak);
-    let stretch = stretch(workload, sampled, &composer.sums);
+    let stretch = stretch(workload, (sampled, exact), &composer.sums);
     let mut passes = BTreeMap::<_, Pass>::new();
     for ((steady, decode, prompt), mut sum) in composer.sums {
         if steady || stretch.everything {
@@ -73,7 +74,12 @@ struct Stretch {
     everything: bool,
 }
 
-fn stretch(workload: &Workload, sampled: usize, sums: &BTreeMap<Key, Pass>) -> Stretch {
+/// `exact`: prompt and output tokens of the sample. A row that ends a prompt and decodes is counted once only.
+fn stretch(
+    workload: &Workload,
+    (sampled, exact): (usize, usize),
+    sums: &BTreeMap<Key, Pass>,
+) -> Stretch {
     if sampled == workload.count() {
         return Stretch { factor: 1.0, everything: false };
     }
@@ -83,6 +89,8 @@ fn stretch(workload: &Workload, sampled: usize, sums: &BTreeMap<Key, Pass>) -> S
         of_kind.map(|(_, sum)| sum.tokens() + sum.prompt_rows).sum()
     };
     let (whole, middle, ends) = ((prompt + output) as f64, work(true), work(false));
+    let scale = exact as f64 / (middle + ends);
+    let (middle, ends) = (middle * scale, ends * scale);
     let everything = middle <= 0.0;
     let factor = if everything { whole / ends } else { (whole - ends) / middle };
     Stretch { factor: factor.max(1.0), everything }

@@ -2,6 +2,7 @@
 
 use crate::candidates::{RINGS, neighbours};
 use crate::cost::Setting;
+use crate::passes::Pass;
 use crate::policy::Policy;
 use crate::price::{Priced, price};
 use crate::round;
@@ -125,8 +126,24 @@ impl Search<'_> {
         rings.min_by(|a, b| a.by_seconds(b))
     }
 
-    /// Prices a policy over the passes of job number `job`.
+    /// Prices a policy over the passes of job number `job`, or over those with smaller trees that the engine
+    /// may grow instead, if that is faster.
     pub(crate) fn price(&self, setting: &Setting, policy: Policy, job: usize) -> Priced {
-        price(&self.inputs, &self.costs, setting, policy, &self.jobs[job].1.passes)
+        let over = |policy: Policy, passes: &[Pass]| {
+            price(&self.inputs, &self.costs, setting, policy, passes)
+        };
+        let smaller = self.smaller_trees(setting).map(|passes| over(policy.clone(), &passes));
+        let own = over(policy, &self.jobs[job].1.passes);
+        let faster = smaller.filter(|smaller| smaller.by_seconds(&own).is_lt());
+        faster.unwrap_or(own)
+    }
+
+    /// The passes of a single sequence with trees of the next smaller budget: what its text is like decides how
+    /// large trees should be, so room for larger ones is worth having. In a batch that evens out.
+    fn smaller_trees(&self, setting: &Setting) -> Option<Vec<Pass>> {
+        let known = &self.inputs.workload.speculation.as_ref()?.budgets;
+        let smaller = known.iter().filter(|&&budget| (1..setting.tree_budget).contains(&budget));
+        let tree_budget = *smaller.max().filter(|_| setting.batch == 1)?;
+        Some(self.passes(&Setting { tree_budget, ..*setting }))
     }
 }

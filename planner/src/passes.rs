@@ -1,5 +1,7 @@
 //! The passes of a job, counted instead of run.
 
+use crate::cost::Setting;
+
 /// Sizes that decide which passes there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Composition {
@@ -7,6 +9,13 @@ pub(crate) struct Composition {
     pub(crate) prefill_chunk: usize,
     /// Nodes of draft trees in a pass, over all sequences.
     pub(crate) tree_budget: usize,
+}
+
+impl Composition {
+    pub(crate) fn of(setting: &Setting) -> Composition {
+        let Setting { batch, prefill_chunk, tree_budget, .. } = *setting;
+        Composition { batch, prefill_chunk, tree_budget }
+    }
 }
 
 /// Passes of about the same composition; all but `count` are sums over them until [`mean`](Pass::mean).

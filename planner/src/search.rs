@@ -155,18 +155,27 @@ impl<'a> Search<'a> {
 
     /// Number of the job's passes in a setting.
     pub(crate) fn job(&mut self, setting: &Setting) -> usize {
-        let workload = self.inputs.workload;
-        let Setting { batch, prefill_chunk, tree_budget, .. } = *setting;
-        let composition = Composition { batch, prefill_chunk, tree_budget };
+        let composition = Composition::of(setting);
         let known = self.jobs.iter().position(|(known, _)| *known == composition);
         known.unwrap_or_else(|| {
-            let Job { passes, pages } =
-                compose(workload, self.inputs.model, composition, &self.costs.windows);
-            let passes = condense(&passes, PRICED_PASSES);
-            let program = condense(&passes, PROGRAM_PASSES);
-            self.jobs.push((composition, Counted { passes, program, pages }));
+            self.jobs.push((composition, self.count(composition)));
             self.jobs.len() - 1
         })
+    }
+
+    /// The job's passes in a setting that may not have been met.
+    pub(crate) fn passes(&self, setting: &Setting) -> Vec<Pass> {
+        let composition = Composition::of(setting);
+        let known = self.jobs.iter().find(|(known, _)| *known == composition);
+        known.map_or_else(|| self.count(composition).passes, |(_, counted)| counted.passes.clone())
+    }
+
+    fn count(&self, composition: Composition) -> Counted {
+        let Inputs { workload, model, .. } = self.inputs;
+        let Job { passes, pages } = compose(workload, model, composition, &self.costs.windows);
+        let passes = condense(&passes, PRICED_PASSES);
+        let program = condense(&passes, PROGRAM_PASSES);
+        Counted { passes, program, pages }
     }
 
     /// Best placements of all settings that could be best; small ones where memory is `tight`. Those

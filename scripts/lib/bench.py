@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memory_group import forget
+from memory_group import NotHere, forget
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forebay"
@@ -281,9 +281,13 @@ class Report:
 
     @contextlib.contextmanager
     def case(self, what: str):
-        """A run that fails in here is told, and the next case goes on."""
+        """A run that fails in here, or cannot be made on this machine, is told, and the next case goes on."""
         try:
             yield
+        except NotHere as failure:
+            self.failed += 1
+            say(f"  {what}: {failure}")
+            self.row(what, failure=f"cannot be measured here: {failure}")
         except RunFailed as failure:
             self.failed += 1
             say(f"  {what}: {failure}")

@@ -21,6 +21,10 @@ def own_groups() -> dict[str, str]:
     return groups
 
 
+class NotHere(Exception):
+    """What this machine cannot do."""
+
+
 class MemoryGroup:
     """`with MemoryGroup(bytes) as group:` run `group.wrap(command)`, then read `group.peak()`."""
 
@@ -45,7 +49,7 @@ class MemoryGroup:
         except OSError as error:
             self.__exit__()
             if self.kind == "v1" or not shutil.which("systemd-run"):
-                raise SystemExit(f"no memory group of our own under {parent}: {error}") from error
+                raise NotHere(f"no memory group of our own under {parent}: {error}") from error
             self.kind, self.peak_file = "systemd-run", tempfile.mkstemp()[1]
         for file, value in swap.items():
             # There is no such file where the kernel does not account for swap.

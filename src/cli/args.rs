@@ -137,7 +137,7 @@ pub(super) struct DraftArgs {
     #[arg(long, env = "FOREBAY_DRAFT", value_name = "MODEL")]
     pub(super) draft: Option<String>,
     /// Nodes of draft trees in a pass, over all sequences: a number, which is filled whether it pays or not;
-    /// off; or auto, as many as are predicted and found to pay [a number without --draft takes lookup]
+    /// off; or auto, as many as are found to pay [a number without --draft takes lookup]
     #[arg(long, env = "FOREBAY_SPECULATE", default_value = "auto", value_name = "BUDGET")]
     pub(super) speculate: Speculate,
     /// dynamic: each tree grows where its draft is sure; static: all take the best shape for the measured

@@ -205,12 +205,12 @@ impl Drafting {
             Speculate::Budget(budget) => vec![budget],
         };
         let nodes: Vec<usize> = (0..=12).map(|power| (1 << power) - 1).collect();
-        let tokens = learned.tokens(&nodes, greedy);
-        let gain = |(&nodes, tokens): (&usize, f64)| (nodes, tokens.clamp(1.0, 1.0 + nodes as f64));
+        let tokens = learned.tokens(greedy);
+        let gain = |&nodes: &usize| (nodes, tokens(nodes).clamp(1.0, 1.0 + nodes as f64));
         let rounds = |&nodes: &usize| (nodes, learned.rounds_of(nodes));
         forebay_planner::Speculation {
             budgets,
-            gain: nodes.iter().zip(tokens).map(gain).collect(),
+            gain: nodes.iter().map(gain).collect(),
             rounds: nodes[1..].iter().map(rounds).collect(),
             draft_rows: learned.rows_per_node(),
             outputs: learned.outputs_per_token(),
@@ -303,7 +303,8 @@ impl Drafting {
         display: &mut Display,
     ) -> anyhow::Result<Speculation> {
         let policy = &planned.plan.policy;
-        let own = setup.model.tokenizer.vocab_len();
+        // What the target has no embedding of cannot be in its trees.
+        let own = setup.model.tokenizer.vocab_len().min(target.spec().vocab);
         let drafter: Box<dyn Drafter> = match &self.source {
             Source::Lookup => Box::new(DraftLookup::new()),
             Source::Itself => {

@@ -330,18 +330,18 @@ impl Executor {
     }
 
     fn run(&mut self, part: usize, micro: usize, batch: &Batch) {
-        let (rows, moves) = (batch.rows(), batch.moves().len());
+        let rows = batch.rows();
         let Executor { files, workspace: w, layers, pending: calls, .. } = self;
         let turn = |layer| Turn::new(files.spec(), layer, &layers[layer], w, (micro, rows));
         match self.plan.parts[part].part {
             Part::Attention(layer) if self.plan.host_attention => turn(layer).qkv(calls),
             Part::Attention(layer) => {
-                let m = &w.micro[micro];
+                let (m, way) = (&w.micro[micro], (batch.moves().len(), batch.longest()));
                 let view = match self.caches[layer] {
-                    Some(cache) => m.view(cache, moves),
+                    Some(cache) => m.view(cache, way),
                     None => {
                         let window = self.window.expect("pages were awaited");
-                        m.window_view(window, w.identity, moves)
+                        m.window_view(window, w.identity, way)
                     }
                 };
                 turn(layer).attention(&view, calls);

@@ -192,7 +192,7 @@ impl Attender {
         let moves = batch.moves();
         device.write(space.moves, 0, bytemuck::cast_slice(moves))?;
         let Layer { cache, key_bias } = self.layers[job.layer];
-        let operands = space.operands(layer, (cache, moves.len()), key_bias);
+        let operands = space.operands(layer, (cache, moves.len(), batch.longest()), key_bias);
         self.calls.clear();
         let calls = &mut self.calls;
         attend_calls(&self.spec, job.layer, self.format, &operands, count, calls);
@@ -219,7 +219,7 @@ fn sketch(spec: &ModelSpec, size: WorkspaceSize) -> Vec<Call> {
     let (space, nowhere) = (AttendSpace::sketch(spec), Buffer(0));
     let mut calls = Vec::new();
     for (index, layer) in spec.layers.iter().enumerate() {
-        let operands = space.operands(layer, (nowhere, 0), Some(nowhere));
+        let operands = space.operands(layer, (nowhere, 0, 1), Some(nowhere));
         attend_calls(spec, index, size.kv_format, &operands, size.micro_rows, &mut calls);
     }
     calls

@@ -111,7 +111,7 @@ impl Executor {
         let (spec, w) = (self.files.spec(), &self.workspace);
         let rows = w.size.micro_rows;
         // No call is run: any buffer stands for a cache.
-        let view = (!self.plan.host_attention).then(|| w.micro[0].view(w.q, 0));
+        let view = (!self.plan.host_attention).then(|| w.micro[0].view(w.q, (0, 1)));
         let mut calls = Vec::new();
         for (layer, weights) in self.layers.iter().enumerate() {
             let view = view.as_ref();

@@ -62,7 +62,7 @@ pub(super) fn sketch_layer(
     };
     let w = sketch_workspace(spec, kv_format);
     let weights = weights.bind(spec, layer, &w);
-    let view = (!host_attention).then(|| w.micro[0].view(buffer, 0));
+    let view = (!host_attention).then(|| w.micro[0].view(buffer, (0, 1)));
     forward::layer_calls(spec, layer, &weights, view.as_ref(), &w, (0, rows))
 }
 

@@ -53,7 +53,7 @@ pub fn attend_calls(
             calls.push(Call::Rotate { x, rows, heads, head_dim });
         }
     }
-    let CacheView { cache, slots, pages, path, moves } = view;
+    let CacheView { cache, slots, pages, path, moves, longest } = view;
     calls.extend(moves.map(|(moves, count)| Call::Move { cache, moves, count, layout }));
     calls.push(Call::Append { k, v, cache, slots, rows, layout });
     calls.push(Call::Attention {
@@ -64,6 +64,7 @@ pub fn attend_calls(
         path,
         out,
         rows,
+        longest,
         heads,
         layout,
         key_bias,
@@ -155,17 +156,17 @@ impl AttendSpace {
         }
     }
 
-    /// Operands of a layer with this cache, of which `moves` slots are moved first, and this bias of its
-    /// keys.
+    /// Operands of a layer with this cache, of which `moves` slots are moved first, whose rows see up to
+    /// `longest` positions, and this bias of its keys.
     pub fn operands(
         &self,
         layer: &LayerSpec,
-        (cache, moves): (Buffer, usize),
+        (cache, moves, longest): (Buffer, usize, usize),
         key_bias: Option<Buffer>,
     ) -> Operands {
         let AttendSpace { q, k, v, terms, out, slots, map, pages, path, .. } = *self;
         let moves = some(self.moves, moves);
-        let view = CacheView { cache, slots, pages, path, moves };
+        let view = CacheView { cache, slots, pages, path, moves, longest };
         Operands { q, k, v, terms, out, turns: self.turns[layer.rope], map, key_bias, view }
     }
 }

@@ -40,6 +40,8 @@ pub struct CacheView {
     pub path: Buffer,
     /// Moves of slots that come first, and their number.
     pub moves: Option<(Buffer, usize)>,
+    /// Most positions that a row sees.
+    pub longest: usize,
 }
 
 /// Buffers of a pass: what micro-batches share, and what each keeps between its turns.
@@ -100,16 +102,22 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
-    /// The way through a layer's whole cache, of which `moves` slots are moved first.
-    pub fn view(&self, cache: Buffer, moves: usize) -> CacheView {
+    /// The way through a layer's whole cache, of which `moves` slots are moved first; a row sees up to
+    /// `longest` positions.
+    pub fn view(&self, cache: Buffer, (moves, longest): (usize, usize)) -> CacheView {
         let MicroBatch { slots, pages, path, .. } = *self;
-        CacheView { cache, slots, pages, path, moves: some(self.moves, moves) }
+        CacheView { cache, slots, pages, path, moves: some(self.moves, moves), longest }
     }
 
     /// The same through a window that holds the pages of the micro-batch's own table, in its order.
-    pub fn window_view(&self, cache: Buffer, identity: Buffer, moves: usize) -> CacheView {
+    pub fn window_view(
+        &self,
+        cache: Buffer,
+        identity: Buffer,
+        (moves, longest): (usize, usize),
+    ) -> CacheView {
         let [slots, path, moved] = self.windowed;
-        CacheView { cache, slots, pages: identity, path, moves: some(moved, moves) }
+        CacheView { cache, slots, pages: identity, path, moves: some(moved, moves), longest }
     }
 }
 

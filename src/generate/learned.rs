@@ -56,12 +56,11 @@ impl DraftLearned {
         self.part.get_or_insert(part);
     }
 
-    /// Expected tokens of a sequence's pass, for each of these numbers of nodes of its tree, where the part
-    /// `greedy` of all sequences, 0 to 1, is sampled without noise.
-    pub fn tokens(&self, nodes: &[usize], greedy: f64) -> Vec<f64> {
-        let [sure, noisy] = [0, 1].map(|noisy: usize| self.gains[noisy].tokens(nodes));
-        let mixed = |(sure, noisy)| greedy * sure + (1.0 - greedy) * noisy;
-        sure.into_iter().zip(noisy).map(mixed).collect()
+    /// Expected tokens of a sequence's pass by the number of nodes of its tree, where the part `greedy` of all
+    /// sequences, 0 to 1, is sampled without noise.
+    pub fn tokens(&self, greedy: f64) -> impl Fn(usize) -> f64 + use<> {
+        let [sure, noisy] = [0, 1].map(|noisy: usize| self.gains[noisy].tokens());
+        move |nodes| greedy * sure(nodes) + (1.0 - greedy) * noisy(nodes)
     }
 
     /// Takes in a verified tree of a sequence that is chosen with noise or without, and its accepted nodes.
@@ -126,7 +125,7 @@ mod tests {
         let tree = Tree::from_nodes(vec![root, Node { log_p: -0.5, depth: 1, ..root }]);
         (0..500).for_each(|_| learned.followed(false, &tree, &[1]));
         (0..500).for_each(|_| learned.followed(true, &tree, &[]));
-        let [sure, noisy, half] = [1.0, 0.0, 0.5].map(|greedy| learned.tokens(&[1], greedy)[0]);
+        let [sure, noisy, half] = [1.0, 0.0, 0.5].map(|greedy| learned.tokens(greedy)(1));
         assert!(sure > 1.95 && noisy < 1.05, "{sure} {noisy}");
         assert!((half - (sure + noisy) / 2.0).abs() < 1e-9);
     }

@@ -28,6 +28,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the end of the context.
     Length,
+    /// No logit was a number: the model's file is damaged, or what it computes is beyond its cache's format.
+    Undefined,
 }
 
 /// A finished sequence.

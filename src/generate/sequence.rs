@@ -104,6 +104,9 @@ impl<'t> Sequence<'t> {
         context_len: usize,
     ) -> Option<FinishReason> {
         let request = &self.request;
+        if logits.iter().all(|logit| logit.is_nan()) {
+            return Some(FinishReason::Undefined);
+        }
         let noise = NoiseKey::new(request.sampling.seed, request.choice, self.tokens.len());
         let token = sampler.sample(&request.sampling, logits, &self.history, noise);
         if tokenizer.is_end(token) && !request.ignore_eos {

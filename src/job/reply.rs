@@ -7,6 +7,9 @@ use std::time::SystemTime;
 
 const ID_PREFIX: &str = "batch_req_";
 
+/// Code of a request for which the model computed no numbers.
+pub(super) const UNDEFINED_LOGITS: &str = "undefined_logits";
+
 /// One finished choice.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Choice {
@@ -52,6 +55,8 @@ fn choice_value(task: &Task, index: usize, choice: Choice) -> Value {
     let finish = match choice.finish {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
+        // Told as a failure before it comes here.
+        FinishReason::Undefined => "error",
     };
     let mut value = match task.endpoint {
         Endpoint::Chat => json!({
@@ -71,14 +76,17 @@ fn choice_value(task: &Task, index: usize, choice: Choice) -> Value {
 /// The result line of a failed line: the error stands both where OpenAI's API and where its batch
 /// files have it.
 pub(super) fn failure(error: &LineError) -> Vec<u8> {
+    let own_fault = error.code == UNDEFINED_LOGITS;
+    let (status, kind) =
+        if own_fault { (500, "server_error") } else { (400, "invalid_request_error") };
     let body = json!({"error": {
         "message": error.message,
-        "type": "invalid_request_error",
+        "type": kind,
         "param": error.param,
         "code": error.code,
     }});
     let outer = json!({"code": error.code, "message": error.message});
-    line(error.line, error.custom_id.as_deref(), 400, body, outer)
+    line(error.line, error.custom_id.as_deref(), status, body, outer)
 }
 
 fn line(number: u64, custom_id: Option<&str>, status: u16, body: Value, error: Value) -> Vec<u8> {

@@ -4,7 +4,7 @@ use super::lines::RawLine;
 use super::parse::Parser;
 use super::reply::{self, Choice};
 use super::{Endpoint, Input, JobError, LineError, Output, Prompt, Task};
-use crate::generate::{Completion, Request};
+use crate::generate::{Completion, FinishReason, Request};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -270,6 +270,14 @@ impl<'a> Desk<'a> {
         // A task that was refused half-way is answered already.
         let Some(open) = self.open.get_mut(&line) else { return Ok(()) };
         let Completion { text, tokens, finish, .. } = completion;
+        if finish == FinishReason::Undefined {
+            let message = format!(
+                "the model computed no numbers for token {}; its file may be damaged, or its values be too \
+                 large for 16 bits of cache",
+                tokens.len() + 1
+            );
+            return self.refuse(line, reply::UNDEFINED_LOGITS, message);
+        }
         open.choices[index] = Some(Choice { text, tokens, finish });
         open.missing -= 1;
         if open.missing > 0 {
@@ -299,12 +307,13 @@ impl<'a> Desk<'a> {
 }
 
 fn task_error(task: &Task, code: &'static str, message: String) -> LineError {
-    let param = if task.endpoint == Endpoint::Chat { "messages" } else { "prompt" };
+    let prompt = if task.endpoint == Endpoint::Chat { "messages" } else { "prompt" };
+    let param = (code != reply::UNDEFINED_LOGITS).then(|| prompt.to_string());
     LineError {
         line: task.line,
         custom_id: Some(task.custom_id.clone()),
         code,
-        param: Some(param.to_string()),
+        param,
         message: format!("line {}: {message}", task.line),
     }
 }

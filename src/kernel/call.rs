@@ -182,7 +182,7 @@ pub enum Call {
         layout: CacheLayout,
     },
     /// Causal grouped-query attention of each row over its own map; the streaming softmax runs over
-    /// tiles of [`super::PAGE_LEN`] logical positions counted from 0. Keys and values are read as the
+    /// tiles of a fixed number of logical positions counted from 0. Keys and values are read as the
     /// format of the cache keeps them.
     Attention {
         /// `[rows][heads][head_dim]`.
@@ -199,6 +199,8 @@ pub enum Call {
         out: Buffer,
         /// Number of rows.
         rows: usize,
+        /// Most positions that one of them sees: how much work this is, nothing else.
+        longest: usize,
         /// Query heads.
         heads: usize,
         /// Shape of the pages.

@@ -4,8 +4,8 @@ use super::KvFormat;
 use crate::quant::vector_bytes;
 use bytemuck::{Pod, Zeroable};
 
-/// Positions in one KV-cache page; also the tile of attention's streaming softmax, so that the order
-/// of reduction depends on logical positions alone.
+/// Positions in one KV-cache page. The tile of attention's streaming softmax is this or twice as much, by
+/// kernel, counted from position 0: the order of reduction depends on logical positions alone.
 pub const PAGE_LEN: usize = 16;
 
 /// Levels of a draft tree below its root at most: bounds what a row attends to by path, and what is

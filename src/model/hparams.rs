@@ -96,7 +96,8 @@ impl Hparams {
         in_range("hidden size", self.hidden, 1, 1 << 20)?;
         in_range("vocabulary size", self.vocab, 1, 1 << 26)?;
         in_range("context length", self.context_len, 1, 1 << 30)?;
-        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+        // They are computed with in 32 bits.
+        if !(self.norm_eps as f32 > 0.0 && self.norm_eps < 1.0) {
             return Err(out_of_range("norm epsilon", self.norm_eps, "between 0 and 1"));
         }
         if let Some(window) = self.window {
@@ -111,7 +112,7 @@ impl Hparams {
             ("query scalar", self.query_scalar),
         ] {
             if let Some(value) = value
-                && !(value.is_finite() && value > 0.0)
+                && !((value as f32).is_finite() && value as f32 > 0.0)
             {
                 return Err(out_of_range(field, value, "a positive number"));
             }

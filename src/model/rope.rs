@@ -16,13 +16,16 @@ pub(super) fn rope_table(
 ) -> Result<RopeSpec, ModelError> {
     let pairs = rotary_dim / 2;
     check(scaling, pairs)?;
-    let inv_freq = (0..pairs)
+    let inv_freq: Vec<f32> = (0..pairs)
         .map(|i| {
             let plain = base.powf(-(2.0 * i as f64) / rotary_dim as f64);
             scaled(plain, i, scaling) as f32
         })
         .collect();
-    Ok(RopeSpec { style, inv_freq })
+    match inv_freq.iter().find(|turn| !turn.is_finite()) {
+        Some(turn) => Err(out_of_range("rotary frequency", turn, "a number of 32 bits")),
+        None => Ok(RopeSpec { style, inv_freq }),
+    }
 }
 
 fn check(scaling: &RopeScaling, pairs: usize) -> Result<(), ModelError> {

@@ -169,6 +169,7 @@ fn call(meter: &mut Meter<'_>, case: &Case, cache: Buffer) -> Result<Call, Devic
         path: meter.holding(&[0u32; PAGE_LEN])?,
         out: meter.floats(rows * heads * head_dim)?,
         rows,
+        longest: map.iter().map(|row| row.length as usize).max().unwrap_or(0),
         heads,
         layout: case.layout(),
         key_bias: None,

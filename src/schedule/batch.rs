@@ -97,6 +97,11 @@ impl Batch {
         &self.moves
     }
 
+    /// Most positions that a row sees.
+    pub fn longest(&self) -> usize {
+        self.map.iter().map(|row| row.length as usize).max().unwrap_or(0)
+    }
+
     /// Cuts the batch into micro-batches of up to `rows` rows and `pages` entries of the page table, in
     /// order. Each has the part of the page table and of the paths that its rows use.
     ///

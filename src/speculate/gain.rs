@@ -104,11 +104,11 @@ impl GainCurve {
         accepted
     }
 
-    /// Expected tokens of a pass, for each of these numbers of nodes that a tree has beside its root; 1
-    /// without any. Interpolated in the logarithm of nodes.
-    pub fn tokens(&self, nodes: &[usize]) -> Vec<f64> {
+    /// Expected tokens of a pass by the number of nodes that its tree has beside its root; 1 without any.
+    /// Interpolated in the logarithm of nodes.
+    pub fn tokens(&self) -> impl Fn(usize) -> f64 + use<> {
         let accepted = self.accepted();
-        let tokens = |&nodes: &usize| {
+        move |nodes| {
             if nodes == 0 {
                 return 1.0;
             }
@@ -117,8 +117,7 @@ impl GainCurve {
             let at = (doublings as usize).min(BUDGETS - 2);
             let (low, high) = (accepted[at], accepted[at + 1]);
             1.0 + low + (high - low) * (doublings - at as f64)
-        };
-        nodes.iter().map(tokens).collect()
+        }
     }
 }
 
@@ -139,7 +138,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn tokens(curve: &GainCurve, nodes: usize) -> f64 {
-        curve.tokens(&[nodes])[0]
+        curve.tokens()(nodes)
     }
 
     /// Expected tokens at 16, 64, 256 and 1024 nodes, as published.
@@ -147,9 +146,9 @@ mod tests {
     fn nothing_measured_is_sequoias_curve() {
         let p = acceptance(PUBLISHED_ACCEPTANCE[0]);
         assert_eq!(p, PUBLISHED_ACCEPTANCE);
-        let curve = GainCurve::new().tokens(&[0, 16, 64, 256, 1024]);
-        for (tokens, published) in curve.into_iter().zip([1.0, 4.6, 5.93, 7.29, 8.65]) {
-            assert!((tokens - published).abs() < 0.02, "{tokens} {published}");
+        let curve = GainCurve::new().tokens();
+        for (nodes, published) in [(0, 1.0), (16, 4.6), (64, 5.93), (256, 7.29), (1024, 8.65)] {
+            assert!((curve(nodes) - published).abs() < 0.02, "{nodes}: {}", curve(nodes));
         }
     }
 
@@ -230,7 +229,7 @@ mod tests {
                 curve.record(tree, &tree.path(node % tree.len()));
                 curve.record(tree, &[node, 0]);
             }
-            let tokens = curve.tokens(&(0..5000).step_by(7).collect::<Vec<_>>());
+            let tokens: Vec<f64> = (0..5000).step_by(7).map(curve.tokens()).collect();
             prop_assert!(tokens.iter().all(|tokens| tokens.is_finite()));
             prop_assert!(tokens.windows(2).all(|pair| pair[0] <= pair[1] + 1e-9));
             let text = serde_json::to_string(&curve).unwrap();

@@ -47,7 +47,7 @@ pub(super) fn fingerprint(
             continue;
         }
         for sample in 0..SAMPLES {
-            // The last sample is the last page. 64 * 2^48 bytes do not overflow.
+            // The last sample is the last page, but for less than 64 bytes.
             let start = header_len + (data_len - PAGE) / (SAMPLES - 1) * sample;
             feed(&mut hash, source, start, start + PAGE)?;
         }

@@ -134,6 +134,10 @@ fn refuse_unknown(keys: &Keys<'_>) -> Result<(), StoreError> {
         let remedy = "use a dense model; mixtures of experts are not computed";
         return Err(keys.unsupported("expert_count", experts.to_string(), remedy));
     }
+    if keys.value("attention.causal").and_then(Value::as_bool) == Some(false) {
+        let remedy = "use a model that generates text; attention is causal here";
+        return Err(keys.unsupported("attention.causal", "false".into(), remedy));
+    }
     for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if let Some(cap) = keys.number(key)?
             && cap != 0.0

@@ -80,8 +80,8 @@ impl GgufParts {
     }
 }
 
-/// `NAME-00002-of-00003.gguf` taken apart: the name, the number of parts.
-fn split_name(file_name: &str) -> Option<(&str, usize)> {
+/// `NAME-00002-of-00003.gguf` taken apart: the name, the part's number, how many there are.
+pub(super) fn split_name(file_name: &str) -> Option<(&str, usize, usize)> {
     let stem = file_name.strip_suffix(".gguf")?;
     let (rest, count) = stem.rsplit_once("-of-")?;
     let (name, number) = rest.rsplit_once('-')?;
@@ -90,13 +90,13 @@ fn split_name(file_name: &str) -> Option<(&str, usize)> {
         return None;
     }
     let count = count.parse().ok().filter(|n| (1..=PARTS_MAX).contains(n))?;
-    Some((name, count))
+    Some((name, number.parse().ok()?, count))
 }
 
 /// All parts of the model that the file at `path` belongs to, in order.
 fn part_paths(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let file_name = path.file_name().and_then(|name| name.to_str());
-    let Some((name, count)) = file_name.and_then(split_name) else {
+    let Some((name, _, count)) = file_name.and_then(split_name) else {
         return Ok(vec![path.to_path_buf()]);
     };
     let part = |no: usize| path.with_file_name(format!("{name}-{no:05}-of-{count:05}.gguf"));

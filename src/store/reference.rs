@@ -1,6 +1,7 @@
 //! From what a user writes after `-m` to a path.
 
 use super::error::StoreError;
+use super::parts::split_name;
 use std::path::{Path, PathBuf};
 
 /// How deep below a snapshot GGUF files are looked for (repositories with a folder per
@@ -193,10 +194,13 @@ fn gguf_models(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<
     for entry in std::fs::read_dir(folder).map_err(list)? {
         let path = entry.map_err(list)?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let later_part = name.contains("-of-") && !name.contains("-00001-of-");
+        let later_part = split_name(name).is_some_and(|(_, number, _)| number > 1);
         if path.is_dir() {
-            if depth > 1 {
-                gguf_models(&path, depth - 1, found)?;
+            // Not what was named: what may not be read there is nobody's model.
+            if depth > 1
+                && let Err(error) = gguf_models(&path, depth - 1, found)
+            {
+                tracing::debug!("{error}");
             }
         } else if name.to_ascii_lowercase().ends_with(".gguf") && !later_part {
             found.push(path);
@@ -265,6 +269,11 @@ mod tests {
         assert_eq!(find("org/whole"), Ok("models--org--whole/snapshots/def".into()));
         let several = find("org/quants:Q4_K").expect_err("two match");
         assert!(several.contains("m-Q4_K_M.gguf, m-Q4_K_S.gguf"), "{several}");
+        // Not the second of several parts.
+        let thoughts = cache.path().join("models--org--of/snapshots/1");
+        fs::create_dir_all(&thoughts).expect("folders");
+        fs::write(thoughts.join("Chain-of-Thought-Q4_K_M.gguf"), "").expect("file");
+        assert!(find("org/of").expect("found").ends_with("Chain-of-Thought-Q4_K_M.gguf"));
         assert!(find("org/none").expect_err("absent").contains("hf download org/none"));
         assert!(find("no-such-file.gguf").expect_err("absent").contains("no such file"));
         assert!(find("../../x").expect_err("no repository").contains("no such file"));

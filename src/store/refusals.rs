@@ -93,6 +93,8 @@ fn keys_are_checked() {
     refused(with("llama.rope.dimension_count", Value::u32(17)), "rotated elements is 17");
     refused(with("llama.rope.scaling.type", Value::text("yarn")), "`yarn`");
     refused(with("llama.expert_count", Value::u32(8)), "`llama.expert_count`");
+    refused(with("llama.attention.causal", Value::bool(false)), "`llama.attention.causal`");
+    assert!(with("llama.attention.causal", Value::bool(true)).is_ok());
     let tokens = Value::Texts(vec!["a".into(); 11]);
     refused(with("tokenizer.ggml.tokens", tokens), "at most 10 tokens");
     let mut without = metadata();

@@ -92,6 +92,19 @@ fn tiny(name: &str, file: &str) -> ModelFiles {
     ModelFiles::open(&path).expect("a valid fixture")
 }
 
+/// A model that was merged into one file may have the index of its old parts beside it.
+#[test]
+fn one_file_counts_before_an_old_index() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let from = format!("{}/tests/fixtures/tiny/llama", env!("CARGO_MANIFEST_DIR"));
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(format!("{from}/{name}"), folder.path().join(name)).expect("copied");
+    }
+    let index = r#"{"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}"#;
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index).expect("written");
+    ModelFiles::open(&folder.path().display().to_string()).expect("the whole file");
+}
+
 /// A Hugging Face folder and the GGUF file of the same weights: the same network but for the
 /// conventions of rotation and norms, and the same values.
 #[test]

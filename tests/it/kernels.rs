@@ -404,11 +404,12 @@ impl Scene {
         });
         let scale = 1.0 / (self.layout.head_dim as f32).sqrt();
         let (rows, layout, heads) = (self.map.len(), self.layout, self.heads);
+        let longest = LENGTH as usize;
         #[rustfmt::skip]
         let calls = [
             Call::Append { k, v, cache, slots, rows: self.slots.len(), layout },
             Call::Attention {
-                q, cache, map, pages, path, out, rows, heads, layout, key_bias, scale, window,
+                q, cache, map, pages, path, out, rows, longest, heads, layout, key_bias, scale, window,
             },
         ];
         device.run(&calls).unwrap();

@@ -105,6 +105,19 @@ fn passes_with_trees_are_those_of_a_simulation() {
     }
 }
 
+/// However short prompts are, whose last rows are decoding ones.
+#[test]
+fn a_long_file_with_trees_is_a_short_one_stretched() {
+    let passes = |count: usize| {
+        let mut job = workload(&[(6, 12, count)]);
+        job.speculation = Some(speculation(0, 1e-3, false));
+        let composition = Composition { batch: 4, prefill_chunk: 32, tree_budget: 16 };
+        total(&compose(&job, &model(), composition, &[usize::MAX]), |_| 1.0)
+    };
+    let (short, long) = (passes(272), passes(27_200));
+    assert!((long / short / 100.0 - 1.0).abs() < 0.02, "{short} {long}");
+}
+
 #[test]
 fn trees_grow_as_the_file_drains() {
     let mut job = workload(&[(10, 60, 16), (10, 600, 1)]);

@@ -170,7 +170,7 @@ fn product(p: &Projection, rows: usize, cols: usize, lookup: &impl Lookup) -> Pr
 fn attention(call: &Call, find: impl Fn(Buffer) -> Span) -> Option<(Attention, usize)> {
     #[rustfmt::skip]
     let &Call::Attention {
-        q, cache, map, pages, path, out, rows, heads, layout, key_bias, scale, window,
+        q, cache, map, pages, path, out, rows, heads, layout, key_bias, scale, window, ..
     } = call else {
         return None;
     };

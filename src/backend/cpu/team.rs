@@ -70,7 +70,7 @@ impl Team {
     /// Walks the phases, with the helpers if `together`.
     ///
     /// A phase is complete when its units are, not when every helper has shown up: a helper that the
-    /// system has not scheduled delays nobody.
+    /// system has not scheduled delays no phase, only the end of the last one.
     pub(super) fn run(&self, phases: &[Phase], together: bool, work: Work) {
         let failed = AtomicBool::new(false);
         match &self.helpers {

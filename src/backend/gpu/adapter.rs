@@ -112,6 +112,9 @@ fn found() -> Vec<wgpu::Adapter> {
 pub(super) const MATRIX_UNITS: wgpu::Features =
     wgpu::Features::SHADER_F16.union(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
 
+/// Bytes of a workgroup's memory that they take; other kernels do with what every adapter has.
+pub(super) const MATRIX_WORKGROUP_BYTES: u32 = 20_992;
+
 /// Whether an adapter multiplies matrices of 16 x 16 halves, in groups of 32 invocations.
 pub(super) fn has_matrix_units(adapter: &wgpu::Adapter) -> bool {
     use wgpu::CooperativeScalarType::{F16, F32};
@@ -120,6 +123,7 @@ pub(super) fn has_matrix_units(adapter: &wgpu::Adapter) -> bool {
         [p.m_size, p.n_size, p.k_size] == [16; 3] && (p.ab_type, p.cr_type) == (F16, F32)
     };
     adapter.features().contains(MATRIX_UNITS)
+        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_WORKGROUP_BYTES
         && (about.subgroup_min_size, about.subgroup_max_size) == (32, 32)
         && adapter.cooperative_matrix_properties().iter().any(fits)
 }

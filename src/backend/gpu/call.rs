@@ -224,13 +224,10 @@ pub(super) fn kernels((family, units): (Family, Option<Units>), call: &Call) -> 
     }
 }
 
-/// Positions a row is assumed to see when work is cut: the device does not know the map.
-const ASSUMED_LENGTH: usize = 1024;
-
 fn attention(parts: &mut Parts, call: &Call, list: &mut Vec<Dispatch>) {
     #[rustfmt::skip]
     let &Call::Attention {
-        q, cache, map, pages, path, out, rows, heads, layout, key_bias, scale, window,
+        q, cache, map, pages, path, out, rows, longest, heads, layout, key_bias, scale, window,
     } = call else {
         unreachable!("only attention calls come here")
     };
@@ -238,7 +235,8 @@ fn attention(parts: &mut Parts, call: &Call, list: &mut Vec<Dispatch>) {
     buffers.extend(key_bias.iter().flat_map(|bias| [bias.terms, bias.turns]));
     let blocks: Vec<_> = buffers.iter().map(|b| parts.memory.buffer(*b)).collect();
     let kernel = attention_kernel(parts.family, layout, key_bias.is_some());
-    let row_cost = (16 * heads * layout.head_dim * ASSUMED_LENGTH) as f64;
+    let seen = if window > 0 { longest.min(window) } else { longest };
+    let row_cost = (16 * heads * layout.head_dim) as f64 * seen.max(1) as f64;
     let most = ((parts.cost_max / row_cost) as usize).max(1);
     for first in (0..rows).step_by(most) {
         let run = most.min(rows - first);

@@ -2,14 +2,33 @@
 
 use super::adapter;
 use crate::backend::{DeviceError, DeviceInfo, DeviceKind};
+use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 /// Submissions that may wait for a software adapter: one runs while the next is recorded.
 const IN_FLIGHT_SOFTWARE: usize = 2;
 
 /// For others: copies of a few megabytes are done before the next is recorded.
 const IN_FLIGHT: usize = 8;
+
+thread_local! {
+    /// Whether wgpu is waited for: its panics then are told as what they mean.
+    static POLLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets panics of [`Context::poll`] go by unseen, and no others.
+fn quiet_polling() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| match POLLING.get() {
+            true => tracing::debug!("{panic}"),
+            false => usual(panic),
+        }));
+    });
+}
 
 pub(super) struct Context {
     pub device: wgpu::Device,
@@ -54,6 +73,7 @@ impl Context {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&wanted))
             .map_err(|e| DeviceError::Unavailable(format!("{}: {e}", info.name)))?;
+        quiet_polling();
         let fault = Arc::new(Mutex::new(None));
         let (for_errors, for_loss) = (fault.clone(), fault.clone());
         device.on_uncaptured_error(Arc::new(move |e| note(&for_errors, e.to_string())));
@@ -102,10 +122,20 @@ impl Context {
 
     /// Waits until a submission is done.
     pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), DeviceError> {
-        let until = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-        let waited = self.device.poll(until);
+        self.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None })
+    }
+
+    /// Lets the device's callbacks run. wgpu panics where a device is lost meanwhile, after it has said so.
+    fn poll(&self, how: wgpu::PollType) -> Result<(), DeviceError> {
+        let lost = |why: String| DeviceError::Lost(format!("{}: {why}", self.info.name));
+        POLLING.set(true);
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(how)));
+        POLLING.set(false);
         self.check()?;
-        waited.map(|_| ()).map_err(|e| DeviceError::Lost(format!("{}: {e}", self.info.name)))
+        match polled {
+            Ok(polled) => polled.map(|_| ()).map_err(|e| lost(e.to_string())),
+            Err(_) => Err(lost("the driver failed while it was waited for".into())),
+        }
     }
 
     /// Creates a zeroed buffer of exactly `bytes`.
@@ -152,9 +182,7 @@ impl Context {
         });
         match submission {
             Some(submission) => self.wait(submission)?,
-            None => {
-                let _ = self.device.poll(wgpu::PollType::Poll);
-            }
+            None => self.poll(wgpu::PollType::Poll)?,
         }
         match result.try_recv() {
             Ok(true) => Ok(()),

@@ -74,12 +74,14 @@ impl GpuDevice {
         let adapter = adapter::select(selector)?;
         let fits = options.units.is_none() && options.family != Some(Family::Lanes);
         if fits && adapter::has_matrix_units(&adapter) {
-            let mut device = GpuDevice::open_adapter(&adapter, options.clone(), true)?;
-            match units::better(&mut device) {
-                Ok(units) => {
-                    device.multiply_with(units);
-                    return Ok(device);
-                }
+            let with_units = GpuDevice::open_adapter(&adapter, options.clone(), true);
+            let compared = with_units.and_then(|mut device| {
+                let units = units::better(&mut device)?;
+                device.multiply_with(units);
+                Ok(device)
+            });
+            match compared {
+                Ok(device) => return Ok(device),
                 // A device that has failed once stays so.
                 Err(error) => tracing::debug!("without matrix units: {error}"),
             }
@@ -208,8 +210,12 @@ impl Device for GpuDevice {
         if !context.host_buffers {
             return Ok(None);
         }
-        let block = memory.host_block(context, bytes as u64, what)?;
-        Ok(Some(memory.add(block)))
+        match memory.host_block(context, bytes as u64, what) {
+            Ok(block) => Ok(Some(memory.add(block))),
+            // What a device reaches may be less than there is: the caller has RAM of another kind.
+            Err(DeviceError::OutOfMemory { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn copy(&mut self, from: Buffer, to: Buffer, parts: &[CopyPart]) -> Result<(), DeviceError> {

@@ -111,8 +111,7 @@ pub(super) struct Move {
     pub value: u32,
 }
 
-/// `append.wgsl` (`stride`: words of one position's keys), `gather.wgsl` (elements of a row),
-/// `gate.wgsl` (1 for gelu).
+/// `append.wgsl` (words of one position's keys), `gate.wgsl` (1 for gelu).
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Pairwise {

@@ -158,7 +158,7 @@ fn compile(
         source: wgpu::ShaderSource::Wgsl(kernel.source().into()),
     };
     // SAFETY: the kernels of shaders/ index within their operands for every call whose buffers have
-    // the documented sizes, and their loops end; drivers clamp what a wrong call would touch.
+    // the documented sizes, and their loops end. (Vulkan and D3D12 clamp what a wrong call would touch.)
     let module = unsafe {
         device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())
     };

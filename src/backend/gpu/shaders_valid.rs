@@ -1,7 +1,8 @@
 //! Tests of the shader files without a device: every one parses, validates and binds what the table
 //! says, and host structs lie in memory as the shaders' do.
 
-use super::kernels::{ENTRIES, FRAGMENTS, Kernel};
+use super::adapter::MATRIX_WORKGROUP_BYTES;
+use super::kernels::{ENTRIES, FRAGMENTS, Kernel, Units};
 use super::pipelines::Pipelines;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -64,6 +65,25 @@ fn every_kernel_validates_and_binds_what_the_table_says() {
             bound += 1;
         }
         assert_eq!(bound, spec.writes.len(), "{kernel:?}");
+    }
+}
+
+/// wgpu does not compare what a workgroup takes with what the adapter has.
+#[test]
+fn workgroups_fit_the_memory_that_is_asked_for() {
+    let everywhere = wgpu::Limits::default().max_compute_workgroup_storage_size;
+    for kernel in Kernel::all() {
+        let module = parse(kernel);
+        let globals = module.global_variables.iter().map(|(_, global)| global);
+        let shared = globals.filter(|global| global.space == naga::AddressSpace::WorkGroup);
+        let bytes: u32 =
+            shared.map(|global| module.types[global.ty].inner.size(module.to_ctx())).sum();
+        match kernel {
+            Kernel::Matrices(Units::Matrix, _) => assert_eq!(bytes, MATRIX_WORKGROUP_BYTES),
+            // Runs in tests alone.
+            Kernel::Matrices(Units::Loops, _) => (),
+            _ => assert!(bytes <= everywhere, "{kernel:?}: {bytes}"),
+        }
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) struct FakeWorker {
     passes: u64,
     /// Fail at this pass.
     pub(super) fail_at: Option<u64>,
+    /// Compute nothing at this pass.
+    pub(super) undefined_at: Option<u64>,
 }
 
 impl Worker for FakeWorker {
@@ -39,7 +41,9 @@ impl Worker for FakeWorker {
         let tokens = vec![(sum % 97) as u32; request.max_tokens.min(2)];
         let text = format!("{sum:x}");
         let (id, choice) = (request.id, request.choice);
-        Ok(vec![Completion { id, choice, tokens, text, finish: FinishReason::Length }])
+        let undefined = self.undefined_at == Some(self.passes);
+        let finish = if undefined { FinishReason::Undefined } else { FinishReason::Length };
+        Ok(vec![Completion { id, choice, tokens, text, finish }])
     }
 
     fn is_idle(&self) -> bool {

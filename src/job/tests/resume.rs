@@ -60,6 +60,21 @@ fn an_output_cut_anywhere_is_completed() {
     }
 }
 
+/// A request without an answer fails by itself: no made-up tokens, and the others go on.
+#[test]
+fn what_was_not_computed_is_no_answer() {
+    let folder = Folder::new(&lines());
+    let mut worker = FakeWorker::default();
+    worker.undefined_at = Some(2);
+    let outcome = folder.run_with(&mut worker, OutputOptions::default()).unwrap();
+    assert_eq!((outcome.progress.done, outcome.progress.failed), (23, 4));
+    let results = folder.results();
+    let failed = results.iter().find(|value| value["error"]["code"] == "undefined_logits").unwrap();
+    assert!(failed["error"]["message"].as_str().unwrap().contains("computed no numbers"));
+    assert_eq!(failed["response"]["status_code"], 500);
+    assert_eq!(results.len(), 23);
+}
+
 #[test]
 fn a_lost_device_leaves_a_resumable_output() {
     let folder = Folder::new(&lines());

@@ -121,6 +121,7 @@ pub(super) fn hf_hparams(
     let activation = keys.text("hidden_activation")?.or(keys.text("hidden_act")?);
     let pattern = keys.size("sliding_window_pattern")?.or(keys.size("_sliding_window_pattern")?);
     let rope = rope(family, &keys)?;
+    let (window, windowed_layers) = windows(family, &keys)?;
     Ok(Hparams {
         convention: Convention::HuggingFace,
         architecture: model_type.to_string(),
@@ -142,9 +143,9 @@ pub(super) fn hf_hparams(
         rope_base: rope.base.or(gemma.then_some(1e6)),
         rope_base_local: rope.base_local,
         rope_scaling: rope.scaling,
-        window: window(family, &keys)?,
+        window,
         window_pattern: pattern,
-        windowed_layers: layer_types(&keys)?,
+        windowed_layers,
         query_scalar: keys.number("query_pre_attn_scalar")?.or(gemma.then_some(256.0)),
         activation: activation.map(str::to_string),
         qkv_bias: found.qkv_bias,
@@ -169,6 +170,20 @@ fn refuse_unknown(keys: &Keys<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The sliding window, and the layers that have it.
+fn windows(
+    family: &Family,
+    keys: &Keys<'_>,
+) -> Result<(Option<usize>, Option<Vec<bool>>), StoreError> {
+    let (window, layers) = (window(family, keys)?, layer_types(keys)?);
+    let windowed = layers.iter().flatten().any(|&windowed| windowed);
+    // Such layers of gemma have another rotary base, too.
+    if family.name == "gemma3" && window.is_none() && windowed {
+        return Err(keys.missing("sliding_window"));
+    }
+    Ok((window, layers))
+}
+
 /// The sliding window; qwen configs state one and switch it off beside it.
 fn window(family: &Family, keys: &Keys<'_>) -> Result<Option<usize>, StoreError> {
     match keys.flag("use_sliding_window")? {
@@ -178,6 +193,9 @@ fn window(family: &Family, keys: &Keys<'_>) -> Result<Option<usize>, StoreError>
                 .unsupported("use_sliding_window", "save it with `layer_types` (transformers 5)"))
         }
         None if family.name.starts_with("qwen") => Ok(None),
+        _ if family.name == "gemma3" && !keys.object.contains_key("sliding_window") => {
+            Ok(Some(4096))
+        }
         _ => keys.size("sliding_window"),
     }
 }
@@ -302,7 +320,13 @@ mod tests {
         refuse("num_key_value_heads", json!(3), "divisor");
         refuse("hidden_size", json!(1u64 << 40), "hidden size");
         refuse("intermediate_size", Value::Null, "`intermediate_size` is missing");
-        refuse("rms_norm_eps", json!(-1.0), "norm epsilon");
+        // What is nothing, or without end, in 32 bits.
+        for eps in [-1.0, 1e-50] {
+            refuse("rms_norm_eps", json!(eps), "norm epsilon");
+        }
+        refuse("rope_theta", json!(1e-300), "rotary base");
+        let tiny = json!({"rope_type": "linear", "factor": 1e-300});
+        refuse("rope_scaling", tiny, "rotary frequency");
     }
 
     /// A multimodal gemma config leaves most keys to transformers' defaults.
@@ -312,6 +336,16 @@ mod tests {
                           "intermediate_size": 10240, "sliding_window": 1024,
                           "rope_scaling": {"factor": 8.0, "rope_type": "linear"}});
         let config = json!({"model_type": "gemma3", "text_config": text});
+        let window = |value: Option<Value>| {
+            let mut config = config.clone();
+            let keys = config["text_config"].as_object_mut().expect("an object");
+            keys.remove("sliding_window");
+            keys.extend(value.map(|value| ("sliding_window".to_string(), value)));
+            keys.insert("layer_types".into(), vec!["sliding_attention"; 34].into());
+            spec(&config).map(|spec| spec.layers[0].window)
+        };
+        assert_eq!(window(None), Ok(Some(4096)));
+        assert!(window(Some(Value::Null)).expect_err("no window").contains("`sliding_window`"));
         let spec = spec(&config).expect("gemma-3-4b");
         let layer = &spec.layers[0];
         assert_eq!((layer.heads, layer.kv_heads, layer.head_dim), (8, 4, 256));

@@ -62,12 +62,15 @@ pub(super) fn read_json(path: &Path, most: u64) -> Result<Option<Value>, StoreEr
 }
 
 impl Weights {
-    /// Opens `model.safetensors`, or every file that `model.safetensors.index.json` names.
+    /// Opens `model.safetensors`, or where there is none, every file that `model.safetensors.index.json` names:
+    /// a model that was merged or saved anew may have its old index beside it.
     pub(super) fn open(folder: &Path) -> Result<Weights, StoreError> {
+        const WHOLE: &str = "model.safetensors";
         let index = folder.join("model.safetensors.index.json");
-        let names = match read_json(&index, LARGE_MAX)? {
+        let parts = if folder.join(WHOLE).exists() { None } else { read_json(&index, LARGE_MAX)? };
+        let names = match parts {
             Some(index_json) => file_names(&index, &index_json)?,
-            None => BTreeSet::from(["model.safetensors".to_string()]),
+            None => BTreeSet::from([WHOLE.to_string()]),
         };
         let missing: Vec<&str> =
             names.iter().map(String::as_str).filter(|name| !folder.join(name).exists()).collect();

@@ -91,6 +91,7 @@ fn run(device: &mut dyn Device, case: &Case) -> (Vec<f32>, Vec<u16>) {
                 path,
                 out,
                 rows,
+                longest: 1,
                 heads,
                 layout,
                 key_bias,
