@@ -135,7 +135,6 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
     inputs.check()?;
     let setting = setting_of(inputs, policy)?;
     let mut search = Search::new(*inputs);
-    let job = search.job(&setting);
     let mut policy = policy.clone();
     policy.draft = policy.draft.filter(|_| policy.tree_budget > 0);
     policy.weights = memory::weights(inputs.model, &policy.homes);
@@ -152,7 +151,7 @@ pub fn predict(inputs: &Inputs<'_>, policy: &Policy) -> Result<Plan, PlanError> 
         let budgets = inputs.capacity();
         return Err(PlanError::DoesNotFit { missing, needed, budgets, remedies });
     }
-    let priced = search.price(&setting, policy, job);
+    let priced = search.price(&setting, policy);
     let by_budget = by_budget(std::slice::from_ref(&priced));
     Ok(Plan { by_budget, ..report(&mut search, priced) })
 }

@@ -2,7 +2,6 @@
 
 use crate::candidates::{RINGS, neighbours};
 use crate::cost::Setting;
-use crate::passes::Pass;
 use crate::policy::Policy;
 use crate::price::{Priced, price};
 use crate::round;
@@ -63,7 +62,7 @@ impl Search<'_> {
 
     /// Real policies of up to `most` different kinds without trees and as many with them, from
     /// placements in their order, and some of every other tree budget.
-    pub(crate) fn realise_best(&self, placed: &[Placed], most: usize) -> Vec<Priced> {
+    pub(crate) fn realise_best(&mut self, placed: &[Placed], most: usize) -> Vec<Priced> {
         let (with, without): (Vec<&Placed>, Vec<&Placed>) =
             placed.iter().partition(|placed| placed.setting.tree_budget > 0);
         let mut priced = self.realise_kinds(&without, most, |s: &Setting| {
@@ -73,7 +72,7 @@ impl Search<'_> {
         priced.extend(self.realise_kinds(&with, most, |s: &Setting| {
             (s.batch.ilog2(), s.tree_budget, Group::like(s))
         }));
-        for &budget in &self.trees.budgets {
+        for budget in self.trees.budgets.clone() {
             if priced.iter().all(|priced| priced.setting.tree_budget != budget) {
                 let of_budget = with.iter().copied().filter(|p| p.setting.tree_budget == budget);
                 let of_budget: Vec<&Placed> = of_budget.collect();
@@ -87,7 +86,7 @@ impl Search<'_> {
 
     /// Real policies of up to `most` different kinds.
     fn realise_kinds<K: PartialEq>(
-        &self,
+        &mut self,
         placed: &[&Placed],
         most: usize,
         kind: impl Fn(&Setting) -> K,
@@ -113,37 +112,38 @@ impl Search<'_> {
     }
 
     /// The policy nearest to a placement, with the ring that serves it best.
-    fn realise(&self, placed: &Placed) -> Option<Priced> {
+    fn realise(&mut self, placed: &Placed) -> Option<Priced> {
         let (inputs, costs) = (&self.inputs, &self.costs);
         let demands = self.jobs[placed.job].1.demands();
         let with_ring = |ring_parts: usize| {
             let setting = Setting { ring_parts, ..placed.setting };
-            let found = round::realise(inputs, costs, &setting, demands, &placed.placement);
-            found.map(|(setting, policy)| self.price(&setting, policy, placed.job))
+            round::realise(inputs, costs, &setting, demands, &placed.placement)
         };
         // What does not fit with one ring does not with a larger one.
-        let rings = RINGS.into_iter().map_while(with_ring);
-        rings.min_by(|a, b| a.by_seconds(b))
+        let rings: Vec<(Setting, Policy)> = RINGS.into_iter().map_while(with_ring).collect();
+        let priced = rings.into_iter().map(|(setting, policy)| self.price(&setting, policy));
+        priced.min_by(|a, b| a.by_seconds(b))
     }
 
-    /// Prices a policy over the passes of job number `job`, or over those with smaller trees that the engine
-    /// may grow instead, if that is faster.
-    pub(crate) fn price(&self, setting: &Setting, policy: Policy, job: usize) -> Priced {
-        let over = |policy: Policy, passes: &[Pass]| {
-            price(&self.inputs, &self.costs, setting, policy, passes)
+    /// Prices a policy over its passes, or over those with smaller trees that the engine may grow instead, if
+    /// that is faster.
+    pub(crate) fn price(&mut self, setting: &Setting, policy: Policy) -> Priced {
+        let own = self.job(setting);
+        let smaller = self.smaller_trees(setting).map(|smaller| self.job(&smaller));
+        let over = |job: usize| {
+            let passes = &self.jobs[job].1.passes;
+            price(&self.inputs, &self.costs, setting, policy.clone(), passes)
         };
-        let smaller = self.smaller_trees(setting).map(|passes| over(policy.clone(), &passes));
-        let own = over(policy, &self.jobs[job].1.passes);
-        let faster = smaller.filter(|smaller| smaller.by_seconds(&own).is_lt());
-        faster.unwrap_or(own)
+        let jobs = [own].into_iter().chain(smaller);
+        jobs.map(over).min_by(|a, b| a.by_seconds(b)).expect("there is its own")
     }
 
-    /// The passes of a single sequence with trees of the next smaller budget: what its text is like decides how
-    /// large trees should be, so room for larger ones is worth having. In a batch that evens out.
-    fn smaller_trees(&self, setting: &Setting) -> Option<Vec<Pass>> {
+    /// The next smaller trees for a single sequence: what its text is like decides how large they should be, so
+    /// room for larger ones is worth having. In a batch that evens out.
+    fn smaller_trees(&self, setting: &Setting) -> Option<Setting> {
         let known = &self.inputs.workload.speculation.as_ref()?.budgets;
         let smaller = known.iter().filter(|&&budget| (1..setting.tree_budget).contains(&budget));
         let tree_budget = *smaller.max().filter(|_| setting.batch == 1)?;
-        Some(self.passes(&Setting { tree_budget, ..*setting }))
+        Some(Setting { tree_budget, ..*setting })
     }
 }

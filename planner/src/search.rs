@@ -141,7 +141,7 @@ impl<'a> Search<'a> {
             let demands = Demands { pages: policy.pages, ..demands };
             let kv_homes = &policy.kv_homes;
             let roomier = round::with_cache(inputs, costs, &setting, demands, kv_homes, 0.0);
-            priced.push(self.price(&setting, roomier.unwrap_or(policy), job));
+            priced.push(self.price(&setting, roomier.unwrap_or(policy)));
         }
         priced.sort_by_key(|p| (alike(p.seconds()), p.setting));
         let mut distinct: Vec<Priced> = Vec::new();
@@ -158,24 +158,13 @@ impl<'a> Search<'a> {
         let composition = Composition::of(setting);
         let known = self.jobs.iter().position(|(known, _)| *known == composition);
         known.unwrap_or_else(|| {
-            self.jobs.push((composition, self.count(composition)));
+            let Inputs { workload, model, .. } = self.inputs;
+            let Job { passes, pages } = compose(workload, model, composition, &self.costs.windows);
+            let passes = condense(&passes, PRICED_PASSES);
+            let program = condense(&passes, PROGRAM_PASSES);
+            self.jobs.push((composition, Counted { passes, program, pages }));
             self.jobs.len() - 1
         })
-    }
-
-    /// The job's passes in a setting that may not have been met.
-    pub(crate) fn passes(&self, setting: &Setting) -> Vec<Pass> {
-        let composition = Composition::of(setting);
-        let known = self.jobs.iter().find(|(known, _)| *known == composition);
-        known.map_or_else(|| self.count(composition).passes, |(_, counted)| counted.passes.clone())
-    }
-
-    fn count(&self, composition: Composition) -> Counted {
-        let Inputs { workload, model, .. } = self.inputs;
-        let Job { passes, pages } = compose(workload, model, composition, &self.costs.windows);
-        let passes = condense(&passes, PRICED_PASSES);
-        let program = condense(&passes, PROGRAM_PASSES);
-        Counted { passes, program, pages }
     }
 
     /// Best placements of all settings that could be best; small ones where memory is `tight`. Those
