@@ -30,6 +30,7 @@ pub(crate) fn compose(
     let mut composer = Composer {
         composition,
         speculation: workload.speculation.as_ref().filter(|_| speculates),
+        grows_at_once: speculates && workload.target_draft().is_none(),
         windows,
         page: model.page_positions as f64,
         queue: sample.into(),
@@ -137,6 +138,9 @@ struct Composer<'a> {
     composition: Composition,
     /// Known where trees are grown.
     speculation: Option<&'a Speculation>,
+    /// Whether a prompt's last row has a tree behind it. A target that drafts for itself has to have computed
+    /// the prompt before.
+    grows_at_once: bool,
     windows: &'a [usize],
     page: f64,
     queue: VecDeque<(usize, usize)>,
@@ -189,13 +193,6 @@ impl Composer<'_> {
         Tree { nodes, gain: speculation.gain(nodes) }
     }
 
-    /// Whether a prompt's last row has a tree behind it, where tokens are to come after its first. A target
-    /// that drafts for itself has to have computed the prompt before.
-    fn grows_at_once(&self, output: usize) -> bool {
-        let drafts_itself = |s: &Speculation| s.drafts.iter().any(|draft| draft.is_target);
-        output > 1 && self.speculation.is_some_and(|s| !drafts_itself(s))
-    }
-
     /// Fills the chunk; returns (prompt, output) of the prompts that are through: of those that decode with a
     /// tree in this pass, and of the others.
     fn prefill(&mut self, pass: &mut Pass) -> [Vec<(usize, usize)>; 2] {
@@ -212,8 +209,8 @@ impl Composer<'_> {
             let page = self.page;
             let Prompt { done: start, prompt, output } = self.prompts[index];
             let end = prompt.min(start + left);
-            let grows = end == prompt && self.grows_at_once(output);
-            // The last row is a decoding one then.
+            // The last row is a decoding one then; no tree is worth while for the first token alone.
+            let grows = end == prompt && self.grows_at_once && output > 1;
             let rows_end = end - usize::from(grows);
             for (sum, &window) in pass.seen.iter_mut().zip(self.windows) {
                 *sum += seen_by(start, rows_end, window);

@@ -4,6 +4,7 @@ use super::adapter;
 use crate::backend::{DeviceError, DeviceInfo, DeviceKind};
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
@@ -99,9 +100,14 @@ impl Context {
     /// The first fault the device reported since it was opened, if any.
     pub(super) fn check(&self) -> Result<(), DeviceError> {
         match &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(fault) => Err(DeviceError::Lost(format!("{}: {fault}", self.info.name))),
+            Some(fault) => Err(self.lost(fault)),
             None => Ok(()),
         }
+    }
+
+    /// That the device is lost, and why.
+    pub(super) fn lost(&self, why: impl Display) -> DeviceError {
+        DeviceError::Lost(format!("{}: {why}", self.info.name))
     }
 
     /// Submits `commands`, waiting first while too many submissions are under way.
@@ -127,14 +133,13 @@ impl Context {
 
     /// Lets the device's callbacks run. wgpu panics where a device is lost meanwhile, after it has said so.
     fn poll(&self, how: wgpu::PollType) -> Result<(), DeviceError> {
-        let lost = |why: String| DeviceError::Lost(format!("{}: {why}", self.info.name));
         POLLING.set(true);
         let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(how)));
         POLLING.set(false);
         self.check()?;
         match polled {
-            Ok(polled) => polled.map(|_| ()).map_err(|e| lost(e.to_string())),
-            Err(_) => Err(lost("the driver failed while it was waited for".into())),
+            Ok(polled) => polled.map(|_| ()).map_err(|e| self.lost(e)),
+            Err(_) => Err(self.lost("the driver failed while it was waited for")),
         }
     }
 
@@ -188,7 +193,7 @@ impl Context {
             Ok(true) => Ok(()),
             _ => {
                 self.check()?;
-                Err(DeviceError::Lost(format!("{}: mapping a buffer failed", self.info.name)))
+                Err(self.lost("mapping a buffer failed"))
             }
         }
     }

@@ -56,10 +56,8 @@ impl Transfer {
         let staging = &mut self.ring[self.next];
         self.next = (self.next + 1) % RING;
         context.map(&staging.buffer, wgpu::MapMode::Write, bytes, staging.last_use.take())?;
-        let mut view = staging
-            .buffer
-            .get_mapped_range_mut(0..bytes)
-            .map_err(|e| DeviceError::Lost(format!("{}: {e}", context.info.name)))?;
+        let mut view =
+            staging.buffer.get_mapped_range_mut(0..bytes).map_err(|e| context.lost(e))?;
         fill(&mut view);
         drop(view);
         staging.buffer.unmap();
@@ -178,9 +176,7 @@ impl Transfer {
 
 /// Copies out of a mapped buffer and unmaps it.
 fn copy_mapped(context: &Context, from: &wgpu::Buffer, out: &mut [u8]) -> Result<(), DeviceError> {
-    let view = from
-        .get_mapped_range(0..out.len() as u64)
-        .map_err(|e| DeviceError::Lost(format!("{}: {e}", context.info.name)))?;
+    let view = from.get_mapped_range(0..out.len() as u64).map_err(|e| context.lost(e))?;
     out.copy_from_slice(&view);
     drop(view);
     from.unmap();
