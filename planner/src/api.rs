@@ -1,7 +1,6 @@
 //! The two questions one can ask: what to do, and what a policy would take.
 
 use crate::candidates::{RINGS, Trees};
-use crate::cost::{Head, KvMode, Setting};
 use crate::error::{Change, PlanError};
 use crate::hardware::{DiskRates, HardwareProfile};
 use crate::inputs::{Inputs, Pins};
@@ -12,6 +11,7 @@ use crate::price::Priced;
 use crate::round;
 use crate::rows::Decoding;
 use crate::search::Search;
+use crate::setting::{Head, KvMode, Setting};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 

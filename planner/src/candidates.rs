@@ -1,9 +1,9 @@
 //! The settings that a search tries: sizes of passes, ways of the cache, floors of the tiers.
 
-use crate::cost::{KvMode, Setting};
 use crate::inputs::Inputs;
 use crate::policy::Tier;
 use crate::round::near;
+use crate::setting::{KvMode, Setting};
 
 /// Sizes that are tried; between the batches, halves and quarters are refined later.
 const BATCHES: [usize; 24] = [

@@ -8,143 +8,15 @@
 use crate::footprint::HEAD_ROWS;
 use crate::hardware::{HardwareProfile, LinearRate};
 use crate::inputs::Inputs;
+use crate::kind::{FLOAT, Kind};
 use crate::memory::RingShape;
 use crate::passes::Pass;
 use crate::plan::Terms;
-use crate::policy::Tier;
+use crate::setting::{Fractions, KvMode, Placement, Setting};
 use crate::shape::{MatrixShape, Part};
-
-/// Bytes of an f32.
-const FLOAT: f64 = 4.0;
 
 /// Kernel calls of half a layer, on average.
 pub(crate) const HALF_CALLS: f64 = (Part::Attention.calls() + Part::FeedForward.calls()) / 2.0;
-
-/// How keys and values get to where they are attended to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum KvMode {
-    /// All of them are in reach of the device.
-    Resident,
-    /// All of them are in RAM, and the host attends.
-    Host,
-    /// Those off the device are brought to it in every pass.
-    Staged,
-}
-
-/// What is enumerated outside of the linear program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Setting {
-    pub(crate) batch: usize,
-    pub(crate) prefill_chunk: usize,
-    /// Nodes of draft trees in a pass, over all sequences.
-    pub(crate) tree_budget: usize,
-    /// Index into the places of the draft; `None` where none takes memory or time.
-    pub(crate) draft: Option<usize>,
-    pub(crate) micro_batch: usize,
-    /// Index into the allowed cache formats.
-    pub(crate) format: usize,
-    pub(crate) kv_mode: KvMode,
-    /// Slowest tier that cache, and weights, may be on.
-    pub(crate) kv_floor: Tier,
-    pub(crate) weight_floor: Tier,
-    /// Neighbouring parts that the ring holds.
-    pub(crate) ring_parts: usize,
-    pub(crate) head: Head,
-}
-
-/// Where the output head may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Head {
-    /// Anywhere: the ring holds what streams of it, and its neighbours.
-    Whole,
-    /// Anywhere: what streams of it comes in runs of a part of the ring, however large it is.
-    InRuns,
-    /// In reach of the device whatever it costs, so that no ring holds it. With draft trees it always is:
-    /// logits are computed several times a pass, along the path.
-    Stays,
-}
-
-impl Head {
-    /// With trees, and without where memory is short.
-    pub(crate) fn least(tree_budget: usize) -> Head {
-        if tree_budget > 0 { Head::Stays } else { Head::InRuns }
-    }
-}
-
-impl Setting {
-    pub(crate) fn rows(&self) -> usize {
-        self.batch + self.tree_budget + self.prefill_chunk
-    }
-
-    /// The one tier that the cache lives on, where its way leaves no choice.
-    pub(crate) fn kv_home(&self, near: Tier) -> Option<Tier> {
-        match self.kv_mode {
-            KvMode::Resident => Some(near),
-            KvMode::Host => Some(Tier::Ram),
-            KvMode::Staged => None,
-        }
-    }
-
-    /// Whether both are the same but for the ring.
-    pub(crate) fn same_sizes(&self, other: &Setting) -> bool {
-        let Setting { ring_parts, head, .. } = *self;
-        *self == Setting { ring_parts, head, ..*other }
-    }
-
-    /// Rows of the largest micro-batch.
-    pub(crate) fn micro_rows(&self) -> usize {
-        self.micro_batch.min(self.rows())
-    }
-}
-
-/// Fractions on device, RAM and disk.
-pub(crate) type Fractions = [f64; 3];
-
-/// What the linear program decides.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Placement {
-    /// Weights of the layers, the same mix in each: only totals cost time, and an even mix needs the
-    /// smallest ring.
-    pub(crate) layers: Fractions,
-    /// Weights of the head.
-    pub(crate) head: Fractions,
-    /// Cache of each kind of layer.
-    pub(crate) kv: Vec<Fractions>,
-    /// Part of the residual stream that is in RAM.
-    pub(crate) activations: f64,
-}
-
-/// Layers that are alike.
-#[derive(Clone, Debug)]
-pub(crate) struct Kind {
-    /// Which.
-    pub(crate) layers: Vec<usize>,
-    /// (storage type, elements) of the matrices of each half.
-    linear: [Vec<(usize, f64)>; 2],
-    /// f32 touched per row in each half, besides.
-    touched: [f64; 2],
-    /// Keys and values, and products with them, of one position.
-    kv_elements: f64,
-    products: f64,
-    query_len: f64,
-    kv_len: f64,
-    /// Index into the windows.
-    window: usize,
-    /// Bytes of a page in each format.
-    pub(crate) page_bytes: Vec<u64>,
-    /// The same on disk.
-    pub(crate) spilled_bytes: Vec<u64>,
-}
-
-impl Kind {
-    /// The fractions of its layers on each tier.
-    pub(crate) fn shares(&self, homes: &[Tier]) -> Fractions {
-        Tier::ALL.map(|tier| {
-            let there = self.layers.iter().filter(|&&layer| homes[layer] == tier).count();
-            there as f64 / self.layers.len() as f64
-        })
-    }
-}
 
 /// Seconds of a layer without its weights' travels.
 #[derive(Clone, Copy, Debug, Default)]
@@ -336,7 +208,6 @@ impl<'a> Costs<'a> {
         mut device: [f64; 2],
     ) -> LayerCost {
         let hw = self.hardware;
-        let page = kind.page_bytes[setting.format] as f64;
         let spilled = kind.spilled_bytes[setting.format] as f64;
         // In memory that the device shares, RAM is in its reach.
         let away = if hw.shares_ram { kv[2] } else { kv[1] + kv[2] };
@@ -352,7 +223,7 @@ impl<'a> Costs<'a> {
             device[0] += self.attend(kind, setting, pass, false);
         }
         if !hw.shares_ram {
-            let [up, down] = link_bytes(kind, setting, pass, page);
+            let [up, down] = kind.link_bytes(setting, pass);
             let moved = 2.0 * activations * pass.rows() * self.hidden * FLOAT;
             // Rows that rest in RAM and pages on their way to the disk are waited for, once for each
             // micro-batch; a device copies to a cache in RAM by itself.
@@ -480,19 +351,6 @@ impl<'a> Costs<'a> {
         let busy = beside(terms.compute(), terms.host, Costs::host_overlap(setting, pass));
         let fed = beside(busy, terms.link(), hw.upload_overlap);
         beside(fed, terms.disk(), hw.disk.overlap)
-    }
-}
-
-/// Bytes up and down the link for one layer whose cache is off the device.
-fn link_bytes(kind: &Kind, setting: &Setting, pass: &Pass, page: f64) -> [f64; 2] {
-    match setting.kv_mode {
-        KvMode::Resident => [0.0, 0.0],
-        // Queries and new keys and values go down, attention's output comes up.
-        KvMode::Host => {
-            let (up, down) = (kind.query_len, kind.query_len + 2.0 * kind.kv_len);
-            [up, down].map(|len| pass.rows() * len * FLOAT)
-        }
-        KvMode::Staged => [pass.pages_read * page, pass.pages_written * page],
     }
 }
 

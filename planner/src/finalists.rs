@@ -1,11 +1,11 @@
 //! The end of a search: the best placements made real and run against the event clock.
 
 use crate::candidates::{RINGS, neighbours};
-use crate::cost::Setting;
 use crate::policy::Policy;
 use crate::price::{Priced, price};
 use crate::round;
 use crate::search::{Group, PROMISING, PRUNE, Placed, Search};
+use crate::setting::Setting;
 
 /// Placements that may turn out not to be realisable before the search gives up.
 const FAILURES: usize = 64;

@@ -2,13 +2,14 @@
 
 use crate::candidates::{CHUNKS, RINGS, batches, kv_modes, trees};
 use crate::composer::compose;
-use crate::cost::{Costs, Fractions, Head, KvMode, Placement, Setting};
+use crate::cost::Costs;
 use crate::error::{Change, PlanError};
 use crate::homes::diffuse;
 use crate::inputs::{Inputs, PinnedSplit, Pins};
 use crate::passes::Composition;
 use crate::policy::{Policy, Split, Tier};
 use crate::round;
+use crate::setting::{Fractions, Head, KvMode, Placement, Setting};
 use crate::workload::Workload;
 use crate::{memory, plan::Memory};
 

@@ -1,9 +1,10 @@
 //! Homes of segments and of layers' caches that come to given fractions.
 
-use crate::cost::{Costs, Fractions};
+use crate::cost::Costs;
 use crate::inputs::Inputs;
 use crate::policy::Tier;
 use crate::round::near;
+use crate::setting::Fractions;
 
 /// Homes for items of (bytes, wanted fractions), in order. Each goes to the tier that is furthest
 /// behind what is wanted so far (error diffusion), so that every stretch of a pass has about the

@@ -3,12 +3,13 @@
 //! Times are affine in the fractions, and the time of a pass is built from sums and maxima of them
 //! with positive weights, so each maximum becomes a variable that is at least either side.
 
-use crate::cost::{Costs, Fractions, Head, KvMode, Placement, Setting};
+use crate::cost::Costs;
 use crate::inputs::PinnedSplit;
 use crate::memory::RingShape;
 use crate::passes::Pass;
 use crate::plan::Terms;
 use crate::policy::Tier;
+use crate::setting::{Fractions, Head, KvMode, Placement, Setting};
 use good_lp::{
     Expression, ProblemVariables, Solution, SolverModel, Variable, constraint, microlp, variable,
 };

@@ -1,11 +1,12 @@
 //! Bytes of a policy on each tier, by the allocator's own sizes.
 
-use crate::cost::{Costs, Head, KvMode, Setting};
+use crate::cost::Costs;
 use crate::error::PlanError;
 use crate::footprint::{Demand, Windows};
 use crate::inputs::Inputs;
 use crate::plan::Memory;
 use crate::policy::{Policy, Split, Tier, outputs};
+use crate::setting::{Head, KvMode, Setting};
 use crate::shape::ModelShape;
 use crate::speculation::Draft;
 

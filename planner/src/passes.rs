@@ -1,6 +1,6 @@
 //! The passes of a job, counted instead of run.
 
-use crate::cost::Setting;
+use crate::setting::Setting;
 
 /// Sizes that decide which passes there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

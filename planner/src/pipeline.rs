@@ -1,11 +1,12 @@
 //! An event clock over one pass after another: streamed segments go through the rings while parts
 //! compute. The sums of [`Costs`] know how long each resource is busy; this knows when it waits.
 
-use crate::cost::{Costs, Fractions, HALF_CALLS, LayerCost, Placement, Setting, beside};
+use crate::cost::{Costs, HALF_CALLS, LayerCost, beside};
 use crate::inputs::Inputs;
 use crate::memory::streamed;
 use crate::passes::Pass;
 use crate::policy::{Policy, Tier};
+use crate::setting::{Fractions, Placement, Setting};
 use std::collections::VecDeque;
 use std::ops::Range;
 

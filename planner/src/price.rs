@@ -1,11 +1,12 @@
 //! What a policy takes: the sums of its terms, and where the event clock sees it wait.
 
-use crate::cost::{Costs, Placement, Setting};
+use crate::cost::Costs;
 use crate::inputs::Inputs;
 use crate::passes::Pass;
 use crate::pipeline::Stream;
 use crate::plan::Terms;
 use crate::policy::{Policy, Tier};
+use crate::setting::{Placement, Setting};
 use std::cmp::Ordering;
 
 /// A policy with its price.

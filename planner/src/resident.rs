@@ -1,9 +1,10 @@
 //! What a model costs that is all in reach of its device: a draft.
 
-use crate::cost::{Costs, Head, KvMode, Setting};
+use crate::cost::Costs;
 use crate::inputs::Inputs;
 use crate::passes::Pass;
 use crate::round;
+use crate::setting::{Head, KvMode, Setting};
 
 /// (rows, seconds) of passes of a resident model, for each of `rows`: as many sequences of `positions`
 /// positions, each of which wants its logits.
@@ -35,7 +36,7 @@ pub fn resident_passes(inputs: &Inputs<'_>, positions: usize, rows: &[usize]) ->
             pages_written: count,
             ..Pass::default()
         };
-        let attend = |kind: &crate::cost::Kind| {
+        let attend = |kind: &crate::kind::Kind| {
             kind.layers.len() as f64 * costs.attend(kind, &setting, &pass, false)
         };
         let attention: f64 = costs.kinds.iter().map(attend).sum();

@@ -1,12 +1,14 @@
 //! From fractions to homes: whole segments, whole layers of cache, within the budgets to the byte.
 
-use crate::cost::{Costs, Fractions, Head, Kind, KvMode, Placement, Setting};
+use crate::cost::Costs;
 use crate::homes::{cache_homes, weight_homes};
 use crate::inputs::{Inputs, PinnedSplit};
+use crate::kind::Kind;
 use crate::lp::{self, Decided, Room};
 use crate::memory::{self, RingShape};
 use crate::passes::Pass;
 use crate::policy::{Policy, Split, Tier};
+use crate::setting::{Fractions, Head, KvMode, Placement, Setting};
 
 /// A job's passes as the linear program sees them, and its pages.
 #[derive(Clone, Copy)]

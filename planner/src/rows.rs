@@ -1,11 +1,12 @@
 //! What rows cost in a decoding pass of one policy, and how many are free.
 
-use crate::cost::{Costs, Placement, Setting, beside};
+use crate::cost::{Costs, beside};
 use crate::inputs::Inputs;
 use crate::passes::Pass;
 use crate::pipeline::Stream;
 use crate::policy::Policy;
 use crate::price::placement_of;
+use crate::setting::{Placement, Setting};
 
 /// Rows up to which free ones are looked for.
 const ROWS_MAX: usize = 1 << 20;

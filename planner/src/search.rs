@@ -5,7 +5,7 @@ use crate::candidates::{
     ways,
 };
 use crate::composer::compose;
-use crate::cost::{Costs, Head, KvMode, Placement, Setting};
+use crate::cost::Costs;
 use crate::error::PlanError;
 use crate::fit;
 use crate::inputs::Inputs;
@@ -16,6 +16,7 @@ use crate::plan::Terms;
 use crate::policy::Tier;
 use crate::price::Priced;
 use crate::round::{self, Demands};
+use crate::setting::{Head, KvMode, Placement, Setting};
 
 /// Passes of a job that are priced, and those that the linear program sees.
 const PRICED_PASSES: usize = 16;
