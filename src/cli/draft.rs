@@ -1,8 +1,8 @@
 //! `--draft` and `--speculate`: what grows draft trees, what is known of them, and where a draft lives.
 
-use super::args::DraftArgs;
 use super::engine::Model;
 use super::exit::{CliError, told};
+use super::flags::DraftArgs;
 use super::planning::Planned;
 use super::prepare::Setup;
 use super::progress::Display;

@@ -1,8 +1,8 @@
 //! `--kv-format auto`: the smallest format whose loss on this model and device was measured to be small.
 
-use super::args::EngineArgs;
 use super::engine::Model;
 use super::exit::CliError;
+use super::flags::EngineArgs;
 use super::kv;
 use super::prepare::Setup;
 use super::progress::Display;

@@ -18,6 +18,7 @@ mod engine;
 mod eval;
 mod exit;
 mod explain;
+mod flags;
 mod inspect;
 mod interrupt;
 mod kernel_files;

@@ -1,8 +1,9 @@
 //! What is written by name, and what must not be replaced by it.
 
-use super::args::{EngineArgs, MemoryArgs, PlanArgs, RunArgs};
+use super::args::{PlanArgs, RunArgs};
 use super::engine::Model;
 use super::exit::CliError;
+use super::flags::{EngineArgs, MemoryArgs};
 use crate::job::{Manifest, check_writable, is_same_file};
 use std::path::Path;
 

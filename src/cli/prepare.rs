@@ -1,10 +1,10 @@
 //! Everything between the arguments and the first pass: profile, plan, packed weights, executor.
 
-use super::args::{EngineArgs, MemoryArgs};
 use super::budget::{Amount, Amounts};
 use super::draft::Drafting;
 use super::engine::Model;
 use super::exit::{CliError, told};
+use super::flags::{EngineArgs, MemoryArgs};
 use super::planning::{Planned, Question};
 use super::progress::Display;
 use super::throttle::Throttles;

@@ -1,9 +1,10 @@
 //! `forebay run`.
 
-use super::args::{RunArgs, SamplingArgs};
+use super::args::RunArgs;
 use super::engine::Model;
 use super::exit::{DONE, FAILED_REQUESTS, INTERRUPTED};
 use super::explain::{self, Facts};
+use super::flags::SamplingArgs;
 use super::prepare::Setup;
 use super::progress::Display;
 use super::replan::Replanner;

@@ -14,6 +14,7 @@ mod parse;
 mod policy_file;
 mod prior;
 mod profile_file;
+mod profile_text;
 mod prompt;
 mod reply;
 mod rules;

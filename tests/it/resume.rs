@@ -2,7 +2,7 @@
 //! nobody disturbed.
 
 use crate::cli::{model, results, run_on};
-use crate::support::adapter;
+use crate::support::{adapter, signal};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
@@ -140,10 +140,4 @@ fn wait_for_a_result(child: &mut Child, output: &Path) {
         assert!(child.try_wait().unwrap().is_none(), "ended early");
         sleep(Duration::from_millis(2));
     }
-}
-
-#[cfg(unix)]
-fn signal(child: &Child, name: &str) {
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
 }

@@ -9,11 +9,20 @@ use forebay::store::ModelFiles;
 use forebay::tokenizer::Tokenizer;
 use std::env;
 use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::process::{Child, Command};
 use std::sync::Arc;
 
 /// The four real models.
 pub(crate) const MODELS: [&str; 4] =
     ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma3-270m"];
+
+/// Sends a signal, named as `kill` has it.
+#[cfg(unix)]
+pub(crate) fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+}
 
 /// A file below `tests/`.
 pub(crate) fn fixture(name: &str) -> PathBuf {

@@ -2,6 +2,8 @@
 
 use crate::cli::{forebay, results, run_on};
 use crate::support::open;
+#[cfg(unix)]
+use crate::support::signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -202,8 +204,7 @@ fn an_interrupted_model_is_removed() {
         std::thread::sleep(Duration::from_millis(2));
     }
     assert_eq!(bench.files().len(), 1);
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(bench.files().is_empty(), "{:?}", bench.files());
 }
