@@ -69,16 +69,16 @@ impl Attention {
         ROWS.max(self.heads_max())
     }
 
-    /// f32 of working memory per thread: tiles of keys or values, then per row and query head the
+    /// f32 of working memory per thread: the tile of keys or values, then per row and query head the
     /// query, the output, the tile's weights, the sum of weights and the maximum.
     pub(super) fn scratch(&self) -> usize {
         let head = self.stride() + self.padded() + 3 * LANES;
-        self.tiles() + self.spots_max() * self.group() * head
+        self.tile() + self.spots_max() * self.group() * head
     }
 
-    /// f32 of a thread's tiles: none where keys and values are multiplied as they lie.
-    pub(super) fn tiles(&self) -> usize {
-        if self.reads_halves() { 0 } else { self.heads_max() * PAGE_LEN * self.stride() }
+    /// f32 of a thread's tile: none where keys and values are multiplied as they lie.
+    pub(super) fn tile(&self) -> usize {
+        if self.reads_halves() { 0 } else { PAGE_LEN * self.stride() }
     }
 
     /// Adds the units by which the rows of `map` are shared out.

@@ -37,6 +37,27 @@ impl Side {
         let (page, within) = (slot / PAGE_LEN, slot % PAGE_LEN);
         page * self.page + self.first + within * self.position + head * self.bytes
     }
+
+    /// A head at each position of a tile.
+    #[inline(always)]
+    pub(super) fn find(&self, cache: Span, slots: &Slots, head: usize) -> [*const u8; PAGE_LEN] {
+        let mut at = [std::ptr::null(); PAGE_LEN];
+        match slots {
+            Slots::Page(page) => {
+                let bytes = (PAGE_LEN - 1) * self.position + self.bytes;
+                let first = cache.at::<u8>(self.at(page * PAGE_LEN, head), bytes);
+                for (index, at) in at.iter_mut().enumerate() {
+                    *at = first.wrapping_add(index * self.position);
+                }
+            }
+            Slots::Each(slots) => {
+                for (at, &slot) in at.iter_mut().zip(slots) {
+                    *at = cache.at::<u8>(self.at(slot, head), self.bytes);
+                }
+            }
+        }
+        at
+    }
 }
 
 /// Cache slots of a tile's positions.
@@ -45,16 +66,6 @@ pub(super) enum Slots {
     Page(usize),
     /// Some are of a path; what is not seen has slot 0.
     Each([usize; PAGE_LEN]),
-}
-
-impl Slots {
-    #[inline(always)]
-    pub(super) fn get(&self, at: usize) -> usize {
-        match self {
-            Slots::Page(page) => page * PAGE_LEN + at,
-            Slots::Each(slots) => slots[at],
-        }
-    }
 }
 
 /// Keys or values of one head at the positions of a tile: in the cache, or widened to f32.
@@ -66,22 +77,7 @@ impl<const HALVES: bool> Vectors<HALVES> {
     /// In the cache.
     #[inline(always)]
     pub(super) fn find(cache: Span, side: &Side, slots: &Slots, head: usize) -> Self {
-        let mut at = [std::ptr::null(); PAGE_LEN];
-        match slots {
-            Slots::Page(page) => {
-                let bytes = (PAGE_LEN - 1) * side.position + side.bytes;
-                let first = cache.at::<u8>(side.at(page * PAGE_LEN, head), bytes);
-                for (index, at) in at.iter_mut().enumerate() {
-                    *at = first.wrapping_add(index * side.position);
-                }
-            }
-            Slots::Each(slots) => {
-                for (at, &slot) in at.iter_mut().zip(slots) {
-                    *at = cache.at::<u8>(side.at(slot, head), side.bytes);
-                }
-            }
-        }
-        Vectors { at }
+        Vectors { at: side.find(cache, slots, head) }
     }
 
     /// Widened, `stride` floats apart.
@@ -158,7 +154,7 @@ impl Work<'_> {
         unsafe {
             let far = self.strided(row, tile + 1, head, own);
             let near = match head + 1 < heads.end {
-                _ if !HALVES => Strided::NOTHING,
+                _ if !HALVES => self.strided(row, tile + usize::from(values), head, other),
                 true => self.strided(row, tile, head + 1, own),
                 false => self.strided(row, tile + usize::from(values), heads.start, other),
             };

@@ -2,7 +2,7 @@
 //! other, with a running maximum and sum of weights (streaming softmax).
 
 use super::attention::{Attention, ROWS, Unit};
-use super::attention_places::Side;
+use super::attention_places::{Side, Slots};
 use super::simd::{LANES, Simd, Task, sum};
 use crate::kernel::{AttentionRow, PAGE_LEN};
 use std::ops::Range;
@@ -18,8 +18,8 @@ impl Task for Rows<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let (group, padded, stride) = (self.call.group(), self.call.padded(), self.call.stride());
-        let tiles = self.scratch;
-        let queries = tiles.wrapping_add(self.call.tiles());
+        let tile = self.scratch;
+        let queries = tile.wrapping_add(self.call.tile());
         let heads = self.call.spots_max() * group;
         let outputs = queries.wrapping_add(heads * stride);
         let weights = outputs.wrapping_add(heads * padded).cast::<[f32; LANES]>();
@@ -27,7 +27,7 @@ impl Task for Rows<'_> {
         let (call, [keys, values]) =
             (self.call, [false, true].map(|values| Side::of(self.call.layout, values)));
         let work =
-            Work { call, padded, stride, keys, values, tiles, queries, outputs, weights, states };
+            Work { call, padded, stride, keys, values, tile, queries, outputs, weights, states };
         for unit in self.units {
             // SAFETY: scratch has the size of `Attention::scratch` and belongs to this thread.
             unsafe {
@@ -48,8 +48,8 @@ pub(super) struct Work<'a> {
     pub(super) stride: usize,
     pub(super) keys: Side,
     pub(super) values: Side,
-    /// `[head of the unit][PAGE_LEN][stride]`.
-    pub(super) tiles: *mut f32,
+    /// Widened keys or values of a head: `[PAGE_LEN][stride]`.
+    pub(super) tile: *mut f32,
     pub(super) queries: *mut f32,
     pub(super) outputs: *mut f32,
     pub(super) weights: *mut [f32; LANES],
@@ -76,7 +76,7 @@ impl Work<'_> {
                 self.begin(unit, row, head);
             }
             if !HALVES {
-                self.tiles.write_bytes(0, heads.len() * PAGE_LEN * self.stride);
+                self.tile.write_bytes(0, PAGE_LEN * self.stride);
             }
             for tile in first..end.unwrap_or(0) {
                 let base = tile * PAGE_LEN;
@@ -177,56 +177,58 @@ impl Work<'_> {
         union: Range<usize>,
         heads: &Range<usize>,
     ) {
-        let tile = base / PAGE_LEN;
         let places = self.call.group() * heads.len();
         // SAFETY: within this thread's scratch.
         unsafe {
             let slots = self.slots(row, base, union.clone());
-            if !HALVES {
-                self.widen::<S>(&slots, union.clone(), heads, &self.keys);
-                self.turn(base, union.clone(), heads.len());
-            }
-            for (head, places, seen) in self.queries(first, seen, heads.len()) {
-                let ahead = self.ahead::<HALVES>(row, tile, (heads.start + head, heads), false);
-                let keys = self.vectors::<HALVES>(&slots, heads.start, head, &self.keys);
-                self.multiply::<S, HALVES, false>(&keys, ahead, places, seen);
+            let tile = (row, base / PAGE_LEN, &slots);
+            for head in heads.clone() {
+                if !HALVES {
+                    self.widen::<S>(&slots, union.clone(), head, &self.keys);
+                    self.turn(base, union.clone());
+                }
+                self.take_head::<S, HALVES, false>(tile, (first, seen), (head, heads));
             }
             for (index, seen) in seen.iter().enumerate().filter(|(_, seen)| !seen.is_empty()) {
                 for query in (first + index) * places..(first + index + 1) * places {
                     self.weigh::<S>(query, seen);
                 }
             }
-            if !HALVES {
-                self.widen::<S>(&slots, union, heads, &self.values);
-            }
-            for (head, places, seen) in self.queries(first, seen, heads.len()) {
-                let ahead = self.ahead::<HALVES>(row, tile, (heads.start + head, heads), true);
-                let values = self.vectors::<HALVES>(&slots, heads.start, head, &self.values);
-                self.multiply::<S, HALVES, true>(&values, ahead, places, seen);
+            for head in heads.clone() {
+                if !HALVES {
+                    self.widen::<S>(&slots, union.clone(), head, &self.values);
+                }
+                self.take_head::<S, HALVES, true>(tile, (first, seen), (head, heads));
             }
         }
     }
 
-    /// Key/value heads of a unit, the places of their query heads in rows from the `first`-th on, and the
-    /// positions that these see: all that see the same at once.
+    /// Multiplies the keys of one of the unit's heads with all queries that see the same at once, or the
+    /// `VALUES` with their weights.
     #[inline(always)]
-    fn queries<'a>(
+    unsafe fn take_head<S: Simd, const HALVES: bool, const VALUES: bool>(
         &self,
-        first: usize,
-        seen: &'a [Range<usize>],
-        heads: usize,
-    ) -> impl Iterator<Item = (usize, Range<usize>, &'a Range<usize>)> {
-        let group = self.call.group();
-        let mut row = first;
-        seen.chunk_by(|a, b| a == b).flat_map(move |alike| {
-            let (from, rows) = (row, if alike[0].is_empty() { 0 } else { alike.len() });
-            row += alike.len();
-            // Rows or heads are one, so the places lie together.
-            (0..if rows > 0 { heads } else { 0 }).map(move |head| {
-                let start = (from * heads + head) * group;
-                (head, start..start + rows * group, &alike[0])
-            })
-        })
+        (row, tile, slots): (&AttentionRow, usize, &Slots),
+        (first, seen): (usize, &[Range<usize>]),
+        (head, heads): (usize, &Range<usize>),
+    ) {
+        let (group, mut row_at) = (self.call.group(), first);
+        let side = if VALUES { &self.values } else { &self.keys };
+        for alike in seen.chunk_by(|a, b| a == b) {
+            // Rows or heads of a unit are one, so the places of their queries lie together.
+            let start = (row_at * heads.len() + head - heads.start) * group;
+            row_at += alike.len();
+            if alike[0].is_empty() {
+                continue;
+            }
+            // SAFETY: passed on.
+            unsafe {
+                let ahead = self.ahead::<HALVES>(row, tile, (head, heads), VALUES);
+                let vectors = self.vectors::<HALVES>(slots, head, side);
+                let places = start..start + alike.len() * group;
+                self.multiply::<S, HALVES, VALUES>(&vectors, ahead, places, &alike[0]);
+            }
+        }
     }
 
     /// Writes the output of a row and key/value head.

@@ -14,24 +14,17 @@ const STRIP: usize = 4;
 const QUARTER: usize = PAGE_LEN / 4;
 
 impl Work<'_> {
-    /// The tile of the unit's `head`-th head.
-    #[inline(always)]
-    pub(super) fn tile(&self, head: usize) -> *mut f32 {
-        self.tiles.wrapping_add(head * PAGE_LEN * self.stride)
-    }
-
-    /// Where the keys or values of the `head`-th head from `first` on are: in the cache, or widened in its tile.
+    /// Where the keys or values of a head are: in the cache, or widened in the tile.
     #[inline(always)]
     pub(super) fn vectors<const HALVES: bool>(
         &self,
         slots: &Slots,
-        first: usize,
         head: usize,
         side: &Side,
     ) -> Vectors<HALVES> {
         match HALVES {
-            true => Vectors::find(self.call.cache, side, slots, first + head),
-            false => Vectors::widened(self.tile(head), self.stride),
+            true => Vectors::find(self.call.cache, side, slots, head),
+            false => Vectors::widened(self.tile, self.stride),
         }
     }
 

@@ -61,13 +61,15 @@ impl Simd for Avx512 {
     unsafe fn load_halves(p: *const u8) -> [__m512; 2] {
         unsafe {
             let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
-            // Looked up by the low four bits of each lane.
-            let floats = _mm512_setr_ps(
-                -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0,
-                7.0,
-            );
-            let high = _mm512_srli_epi32::<4>(bytes);
-            [_mm512_permutexvar_ps(bytes, floats), _mm512_permutexvar_ps(high, floats)]
+            // Below the exponent of a float whose last bit is worth 1, or 1/16.
+            let float = |mask: i32, unit: f32| {
+                let unit_bits = _mm512_set1_epi32(unit.to_bits() as i32);
+                // (bytes & mask) | unit
+                let bits =
+                    _mm512_ternarylogic_epi32::<0xF8>(unit_bits, bytes, _mm512_set1_epi32(mask));
+                _mm512_sub_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(unit + 8.0))
+            };
+            [float(0x0F, 8_388_608.0), float(0xF0, 524_288.0)]
         }
     }
     #[inline(always)]
