@@ -8,6 +8,7 @@ use clap::builder::{FalseyValueParser, PossibleValuesParser};
 use clap::{ArgAction, Args};
 use forebay_planner::PinnedSplit;
 use std::path::PathBuf;
+
 /// Which model.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ModelArgs {

@@ -2,7 +2,9 @@
 //! nobody disturbed.
 
 use crate::cli::{model, results, run_on};
-use crate::support::{adapter, signal};
+use crate::support::adapter;
+#[cfg(unix)]
+use crate::support::signal;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;

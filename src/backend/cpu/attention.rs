@@ -7,8 +7,8 @@ use crate::kernel::{AttentionRow, CacheLayout, PAGE_LEN};
 use crate::quant::GROUP;
 use std::ops::Range;
 
-/// Key/value heads of a unit of one row: what a page holds of them lies together. More would not fit
-/// caches.
+/// Key/value heads of a unit of one row: what a page holds of them lies together. What a thread keeps of more
+/// would not fit caches.
 const HEADS: usize = 8;
 
 /// Rows of sequences of their own, from which on there is work for all threads with a row for each.

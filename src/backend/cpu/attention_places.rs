@@ -136,10 +136,9 @@ impl Work<'_> {
     }
 
     /// What comes after a tile's keys, or after its values, of one of `heads`: the next tile's of this head
-    /// in a while, and, where they are multiplied as they lie, the next head's at once, or, after the last,
-    /// those of the other side.
+    /// in a while, and the next head's at once, or, after the last, those of the other side.
     #[inline(always)]
-    pub(super) unsafe fn ahead<const HALVES: bool>(
+    pub(super) unsafe fn ahead(
         &self,
         row: &AttentionRow,
         tile: usize,
@@ -154,7 +153,6 @@ impl Work<'_> {
         unsafe {
             let far = self.strided(row, tile + 1, head, own);
             let near = match head + 1 < heads.end {
-                _ if !HALVES => self.strided(row, tile + usize::from(values), head, other),
                 true => self.strided(row, tile, head + 1, own),
                 false => self.strided(row, tile + usize::from(values), heads.start, other),
             };

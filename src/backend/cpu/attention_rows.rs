@@ -182,10 +182,12 @@ impl Work<'_> {
         unsafe {
             let slots = self.slots(row, base, union.clone());
             let tile = (row, base / PAGE_LEN, &slots);
+            if !HALVES {
+                self.turn(base, union.clone());
+            }
             for head in heads.clone() {
                 if !HALVES {
                     self.widen::<S>(&slots, union.clone(), head, &self.keys);
-                    self.turn(base, union.clone());
                 }
                 self.take_head::<S, HALVES, false>(tile, (first, seen), (head, heads));
             }
@@ -223,7 +225,7 @@ impl Work<'_> {
             }
             // SAFETY: passed on.
             unsafe {
-                let ahead = self.ahead::<HALVES>(row, tile, (head, heads), VALUES);
+                let ahead = self.ahead(row, tile, (head, heads), VALUES);
                 let vectors = self.vectors::<HALVES>(slots, head, side);
                 let places = start..start + alike.len() * group;
                 self.multiply::<S, HALVES, VALUES>(&vectors, ahead, places, &alike[0]);

@@ -86,7 +86,7 @@ impl Work<'_> {
         }
     }
 
-    /// Puts the turns of the seen positions beside their keys.
+    /// Puts the turns of the seen positions beside where their keys come: those of all heads turn alike.
     #[inline(always)]
     pub(super) unsafe fn turn(&self, base: usize, seen: Range<usize>) {
         let Some((_, turns)) = self.call.bias else { return };
