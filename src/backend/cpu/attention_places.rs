@@ -70,16 +70,10 @@ pub(super) enum Slots {
 
 /// Keys or values of one head at the positions of a tile: in the cache, or widened to f32.
 pub(super) struct Vectors<const HALVES: bool> {
-    at: [*const u8; PAGE_LEN],
+    pub(super) at: [*const u8; PAGE_LEN],
 }
 
 impl<const HALVES: bool> Vectors<HALVES> {
-    /// In the cache.
-    #[inline(always)]
-    pub(super) fn find(cache: Span, side: &Side, slots: &Slots, head: usize) -> Self {
-        Vectors { at: side.find(cache, slots, head) }
-    }
-
     /// Widened, `stride` floats apart.
     #[inline(always)]
     pub(super) fn widened(tile: *const f32, stride: usize) -> Self {

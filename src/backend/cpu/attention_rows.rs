@@ -185,50 +185,44 @@ impl Work<'_> {
             if !HALVES {
                 self.turn(base, union.clone());
             }
-            for head in heads.clone() {
-                if !HALVES {
-                    self.widen::<S>(&slots, union.clone(), head, &self.keys);
-                }
-                self.take_head::<S, HALVES, false>(tile, (first, seen), (head, heads));
-            }
+            self.take_side::<S, HALVES, false>(tile, (first, seen), &union, heads);
             for (index, seen) in seen.iter().enumerate().filter(|(_, seen)| !seen.is_empty()) {
                 for query in (first + index) * places..(first + index + 1) * places {
                     self.weigh::<S>(query, seen);
                 }
             }
-            for head in heads.clone() {
-                if !HALVES {
-                    self.widen::<S>(&slots, union.clone(), head, &self.values);
-                }
-                self.take_head::<S, HALVES, true>(tile, (first, seen), (head, heads));
-            }
+            self.take_side::<S, HALVES, true>(tile, (first, seen), &union, heads);
         }
     }
 
-    /// Multiplies the keys of one of the unit's heads with all queries that see the same at once, or the
-    /// `VALUES` with their weights.
+    /// Multiplies the keys of the unit's heads, one after the other, with all queries that see the same at once,
+    /// or the `VALUES` with their weights.
     #[inline(always)]
-    unsafe fn take_head<S: Simd, const HALVES: bool, const VALUES: bool>(
+    unsafe fn take_side<S: Simd, const HALVES: bool, const VALUES: bool>(
         &self,
         (row, tile, slots): (&AttentionRow, usize, &Slots),
         (first, seen): (usize, &[Range<usize>]),
-        (head, heads): (usize, &Range<usize>),
+        union: &Range<usize>,
+        heads: &Range<usize>,
     ) {
-        let (group, mut row_at) = (self.call.group(), first);
-        let side = if VALUES { &self.values } else { &self.keys };
-        for alike in seen.chunk_by(|a, b| a == b) {
-            // Rows or heads of a unit are one, so the places of their queries lie together.
-            let start = (row_at * heads.len() + head - heads.start) * group;
-            row_at += alike.len();
-            if alike[0].is_empty() {
-                continue;
-            }
+        let (group, side) = (self.call.group(), if VALUES { &self.values } else { &self.keys });
+        for head in heads.clone() {
             // SAFETY: passed on.
-            unsafe {
-                let ahead = self.ahead(row, tile, (head, heads), VALUES);
-                let vectors = self.vectors::<HALVES>(slots, head, side);
-                let places = start..start + alike.len() * group;
-                self.multiply::<S, HALVES, VALUES>(&vectors, ahead, places, &alike[0]);
+            let vectors = unsafe { self.vectors::<S, HALVES>(slots, union, head, side) };
+            let mut row_at = first;
+            for alike in seen.chunk_by(|a, b| a == b) {
+                // Rows or heads of a unit are one, so the places of their queries lie together.
+                let start = (row_at * heads.len() + head - heads.start) * group;
+                row_at += alike.len();
+                if alike[0].is_empty() {
+                    continue;
+                }
+                // SAFETY: passed on.
+                unsafe {
+                    let ahead = self.ahead(row, tile, (head, heads), VALUES);
+                    let places = start..start + alike.len() * group;
+                    self.multiply::<S, HALVES, VALUES>(&vectors, ahead, places, &alike[0]);
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What attention does to a tile of keys or values: scores it, weighs the scores, blends its values.
 
-use super::attention_places::{Ahead, Side, Slots, Vectors};
+use super::attention_places::{Ahead, Vectors};
 use super::attention_rows::Work;
 use super::math::exp;
 use super::simd::{LANES, Simd};
@@ -14,20 +14,6 @@ const STRIP: usize = 4;
 const QUARTER: usize = PAGE_LEN / 4;
 
 impl Work<'_> {
-    /// Where the keys or values of a head are: in the cache, or widened in the tile.
-    #[inline(always)]
-    pub(super) fn vectors<const HALVES: bool>(
-        &self,
-        slots: &Slots,
-        head: usize,
-        side: &Side,
-    ) -> Vectors<HALVES> {
-        match HALVES {
-            true => Vectors::find(self.call.cache, side, slots, head),
-            false => Vectors::widened(self.tile, self.stride),
-        }
-    }
-
     /// Multiplies keys with query heads at `places`, or `VALUES` with their weights, a few heads at a time.
     #[inline(always)]
     pub(super) unsafe fn multiply<S: Simd, const HALVES: bool, const VALUES: bool>(

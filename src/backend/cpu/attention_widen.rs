@@ -1,6 +1,6 @@
 //! Keys and values of a tile as f32, where they are not multiplied as they lie in the cache.
 
-use super::attention_places::{Side, Slots};
+use super::attention_places::{Side, Slots, Vectors};
 use super::attention_rows::Work;
 use super::simd::{LANES, Simd};
 use crate::kernel::PAGE_LEN;
@@ -12,19 +12,35 @@ use std::ops::Range;
 type Scales = [[f32; LANES]; PAGE_LEN];
 
 impl Work<'_> {
-    /// Converts a head's keys or values at the seen slots to f32.
+    /// Keys or values of a head: where they are in the cache, or those of the seen slots widened in the tile.
     #[inline(always)]
-    pub(super) unsafe fn widen<S: Simd>(
+    pub(super) unsafe fn vectors<S: Simd, const HALVES: bool>(
         &self,
         slots: &Slots,
-        seen: Range<usize>,
+        seen: &Range<usize>,
         head: usize,
         side: &Side,
+    ) -> Vectors<HALVES> {
+        let at = side.find(self.call.cache, slots, head);
+        if HALVES {
+            return Vectors { at };
+        }
+        // SAFETY: the span has checked the heads.
+        unsafe { self.widen::<S>(&at, seen, side) };
+        Vectors::widened(self.tile, self.stride)
+    }
+
+    /// Converts a head's keys or values at the seen positions to f32.
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(
+        &self,
+        from: &[*const u8; PAGE_LEN],
+        seen: &Range<usize>,
+        side: &Side,
     ) {
-        let from = side.find(self.call.cache, slots, head);
         let from = Heads { from: &from[seen.clone()], bytes: side.bytes };
         let to = self.tile.wrapping_add(seen.start * self.stride);
-        // SAFETY: the span has checked the heads; the tile has `stride` floats per position.
+        // SAFETY: the caller gives heads; the tile has `stride` floats per position.
         unsafe {
             match side.bits {
                 16 => self.widen_f16::<S>(from, to),

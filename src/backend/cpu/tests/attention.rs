@@ -58,6 +58,12 @@ fn case(dim: usize, (heads, kv_heads): (usize, usize), window: usize, seed: u64)
     Case { layout, heads, window, q, keys, values, slots, map, pages, path, bias: None }
 }
 
+/// A bias of keys, and turns of 100 positions.
+fn bias(layout: CacheLayout) -> (Vec<f32>, Vec<f32>) {
+    let mut random = Random(3);
+    (random.values(layout.width()), random.values(100 * layout.head_dim))
+}
+
 /// Fills the cache by `Append` and attends; returns the output and the cache.
 fn run(device: &mut dyn Device, case: &Case) -> (Vec<f32>, Vec<u16>) {
     let Case { layout, heads, window, .. } = *case;
@@ -116,10 +122,7 @@ fn attention_matches_the_reference() {
         for (window, format, biased) in f16.into_iter().chain(codes.into_iter().flatten()) {
             let mut case = case(dim, heads, window, dim as u64);
             case.layout.format = format;
-            if biased {
-                let mut random = Random(3);
-                case.bias = Some((random.values(heads.1 * dim), random.values(100 * dim)));
-            }
+            case.bias = biased.then(|| bias(case.layout));
             let (want, want_cache) = run(&mut ReferenceDevice::new(), &case);
             let mut first: Option<Vec<u32>> = None;
             for (name, mut device) in devices() {
@@ -147,10 +150,7 @@ fn rows_have_the_same_bits_in_any_company() {
     ] {
         let mut case = case(64, heads, 0, 7);
         case.layout.format = format;
-        if biased {
-            let mut random = Random(3);
-            case.bias = Some((random.values(heads.1 * 64), random.values(100 * 64)));
-        }
+        case.bias = biased.then(|| bias(case.layout));
         let width = case.heads * case.layout.head_dim;
         for (name, mut device) in devices() {
             let (all, _) = run(&mut device, &case);
